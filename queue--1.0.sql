@@ -1,0 +1,379 @@
+/* queue--1.0.sql */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION queue" to load this file. \quit
+
+-- queue: functions, views and catalogs.  queues: one table per queue, and
+-- its segments (queues.orders, queues.orders$1, ...).
+CREATE SCHEMA queue;
+CREATE SCHEMA queues;
+GRANT USAGE ON SCHEMA queue TO PUBLIC;
+GRANT USAGE ON SCHEMA queues TO PUBLIC;
+
+--
+-- Types
+--
+
+CREATE TYPE queue.message AS (
+	receipt     bigint,
+	id          bigint,
+	key         text,
+	payload     jsonb,
+	body        bytea,
+	headers     jsonb,
+	priority    smallint,
+	attempts    integer,
+	enqueued_at timestamptz
+);
+COMMENT ON TYPE queue.message IS 'A message as a consumer sees it; receipt is NULL where there is no lease to settle.';
+
+--
+-- Catalogs
+--
+
+-- One row per queue.  The C code reads it through a relation cache
+-- invalidated by the queue's table, so change it with queue.alter() only.
+CREATE TABLE queue.queue (
+	relid        regclass PRIMARY KEY,
+	lease        interval NOT NULL,
+	max_attempts integer NOT NULL,
+	backoff      interval NOT NULL,
+	backoff_max  interval NOT NULL
+);
+GRANT SELECT ON queue.queue TO PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('queue.queue', '');
+
+-- Every message with a due time: delayed sends and failed attempts.
+CREATE TABLE queue.deferred (
+	id          bigint NOT NULL,
+	due_at      timestamptz NOT NULL,
+	enqueued_at timestamptz NOT NULL,
+	expires_at  timestamptz,
+	relid       regclass NOT NULL,
+	attempts    integer NOT NULL,
+	priority    smallint,
+	key         text,
+	headers     jsonb,
+	payload     jsonb,
+	body        bytea,
+	error       text
+);
+CREATE INDEX deferred_due ON queue.deferred (relid, due_at, id);
+SELECT pg_catalog.pg_extension_config_dump('queue.deferred', '');
+
+CREATE TABLE queue.dead_letters (
+	queue       text NOT NULL,
+	id          bigint NOT NULL,
+	key         text,
+	priority    smallint,
+	headers     jsonb,
+	payload     jsonb,
+	body        bytea,
+	attempts    integer NOT NULL,
+	reason      text NOT NULL,
+	error       text,
+	enqueued_at timestamptz NOT NULL,
+	died_at     timestamptz NOT NULL
+);
+CREATE INDEX dead_letters_queue ON queue.dead_letters (queue, id);
+SELECT pg_catalog.pg_extension_config_dump('queue.dead_letters', '');
+
+-- Dead letters are for those who may read the queue they died in.
+ALTER TABLE queue.dead_letters ENABLE ROW LEVEL SECURITY;
+CREATE POLICY readers_of_the_queue ON queue.dead_letters FOR SELECT
+	USING (pg_catalog.has_table_privilege(
+		pg_catalog.to_regclass('queues.' || pg_catalog.quote_ident(queue)), 'SELECT'));
+GRANT SELECT ON queue.dead_letters TO PUBLIC;
+
+-- One row per relay; the maintenance worker keeps a process running for each.
+CREATE TABLE queue.relay (
+	name    text PRIMARY KEY,
+	queue   regclass NOT NULL,
+	server  text,
+	options jsonb NOT NULL,
+	owner   regrole NOT NULL,
+	paused  boolean NOT NULL DEFAULT false
+);
+SELECT pg_catalog.pg_extension_config_dump('queue.relay', '');
+
+-- Messages that arrived through a relay's postgres sink, kept long enough to
+-- recognise one that is sent again because its confirmation was lost.
+CREATE TABLE queue.inbox (
+	source      text NOT NULL,
+	id          bigint NOT NULL,
+	accepted_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	PRIMARY KEY (source, id)
+);
+CREATE INDEX inbox_accepted_at ON queue.inbox (accepted_at);
+SELECT pg_catalog.pg_extension_config_dump('queue.inbox', '');
+
+--
+-- Administration
+--
+
+CREATE FUNCTION queue.create(name text,
+	lease interval DEFAULT '30 seconds',
+	max_attempts integer DEFAULT 5,
+	backoff interval DEFAULT '1 second',
+	backoff_max interval DEFAULT '1 hour',
+	durable boolean DEFAULT true)
+RETURNS void
+AS 'MODULE_PATHNAME', 'queue_create' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.create IS
+'Creates a queue: the table queues.<name>, owned by the caller, and its segments. Needs CREATE on schema queues. lease: how long a receiver has a message unless it asks otherwise. max_attempts: deliveries before a message goes to the dead letters. backoff, backoff_max: the wait after the first failure, doubled by each further one up to the maximum. durable: false makes it unlogged, emptied by a crash. Errors: 42710 if it exists, 22023 for a value out of range.';
+
+CREATE FUNCTION queue.alter(name text,
+	lease interval DEFAULT NULL,
+	max_attempts integer DEFAULT NULL,
+	backoff interval DEFAULT NULL,
+	backoff_max interval DEFAULT NULL)
+RETURNS void
+AS 'MODULE_PATHNAME', 'queue_alter' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.alter IS
+'Changes the settings that are given and keeps the rest. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 22023 for a value out of range.';
+
+CREATE FUNCTION queue.drop(name text)
+RETURNS void
+AS 'MODULE_PATHNAME', 'queue_drop' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.drop IS
+'Drops a queue with all its messages, deferred ones and dead letters. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 2BP01 if a relay still reads it.';
+
+CREATE FUNCTION queue.purge(name text)
+RETURNS void
+AS 'MODULE_PATHNAME', 'queue_purge' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.purge IS
+'Removes every message of a queue, leased and deferred ones included, by TRUNCATE; dead letters stay. Waits for transactions that are sending to it. Owner only. Errors: 42704 unknown queue, 42501 not the owner.';
+
+--
+-- Send
+--
+
+CREATE FUNCTION queue.send(queue text, payload jsonb,
+	key text DEFAULT NULL, headers jsonb DEFAULT NULL, delay interval DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'queue_send' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.send IS
+'Sends one message in the caller''s transaction and returns its id, unique in the queue and never reused. headers must be an object. delay: not to be received before the transaction''s start plus this. Needs INSERT on queues.<queue>. Errors: 42704 unknown queue, 42501 no right, 22004 NULL queue or payload, 22023 bad headers or delay.';
+
+CREATE FUNCTION queue.send_bytes(queue text, body bytea,
+	key text DEFAULT NULL, headers jsonb DEFAULT NULL, delay interval DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'queue_send_bytes' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.send_bytes IS
+'Like queue.send, for a body of bytes instead of a jsonb payload.';
+
+CREATE FUNCTION queue.send_batch(queue text, payloads jsonb[],
+	keys text[] DEFAULT NULL, headers jsonb[] DEFAULT NULL, delay interval DEFAULT NULL)
+RETURNS SETOF bigint
+AS 'MODULE_PATHNAME', 'queue_send_batch' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1000;
+COMMENT ON FUNCTION queue.send_batch IS
+'Sends one message for each payload and returns their ids in the same order. keys and headers, where given, have as many elements as payloads. An empty array sends nothing. Errors: as queue.send, and 2202E for arrays of different lengths.';
+
+--
+-- Receive and settle
+--
+
+CREATE FUNCTION queue.receive(queue text,
+	max_messages integer DEFAULT 1,
+	lease interval DEFAULT NULL,
+	wait interval DEFAULT NULL)
+RETURNS SETOF queue.message
+AS 'MODULE_PATHNAME', 'queue_receive' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10;
+COMMENT ON FUNCTION queue.receive IS
+'Leases up to max_messages messages to the caller. lease: for how long, the queue''s own by default. wait: how long to wait in the server when there is none. A transaction that rolls back gives its leases back. Needs SELECT and DELETE on queues.<queue>. Errors: 42704 unknown queue, 42501 no right, 22023 for a value out of range, 53400 when queue.max_leases is used up.';
+
+CREATE FUNCTION queue.pop(queue text,
+	max_messages integer DEFAULT 1,
+	wait interval DEFAULT NULL)
+RETURNS SETOF queue.message
+AS 'MODULE_PATHNAME', 'queue_pop' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10;
+COMMENT ON FUNCTION queue.pop IS
+'Receives and deletes up to max_messages messages in the caller''s transaction; a rollback puts them back. Rights and errors as queue.receive.';
+
+CREATE FUNCTION queue.peek(queue text, max_messages integer DEFAULT 10)
+RETURNS SETOF queue.message
+AS 'MODULE_PATHNAME', 'queue_peek' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10;
+COMMENT ON FUNCTION queue.peek IS
+'Shows up to max_messages committed messages nobody has leased, oldest first, and takes none. Needs SELECT on queues.<queue>.';
+
+CREATE FUNCTION queue.ack(receipt bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'queue_ack' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.ack IS
+'Deletes the message in the caller''s transaction. false when the receipt''s lease has ended, and nothing is done. Needs DELETE on the queue. Errors: 42501 no right.';
+
+CREATE FUNCTION queue.ack_batch(receipts bigint[])
+RETURNS integer
+AS 'MODULE_PATHNAME', 'queue_ack_batch' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.ack_batch IS
+'Like queue.ack for each receipt; NULLs are passed over. Returns how many were acknowledged.';
+
+CREATE FUNCTION queue.nack(receipt bigint, delay interval DEFAULT NULL, error text DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'queue_nack' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.nack IS
+'Reports a failed attempt: the message comes back after delay, by default the queue''s back-off, or goes to the dead letters after max_attempts. false when the lease has ended. Errors: 42501 no right, 22023 negative delay.';
+
+CREATE FUNCTION queue.nack_batch(receipts bigint[], delay interval DEFAULT NULL, error text DEFAULT NULL)
+RETURNS integer
+AS 'MODULE_PATHNAME', 'queue_nack_batch' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.nack_batch IS
+'Like queue.nack for each receipt. Returns how many leases still held.';
+
+CREATE FUNCTION queue.reject(receipt bigint, reason text DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'queue_reject' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.reject IS
+'Moves the message to the dead letters at once, with the reason given. false when the lease has ended.';
+
+CREATE FUNCTION queue.extend(receipt bigint, lease interval DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'queue_extend' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.extend IS
+'Makes the lease end this long from now, by default the queue''s own lease. Takes effect at once, whatever becomes of the transaction. false when the lease has ended.';
+
+CREATE FUNCTION queue.extend_batch(receipts bigint[], lease interval DEFAULT NULL)
+RETURNS integer
+AS 'MODULE_PATHNAME', 'queue_extend_batch' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.extend_batch IS
+'Like queue.extend for each receipt. Returns how many leases still held.';
+
+--
+-- Dead letters
+--
+
+CREATE FUNCTION queue.redrive(queue text, max_messages integer DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'queue_redrive' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.redrive IS
+'Sends dead letters back to their queue, oldest first, with their ids and with no attempts counted. max_messages: how many at most, NULL for all. Returns how many. Needs INSERT and DELETE on queues.<queue>.';
+
+CREATE FUNCTION queue.purge_dead_letters(queue text)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'queue_purge_dead_letters' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.purge_dead_letters IS
+'Deletes the dead letters of a queue and returns how many. Owner only.';
+
+--
+-- A plain INSERT INTO queues.<name> reaches the engine through these.
+--
+
+CREATE FUNCTION queue.before_insert() RETURNS trigger
+AS 'MODULE_PATHNAME', 'queue_before_insert' LANGUAGE C;
+COMMENT ON FUNCTION queue.before_insert() IS
+'Trigger of every queue table: gives a row inserted by SQL its id and checks it.';
+
+CREATE FUNCTION queue.after_insert() RETURNS trigger
+AS 'MODULE_PATHNAME', 'queue_after_insert' LANGUAGE C;
+COMMENT ON FUNCTION queue.after_insert() IS
+'Trigger of every queue table: tells the engine where a row inserted by SQL lies.';
+
+--
+-- Views
+--
+
+CREATE FUNCTION queue.queue_stats(queue regclass,
+	OUT ready bigint, OUT leased bigint, OUT deferred bigint, OUT dead bigint,
+	OUT sent bigint, OUT received bigint, OUT acked bigint, OUT failed bigint, OUT expired bigint,
+	OUT oldest_enqueued_at timestamptz, OUT waiting integer, OUT segments integer, OUT bytes bigint)
+AS 'MODULE_PATHNAME', 'queue_stats' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.queue_stats IS
+'Counters of one queue, from shared memory; for the view queue.stats.';
+
+CREATE FUNCTION queue.lease_list(
+	OUT queue regclass, OUT id bigint, OUT attempts integer, OUT kind text, OUT state text,
+	OUT leased_at timestamptz, OUT expires_at timestamptz, OUT pid integer)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'queue_lease_list' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.lease_list IS
+'Leases on the queues the caller may read; for the view queue.leases.';
+
+CREATE VIEW queue.queues AS
+SELECT c.relname::text AS name,
+	pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
+	q.lease, q.max_attempts, q.backoff, q.backoff_max,
+	c.relpersistence = 'p' AS durable
+FROM queue.queue q JOIN pg_catalog.pg_class c ON c.oid = q.relid;
+GRANT SELECT ON queue.queues TO PUBLIC;
+
+CREATE VIEW queue.stats AS
+SELECT c.relname::text AS queue, s.*
+FROM queue.queue q JOIN pg_catalog.pg_class c ON c.oid = q.relid,
+	LATERAL queue.queue_stats(q.relid) s
+WHERE pg_catalog.has_table_privilege(q.relid, 'SELECT');
+GRANT SELECT ON queue.stats TO PUBLIC;
+
+CREATE VIEW queue.leases AS
+SELECT c.relname::text AS queue, l.id, l.attempts, l.kind, l.state, l.leased_at, l.expires_at, l.pid
+FROM queue.lease_list() l JOIN pg_catalog.pg_class c ON c.oid = l.queue;
+GRANT SELECT ON queue.leases TO PUBLIC;
+
+--
+-- Relays
+--
+
+CREATE FUNCTION queue.amqp_validator(text[], oid) RETURNS void
+AS 'MODULE_PATHNAME', 'queue_amqp_validator' LANGUAGE C STRICT;
+CREATE FOREIGN DATA WRAPPER queue_amqp NO HANDLER VALIDATOR queue.amqp_validator;
+COMMENT ON FOREIGN DATA WRAPPER queue_amqp IS 'RabbitMQ and other AMQP 0-9-1 brokers, for queue.create_relay';
+
+CREATE FUNCTION queue.postgres_validator(text[], oid) RETURNS void
+AS 'MODULE_PATHNAME', 'queue_postgres_validator' LANGUAGE C STRICT;
+CREATE FOREIGN DATA WRAPPER queue_postgres NO HANDLER VALIDATOR queue.postgres_validator;
+COMMENT ON FOREIGN DATA WRAPPER queue_postgres IS 'queues in another PostgreSQL database, for queue.create_relay';
+
+CREATE FUNCTION queue.create_relay(name text, queue text, server text DEFAULT NULL, options jsonb DEFAULT '{}')
+RETURNS void
+AS 'MODULE_PATHNAME', 'queue_create_relay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.create_relay IS
+'Starts a worker that publishes the messages of a queue. server: a server of a foreign data wrapper queue_..., or NULL for a procedure in this database. options: see the manual; an unknown one is an error. Needs SELECT and DELETE on the queue, and USAGE on the server. The worker acts as the caller.';
+
+CREATE FUNCTION queue.alter_relay(name text, options jsonb)
+RETURNS void
+AS 'MODULE_PATHNAME', 'queue_alter_relay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.alter_relay IS
+'Merges options into those of a relay, a null value removing one, and restarts its worker. Owner of the relay only.';
+
+CREATE FUNCTION queue.pause_relay(name text) RETURNS void
+AS 'MODULE_PATHNAME', 'queue_pause_relay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.pause_relay IS 'Stops a relay''s worker until queue.resume_relay. Owner of the relay only.';
+
+CREATE FUNCTION queue.resume_relay(name text) RETURNS void
+AS 'MODULE_PATHNAME', 'queue_resume_relay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.resume_relay IS 'Lets a paused relay run again. Owner of the relay only.';
+
+CREATE FUNCTION queue.drop_relay(name text) RETURNS void
+AS 'MODULE_PATHNAME', 'queue_drop_relay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.drop_relay IS 'Removes a relay; its queue and its messages stay. Owner of the relay only.';
+
+CREATE FUNCTION queue.relay_list(
+	OUT name text, OUT state text, OUT published bigint, OUT failed bigint, OUT in_flight integer,
+	OUT lag_messages bigint, OUT lag_seconds double precision,
+	OUT last_error text, OUT last_error_at timestamptz, OUT started_at timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'queue_relay_list' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.relay_list IS 'State and counters of each relay''s worker; for the view queue.relays.';
+
+CREATE VIEW queue.relays AS
+SELECT r.name, c.relname::text AS queue, r.server, l.state, l.published, l.failed, l.in_flight,
+	l.lag_messages, l.lag_seconds, l.last_error, l.last_error_at, l.started_at
+FROM queue.relay r
+	JOIN pg_catalog.pg_class c ON c.oid = r.queue
+	JOIN queue.relay_list() l ON l.name = r.name
+WHERE pg_catalog.has_table_privilege(r.queue, 'SELECT');
+GRANT SELECT ON queue.relays TO PUBLIC;
+
+-- What the postgres sink calls in the database it publishes to.
+CREATE FUNCTION queue.relay_accept(source text, queue text, ids bigint[],
+	payloads jsonb[], bodies bytea[], keys text[], headers jsonb[])
+RETURNS integer
+AS 'MODULE_PATHNAME', 'queue_relay_accept' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.relay_accept IS
+'Sends the messages that have not arrived from this source before, and returns how many those were. source names the sending relay for good. Needs INSERT on queues.<queue>.';
+
+-- The launcher starts this database's maintenance worker when this commits.
+CREATE FUNCTION queue.start_workers() RETURNS void
+AS 'MODULE_PATHNAME', 'queue_start_workers' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.start_workers() IS
+'Asks the launcher to look at this database when the transaction commits. CREATE EXTENSION calls it; nobody else needs to.';
+SELECT queue.start_workers();

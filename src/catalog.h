@@ -1,0 +1,67 @@
+/*
+ * catalog.h
+ *		Queues by name or by table: this backend's cache of their settings.
+ */
+#ifndef QUEUE_CATALOG_H
+#define QUEUE_CATALOG_H
+
+#include "shmem.h"
+#include "utils/acl.h"
+
+/* Columns of a queue's table, its segments included, in this order. */
+enum
+{
+	Anum_message_id = 1,
+	Anum_message_key,
+	Anum_message_priority,
+	Anum_message_enqueued_at,
+	Anum_message_expires_at,
+	Anum_message_headers,
+	Anum_message_payload,
+	Anum_message_body,
+	Natts_message = Anum_message_body
+};
+
+typedef struct Queue
+{
+	Oid			relid;			/* hash key; the table queues.<name> */
+	bool		valid;
+	NameData	name;
+	Oid			sequence;		/* reserves ids */
+	int64		lease;			/* microseconds */
+	int			max_attempts;
+	int64		backoff;		/* microseconds */
+	int64		backoff_max;
+	QueueShared *shared;
+	uint32		generation;
+} Queue;
+
+extern void catalog_init(void);
+
+/*
+ * The queue of this name, with the caller's rights on it checked.  Errors:
+ * 55000 not preloaded, 42704 unknown queue, 42501 no right.  The result lives
+ * until the next invalidation: do not keep it over a transaction.
+ */
+extern Queue *queue_by_name(text *name, AclMode rights);
+
+/* The same by table and without a check of rights; NULL if it is no queue. */
+extern Queue *queue_by_relid(Oid relid);
+
+/* Raises 42501 unless the current user has these rights. */
+extern void queue_check_rights(Oid relid, const char *name, AclMode rights);
+
+/* Raises 42501 unless the current user owns it. */
+extern void queue_check_owner(Oid relid, const char *name);
+
+/* OID of one of the extension's own tables or schemas; error if missing. */
+extern Oid	extension_relation(const char *name);
+extern Oid	queues_namespace(void);
+
+/* Whether the extension exists in this database. */
+extern bool extension_exists(void);
+
+/* All queues of this database, as a list of their tables' OIDs. */
+extern List *queue_list(void);
+
+#endif							/* QUEUE_CATALOG_H */

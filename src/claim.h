@@ -1,0 +1,42 @@
+/*
+ * claim.h
+ *		Take messages from a queue: what receive, pop and the relays share.
+ */
+#ifndef QUEUE_CLAIM_H
+#define QUEUE_CLAIM_H
+
+#include "access/htup.h"
+#include "lease.h"
+
+/* A message in the current memory context, every value detoasted. */
+typedef struct Message
+{
+	int64		receipt;		/* 0: no lease */
+	int64		id;
+	int			attempts;		/* this delivery's number, from 1 */
+	int16		priority;
+	bool		has_priority;
+	TimestampTz enqueued_at;
+	text	   *key;			/* NULL if none, like the rest */
+	struct varlena *headers;	/* jsonb */
+	struct varlena *payload;	/* jsonb */
+	bytea	   *body;
+	TransactionId xmin;			/* who inserted it */
+} Message;
+
+/*
+ * Lease up to max messages, in order of id, into an array palloc'd in the
+ * current memory context; returns how many.  Needs a transaction and an
+ * active snapshot, and holds weak locks on the tables read until its end.
+ * Should the transaction abort, the leases are returned.  For
+ * LEASE_PROCESS the caller must release or settle each receipt before the
+ * process exits (before_shmem_exit).  Errors: 53400 if queue.max_leases is
+ * used up and nothing was leased.
+ */
+extern int	claim_messages(Queue *queue, LeaseKind kind, TimestampTz expires_at,
+						   int max, Message **messages);
+
+/* When a look at the queue is due even if nobody wakes us, DT_NOEND if never. */
+extern TimestampTz claim_next_look(QueueShared *q);
+
+#endif							/* QUEUE_CLAIM_H */

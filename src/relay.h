@@ -1,0 +1,28 @@
+/*
+ * relay.h
+ *		Relays: worker processes that publish a queue's messages.
+ */
+#ifndef QUEUE_RELAY_H
+#define QUEUE_RELAY_H
+
+#include "catalog.h"
+
+extern Size relay_shmem_size(void);
+extern void relay_shmem_init(bool found);
+
+extern PGDLLEXPORT void queue_relay_main(Datum arg);
+
+/*
+ * Called by the maintenance worker outside a transaction, at each of its
+ * rounds: start and stop relay workers as queue.relay says.  Returns when it
+ * wants to be called again (a restart is due), DT_NOEND if it does not mind.
+ */
+extern TimestampTz relay_supervise(void);
+
+/* Terminate all relay workers of a database; does not wait. */
+extern void relay_stop_database(Oid dboid);
+
+/* Whether any relay worker of a database is still attached. */
+extern bool relay_running(Oid dboid);
+
+#endif							/* QUEUE_RELAY_H */
