@@ -3,9 +3,7 @@ DATA = queue--1.0.sql
 PGFILEDESC = "queue - message queues and a transactional outbox"
 
 MODULE_big = queue
-OBJS = src/queue.o src/guc.o src/shmem.o src/catalog.o src/segment.o src/frontier.o \
-	src/lease.o src/wake.o src/claim.o src/send.o src/receive.o src/settle.o src/deferred.o \
-	src/administer.o src/statistics.o src/launcher.o src/maintenance.o src/ddl.o src/relay.o
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/sinks/sql.c)))
 
 REGRESS := $(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))
 ISOLATION := $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))
