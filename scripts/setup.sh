@@ -153,13 +153,13 @@ build()
 	own_directory build
 	tar -C "$root" --exclude=./.git --exclude='*.o' --exclude='*.bc' --exclude='*.so' \
 		--exclude='./tmp_*' -cf - . | as_user tar -C "$dir/build" -xf -
-	as_user make -C "$dir/build" -j"$(nproc)" PG_CONFIG="$pg_config" "$@" >"$dir/build.log" 2>&1 ||
+	as_user make -s -C "$dir/build" -j"$(nproc)" PG_CONFIG="$pg_config" "$@" >"$dir/build.log" 2>&1 ||
 		{ tail -n 40 "$dir/build.log"; fail "the build failed, see $dir/build.log"; }
 
 	for target in "$("$pg_config" --pkglibdir)" "$("$pg_config" --sharedir)/extension"; do
 		[ -w "$target" ] || installer=(as_root)
 	done
-	"${installer[@]}" make -C "$dir/build" PG_CONFIG="$pg_config" install >>"$dir/build.log" 2>&1 ||
+	"${installer[@]}" make -s -C "$dir/build" PG_CONFIG="$pg_config" install >>"$dir/build.log" 2>&1 ||
 		{ tail -n 20 "$dir/build.log"; fail "make install failed, see $dir/build.log"; }
 	say "        installed in $("$pg_config" --pkglibdir)"
 }
