@@ -203,28 +203,33 @@ reclaim_segments(Oid relid)
 	for (int segno = 0; segno < nsegments; segno++)
 	{
 		QueueShared *q;
-		bool		truncated = false;
+		SegmentShared *seg;
+		bool		empty;
 
 		if ((queue = begin(relid)) == NULL)
 			return false;
 		q = queue->shared;
-		if (segno < q->nsegments &&
-			pg_atomic_read_u32(&q->segments[segno].state) == SEGMENT_ACTIVE &&
-			pg_atomic_read_u32(&q->segments[segno].nblocks) > 0)
+		seg = &q->segments[segno];
+		empty = (pg_atomic_read_u32(&seg->nblocks) == 0);
+		if (pg_atomic_read_u32(&seg->state) != SEGMENT_ACTIVE ||
+			(empty && (segno == 0 || pg_atomic_read_u32(&q->tail) == segno)))
 		{
-			if (segment_quiet(q, segno))
-				truncated = truncate_if_drained(q, segno);
-			if (!truncated && (pg_atomic_read_u32(&q->tail) != segno ||
-							   pg_atomic_read_u32(&q->segments[segno].nblocks) >= IDLE_TAIL_BLOCKS))
-				left = true;
+			finish();
+			continue;
 		}
+		if (!empty && segment_quiet(q, segno))
+			empty = truncate_if_drained(q, segno);
 		finish();
 
-		if (truncated && (queue = begin(relid)) != NULL)
+		/* Once others can see that it is empty. */
+		if (empty && (queue = begin(relid)) != NULL)
 		{
 			segment_pool(queue->shared, segno);
 			finish();
 		}
+		if (!empty && (pg_atomic_read_u32(&q->tail) != segno ||
+					   pg_atomic_read_u32(&seg->nblocks) >= IDLE_TAIL_BLOCKS))
+			left = true;
 	}
 	return left;
 }

@@ -43,7 +43,10 @@ extern void segment_create(Oid parent);
 /* Blocks at which the tail is switched. */
 extern BlockNumber segment_limit(QueueShared *q);
 
-/* Take note of a segment emptied by TRUNCATE. */
+/*
+ * Put an empty segment in the pool, if nobody has it open; the lock for that
+ * is kept until the transaction ends.
+ */
 extern void segment_pool(QueueShared *q, int segno);
 
 /*
