@@ -141,6 +141,10 @@ place_bucket(Oid relid, ItemPointer tid)
 	return murmurhash32((uint32) (place ^ (place >> 32))) & (leases->nbuckets - 1);
 }
 
+/*
+ * The slot of a place in this database.  One copied by CREATE DATABASE has
+ * tables of the same OIDs, so these alone do not say which it is.
+ */
 static int
 find_in_bucket(int bucket, Oid relid, ItemPointer tid)
 {
@@ -150,7 +154,8 @@ find_in_bucket(int bucket, Oid relid, ItemPointer tid)
 	{
 		LeaseSlot  *slot = &leases->slots[slotno];
 
-		if (slot->relid == relid && ItemPointerEquals(&slot->tid, tid))
+		if (slot->relid == relid && ItemPointerEquals(&slot->tid, tid) &&
+			queue_state->queues[slot->queue].dboid == MyDatabaseId)
 			break;
 		slotno = slot->hash_next;
 	}
