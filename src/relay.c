@@ -33,6 +33,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
@@ -66,15 +68,21 @@
 #include "compat.h"
 
 /* Attempts to connect are apart from this to that. */
-#define CONNECT_FIRST	(500 * USECS_PER_MSEC)
+#define CONNECT_FIRST	(500 * INT64CONST(1000))
 #define CONNECT_LAST	(30 * USECS_PER_SEC)
 
 /* Confirmed messages wait for company before they are deleted. */
-#define SETTLE_WITHIN	(20 * USECS_PER_MSEC)
+#define SETTLE_WITHIN	(20 * INT64CONST(1000))
 
 /* In hand at most: so many windows, and so many bytes. */
 #define HAND_WINDOWS	4
 #define HAND_BYTES		(64 * 1024 * 1024)
+
+/* The first claim, when nobody knows how large messages are. */
+#define CLAIM_FIRST		32
+
+/* Look at the queue that often for what wakes nobody. */
+#define SLEEP_MAX		(1 * USECS_PER_SEC)
 
 /* Without free leases, claim again after this. */
 #define CLAIM_AGAIN		(1 * USECS_PER_SEC)
@@ -98,7 +106,7 @@ typedef struct Key
 	uint64		held_back;		/* in this pass */
 } Key;
 
-typedef struct Item
+typedef struct RelayItem
 {
 	SinkItem	base;
 	dlist_node	node;
@@ -107,8 +115,8 @@ typedef struct Item
 	Key		   *key;			/* NULL: none */
 	Size		bytes;
 	TimestampTz retry_at;		/* 0: now */
-	char	   *error;			/* of the last refusal, malloc'ed by the batch */
-} Item;
+	char	   *error;			/* of the last refusal */
+} RelayItem;
 
 static RelaySlot *slot;
 static RelayConfig *relay;
@@ -129,6 +137,7 @@ static uint64 last_number;
 static uint64 pass;
 
 /* What the relay and its queue are set to. */
+static QueueShared *queue_shared;
 static bool strict_order;
 static int	max_attempts;
 static int64 backoff;
@@ -138,19 +147,21 @@ static int	claim_size;			/* what the next claim asks for */
 static TimestampTz claim_at;	/* none before this */
 static int	connect_failures;
 static TimestampTz connect_at;
+static TimestampTz connected_at;
 static TimestampTz settle_at;	/* the first of done has waited then */
 static bool moved;				/* something happened: look again at once */
-static volatile bool server_changed;
+static bool server_changed;		/* perhaps */
+static uint64 server_hash;		/* of the options connected with */
 
 /* Put an item where its number belongs in pending. */
 static void
-put_back(Item *item)
+put_back(RelayItem *item)
 {
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &pending)
 	{
-		if (dlist_container(Item, node, iter.cur)->number > item->number)
+		if (dlist_container(RelayItem, node, iter.cur)->number > item->number)
 		{
 			dlist_insert_before(iter.cur, &item->node);
 			return;
@@ -161,7 +172,7 @@ put_back(Item *item)
 
 /* Forget an item that is settled and on no list. */
 static void
-drop_item(Item *item)
+drop_item(RelayItem *item)
 {
 	Batch	   *batch = item->batch;
 
@@ -175,7 +186,7 @@ drop_item(Item *item)
 
 /* Take an item off the list of those in flight. */
 static void
-unsend(Item *item)
+unsend(RelayItem *item)
 {
 	dlist_delete(&item->node);
 	nsent--;
@@ -185,7 +196,7 @@ unsend(Item *item)
 
 /* Count a refusal and decide what is next for the message. */
 static void
-refused(Item *item, const char *text)
+refused(RelayItem *item, const char *text)
 {
 	int			attempts = item->base.message->attempts + item->base.failures;
 
@@ -199,7 +210,7 @@ refused(Item *item, const char *text)
 		return;
 	}
 	item->retry_at = GetCurrentTimestamp() +
-		Min(backoff_max, backoff << Min(item->base.failures, 20));
+		(int64) Min((double) backoff_max, ldexp(backoff, attempts - 1));
 	item->base.failures++;
 	put_back(item);
 }
@@ -208,7 +219,7 @@ refused(Item *item, const char *text)
 static void
 sink_verdict(SinkItem *base, SinkVerdict verdict, const char *text)
 {
-	Item	   *item = (Item *) base;
+	RelayItem	   *item = (RelayItem *) base;
 
 	moved = true;
 	unsend(item);
@@ -249,7 +260,7 @@ disconnect(void)
 	while (!dlist_is_empty(&sent))
 	{
 		/* From the last to the first: each finds its place at the head. */
-		Item	   *item = dlist_tail_element(Item, node, &sent);
+		RelayItem	   *item = dlist_tail_element(RelayItem, node, &sent);
 
 		unsend(item);
 		put_back(item);
@@ -260,6 +271,9 @@ disconnect(void)
 static void
 back_off(const char *error)
 {
+	/* What stood that long says nothing of what failed before. */
+	if (sink && GetCurrentTimestamp() - connected_at > CONNECT_LAST)
+		connect_failures = 0;
 	disconnect();
 	connect_failures++;
 	connect_at = GetCurrentTimestamp() +
@@ -271,54 +285,112 @@ back_off(const char *error)
 	relay_report_error(slot, error);
 }
 
-/* Read the server's options; false, with the reason, if it is of no use. */
-static bool
-read_server(char *error)
+/* Add a list of options to a text that tells whether they have changed. */
+static void
+append_options(StringInfo all, List *options)
 {
-	ForeignServer *server = GetForeignServerByName(relay->server, true);
-	RelayKind	kind;
+	ListCell   *cell;
 
-	if (server == NULL)
-		snprintf(error, SINK_ERROR_SIZE, "server \"%s\" does not exist", relay->server);
-	else if (!relay_kind_of_server(server->fdwid, &kind))
-		snprintf(error, SINK_ERROR_SIZE, "server \"%s\" is not one a relay can publish to", relay->server);
-#if PG_VERSION_NUM >= 160000
-	else if (object_aclcheck(ForeignServerRelationId, server->serverid, relay->owner, ACL_USAGE) != ACLCHECK_OK)
-#else
-	else if (pg_foreign_server_aclcheck(server->serverid, relay->owner, ACL_USAGE) != ACLCHECK_OK)
-#endif
-		snprintf(error, SINK_ERROR_SIZE, "permission denied for server \"%s\"", relay->server);
-	else
-	{
-		bool		mapped = SearchSysCacheExists2(USERMAPPINGUSERSERVER,
-												   ObjectIdGetDatum(relay->owner),
-												   ObjectIdGetDatum(server->serverid)) ||
-			SearchSysCacheExists2(USERMAPPINGUSERSERVER,
-								  ObjectIdGetDatum(InvalidOid),
-								  ObjectIdGetDatum(server->serverid));
-
-		sink_config.server = server->options;
-		sink_config.mapping = mapped ?
-			GetUserMapping(relay->owner, server->serverid)->options : NIL;
-		if (routine == NULL)
-		{
-			char	   *library = psprintf("$libdir/queue_%s", relay_kind_name(kind));
-			SinkInit	init = (SinkInit) load_external_function(library, "queue_sink", true, NULL);
-
-			routine = init();
-			if (routine->magic != SINK_MAGIC || routine->version != SINK_VERSION)
-				ereport(ERROR,
-						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						 errmsg("library \"%s\" is not of this version of queue", library)));
-		}
-		return true;
-	}
-	return false;
+	foreach(cell, options)
+		appendStringInfo(all, "%s=%s\n", ((DefElem *) lfirst(cell))->defname,
+						 defGetString(lfirst(cell)));
+	appendStringInfoChar(all, '\n');
 }
 
-/* Try to connect. */
+/*
+ * Read the options of the relay's server and user mapping.  Returns a hash of
+ * them; or 0, with the reason in error, if the server is of no use.
+ */
+static uint64
+read_server(List **server_options, List **mapping_options, RelayKind *kind, char *error)
+{
+	ForeignServer *server = GetForeignServerByName(relay->server, true);
+	AclResult	allowed;
+	StringInfoData all;
+
+	if (server == NULL)
+	{
+		snprintf(error, SINK_ERROR_SIZE, "server \"%s\" does not exist", relay->server);
+		return 0;
+	}
+	if (!relay_kind_of_server(server->fdwid, kind))
+	{
+		snprintf(error, SINK_ERROR_SIZE, "server \"%s\" is not one a relay can publish to",
+				 relay->server);
+		return 0;
+	}
+#if PG_VERSION_NUM >= 160000
+	allowed = object_aclcheck(ForeignServerRelationId, server->serverid, relay->owner, ACL_USAGE);
+#else
+	allowed = pg_foreign_server_aclcheck(server->serverid, relay->owner, ACL_USAGE);
+#endif
+	if (allowed != ACLCHECK_OK)
+	{
+		snprintf(error, SINK_ERROR_SIZE, "permission denied for server \"%s\"", relay->server);
+		return 0;
+	}
+
+	*server_options = server->options;
+	*mapping_options = NIL;
+	if (SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(relay->owner),
+							  ObjectIdGetDatum(server->serverid)) ||
+		SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid),
+							  ObjectIdGetDatum(server->serverid)))
+		*mapping_options = GetUserMapping(relay->owner, server->serverid)->options;
+
+	initStringInfo(&all);
+	append_options(&all, *server_options);
+	append_options(&all, *mapping_options);
+	return hash_bytes_extended((unsigned char *) all.data, all.len, *kind) | 1;
+}
+
+/* Whether the server's options are not those we have connected with. */
+static bool
+server_differs(void)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "queue relay server",
+												  ALLOCSET_SMALL_SIZES);
+	char		error[SINK_ERROR_SIZE];
+	List	   *server;
+	List	   *mapping;
+	RelayKind	kind;
+	bool		differs;
+
+	server_changed = false;
+	StartTransactionCommand();
+	MemoryContextSwitchTo(context);
+	differs = relay->server != NULL &&
+		read_server(&server, &mapping, &kind, error) != server_hash;
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+	MemoryContextDelete(context);
+	return differs;
+}
+
 static void
-connect(MemoryContext context)
+note_server_change(Datum arg, int cacheid, uint32 hashvalue)
+{
+	server_changed = true;
+}
+
+/* The library's table of callbacks. */
+static const SinkRoutine *
+load_sink(RelayKind kind)
+{
+	char	   *library = psprintf("$libdir/queue_%s", relay_kind_name(kind));
+	SinkInit	init = (SinkInit) load_external_function(library, "queue_sink", true, NULL);
+	const SinkRoutine *loaded = init();
+
+	if (loaded->magic != SINK_MAGIC || loaded->version != SINK_VERSION)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("library \"%s\" is of another version of the extension", library)));
+	return loaded;
+}
+
+/* Try to connect; the context is the connection's. */
+static void
+connect_sink(MemoryContext context)
 {
 	char		error[SINK_ERROR_SIZE] = "";
 	bool		ok = true;
@@ -328,9 +400,14 @@ connect(MemoryContext context)
 	server_changed = false;
 	if (relay->server)
 	{
+		RelayKind	kind;
+
 		StartTransactionCommand();
 		MemoryContextSwitchTo(context);
-		ok = read_server(error);
+		server_hash = read_server(&sink_config.server, &sink_config.mapping, &kind, error);
+		ok = server_hash != 0;
+		if (ok && routine == NULL)
+			routine = load_sink(kind);
 		CommitTransactionCommand();
 	}
 	else
@@ -342,6 +419,7 @@ connect(MemoryContext context)
 	MemoryContextSwitchTo(TopMemoryContext);
 	if (sink == NULL)
 		back_off(error);
+	connected_at = GetCurrentTimestamp();
 	moved = true;
 }
 
@@ -359,7 +437,7 @@ publish(TimestampTz *next_retry)
 	*next_retry = DT_NOEND;
 	dlist_foreach_modify(iter, &pending)
 	{
-		Item	   *item = dlist_container(Item, node, iter.cur);
+		RelayItem	   *item = dlist_container(RelayItem, node, iter.cur);
 		Key		   *key = item->key;
 
 		if (key && (key->held_back == pass || (strict_order && key->nsent > 0)))
@@ -401,13 +479,15 @@ settle(void)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	dlist_foreach(iter, &done)
-		settle_ack(dlist_container(Item, node, iter.cur)->base.message->receipt);
+		settle_ack(dlist_container(RelayItem, node, iter.cur)->base.message->receipt);
 	dlist_foreach(iter, &failed)
 	{
-		Item	   *item = dlist_container(Item, node, iter.cur);
+		RelayItem	   *item = dlist_container(RelayItem, node, iter.cur);
 
-		settle_fail(item->base.message->receipt, -1, item->error,
-					max_attempts);
+		/* The lease knows only of the attempts before it was taken. */
+		lease_slot(item->base.message->receipt & ((1 << LEASE_SLOT_BITS) - 1))->attempts =
+			item->base.message->attempts + item->base.failures;
+		settle_fail(item->base.message->receipt, -1, item->error, max_attempts);
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
@@ -417,9 +497,9 @@ settle(void)
 	pg_atomic_fetch_add_u64(&slot->published, ndone);
 	ndone = 0;
 	while (!dlist_is_empty(&done))
-		drop_item(dlist_container(Item, node, dlist_pop_head_node(&done)));
+		drop_item(dlist_container(RelayItem, node, dlist_pop_head_node(&done)));
 	while (!dlist_is_empty(&failed))
-		drop_item(dlist_container(Item, node, dlist_pop_head_node(&failed)));
+		drop_item(dlist_container(RelayItem, node, dlist_pop_head_node(&failed)));
 	moved = true;
 }
 
@@ -427,12 +507,12 @@ settle(void)
 static void
 take(Batch *batch, const Message *message)
 {
-	Item	   *item = MemoryContextAllocZero(batch->context, sizeof(Item));
+	RelayItem	   *item = MemoryContextAllocZero(batch->context, sizeof(RelayItem));
 
 	item->base.message = message;
 	item->number = ++last_number;
 	item->batch = batch;
-	item->bytes = sizeof(Item) + sizeof(Message) +
+	item->bytes = sizeof(RelayItem) + sizeof(Message) +
 		(message->key ? VARSIZE_ANY(message->key) : 0) +
 		(message->headers ? VARSIZE_ANY(message->headers) : 0) +
 		(message->payload ? VARSIZE_ANY(message->payload) : 0) +
@@ -497,18 +577,18 @@ flush_commits(const Message *messages, int n)
 }
 
 /*
- * Claim messages.  Returns false if there are none; the queue is then waited
- * for.  The process ends if the queue is no more.
+ * Claim messages; returns how many.  From before we look we are among those
+ * who wait for the queue's messages, and stay so if there are none.
  */
-static bool
-claim(int max, QueueShared **shared)
+static int
+claim(int max)
 {
-	Batch	   *batch;
 	MemoryContext context;
+	Batch	   *batch;
 	Message    *messages;
 	Size		before = hand_bytes;
-	volatile int n = 0;
 	Queue	   *queue;
+	int			n;
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
@@ -519,36 +599,329 @@ claim(int max, QueueShared **shared)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("the queue of relay \"%s\" does not exist any more", relay->name)));
 	queue_check_rights(queue->relid, NameStr(queue->name), ACL_SELECT | ACL_DELETE);
-	*shared = queue->shared;
+	queue_shared = queue->shared;
 	backoff = queue->backoff;
 	backoff_max = queue->backoff_max;
 	max_attempts = atoi(sink_option(relay->options, "max_attempts", "0"));
 	if (max_attempts == 0)
 		max_attempts = queue->max_attempts;
 
-	context = AllocSetContextCreate(TopMemoryContext, "queue relay batch", ALLOCSET_DEFAULT_SIZES);
+	wait_begin(queue_shared);
+	context = AllocSetContextCreate(CurTransactionContext, "queue relay batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
 	n = claim_messages(queue, LEASE_PROCESS, DT_NOEND, max, &messages);
-
+	if (n > 0)
+		MemoryContextSetParent(context, TopMemoryContext);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+	if (n == 0)
+		return 0;
 
-	/* Ours from here on, to be given back at the process's end. */
+	/* Ours from here on, to be given back when the process ends. */
 	batch = MemoryContextAlloc(context, sizeof(Batch));
 	batch->context = context;
 	batch->nitems = 0;
 	for (int i = 0; i < n; i++)
 		take(batch, &messages[i]);
-	MemoryContextSwitchTo(TopMemoryContext);
+	wait_end(true);
 
-	if (n == 0)
-	{
-		MemoryContextDelete(context);
-		return false;
-	}
 	size_next_claim(n, hand_bytes - before);
 	if (!routine->local)
 		flush_commits(messages, n);
 	moved = true;
+	return n;
+}
+
+/* Claim as much as there is room for. */
+static void
+claim_more(void)
+{
+	int			max = Min(claim_size, HAND_WINDOWS * sink_config.window - nhand);
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (max <= 0 || hand_bytes >= HAND_BYTES || now < claim_at)
+	{
+		wait_end(false);
+		return;
+	}
+
+	PG_TRY();
+	{
+		claim(max);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		/* What is in hand may go on without. */
+		if (geterrcode() != ERRCODE_CONFIGURATION_LIMIT_EXCEEDED)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(TopMemoryContext);
+		edata = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		MemoryContextSwitchTo(TopMemoryContext);
+		relay_report_error(slot, edata->message);
+		FreeErrorData(edata);
+		claim_at = now + CLAIM_AGAIN;
+	}
+	PG_END_TRY();
+}
+
+/* Show others how things are. */
+static void
+report_activity(void)
+{
+	dlist_head *lists[] = {&pending, &sent, &done, &failed};
+	TimestampTz oldest = 0;
+
+	/* Each list is in order, or nearly so. */
+	for (int i = 0; i < lengthof(lists); i++)
+	{
+		const Message *message;
+
+		if (dlist_is_empty(lists[i]))
+			continue;
+		message = dlist_head_element(RelayItem, node, lists[i])->base.message;
+		if (oldest == 0 || message->enqueued_at < oldest)
+			oldest = message->enqueued_at;
+	}
+	pg_atomic_write_u64(&slot->oldest, oldest);
+	pg_atomic_write_u32(&slot->in_flight, nsent);
+	pg_atomic_write_u32(&slot->activity, sink == NULL ? RELAY_BACKING_OFF :
+						nhand > 0 ? RELAY_RUNNING : RELAY_IDLE);
+}
+
+/* Sleep until something happens, or until a time. */
+static void
+sleep_until(TimestampTz until)
+{
+	int			events = 0;
+	pgsocket	socket = PGINVALID_SOCKET;
+	TimestampTz now;
+	long		timeout;
+
+	if (sink)
+	{
+		TimestampTz due;
+
+		socket = routine->wait(sink, &events, &due);
+		until = Min(until, due);
+	}
+	else
+		until = Min(until, connect_at);
+
+	now = GetCurrentTimestamp();
+	timeout = until > now + SLEEP_MAX ? SLEEP_MAX / 1000 : TimestampDifferenceMilliseconds(now, until);
+	if (timeout > 0 || socket != PGINVALID_SOCKET)
+		(void) WaitLatchOrSocket(MyLatch,
+								 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH |
+								 (socket == PGINVALID_SOCKET ? 0 : events),
+								 socket, timeout, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+}
+
+/* One turn: connect, publish, collect, settle, claim. */
+static void
+turn(MemoryContext connection)
+{
+	TimestampTz next_retry = DT_NOEND;
+	TimestampTz now = GetCurrentTimestamp();
+	char		error[SINK_ERROR_SIZE] = "";
+	bool		all = false;
+
+	moved = false;
+
+	if (server_changed && server_differs())
+	{
+		disconnect();
+		connect_at = 0;
+	}
+	if (sink == NULL && now >= connect_at)
+		connect_sink(connection);
+	if (sink)
+		all = publish(&next_retry);
+	if (sink && !routine->poll(sink, error))
+		back_off(error);
+
+	/* Little by little if there is time, in larger pieces if not. */
+	if (!dlist_is_empty(&failed) ||
+		(ndone > 0 && (ndone >= sink_config.window / 2 || nsent == 0 || now >= settle_at)))
+		settle();
+
+	if (sink && all)
+		claim_more();
+	else
+		wait_end(false);
+
+	report_activity();
+	if (!moved)
+	{
+		TimestampTz until = next_retry;
+
+		if (ndone > 0)
+			until = Min(until, settle_at);
+		if (sink && all && claim_at > now)
+			until = Min(until, claim_at);
+		else if (sink && all && queue_shared)
+			until = Min(until, claim_next_look(queue_shared));
+		pgstat_report_stat(nhand == 0);
+		sleep_until(until);
+	}
+	else
+		ResetLatch(MyLatch);
+
+	/* While nothing else makes us, see what has changed of the server. */
+	if (sink == NULL)
+	{
+		StartTransactionCommand();
+		CommitTransactionCommand();
+	}
+}
+
+static int
+compare_items(const void *a, const void *b)
+{
+	uint64		x = (*(RelayItem *const *) a)->number;
+	uint64		y = (*(RelayItem *const *) b)->number;
+
+	return (x > y) - (x < y);
+}
+
+/*
+ * At the process's end give back what is in hand, in the order it came in.
+ * A transaction under way has been aborted by then.
+ */
+static void
+give_back(int code, Datum arg)
+{
+	dlist_head *lists[] = {&pending, &sent, &done, &failed};
+	RelayItem	  **items;
+	int			n = 0;
+
+	if (sink)
+		routine->close(sink);
+	sink = NULL;
+
+	items = malloc(sizeof(RelayItem *) * Max(nhand, 1));
+	for (int i = 0; i < lengthof(lists) && items; i++)
+	{
+		dlist_iter	iter;
+
+		dlist_foreach(iter, lists[i])
+			items[n++] = dlist_container(RelayItem, node, iter.cur);
+	}
+	qsort(items, n, sizeof(RelayItem *), compare_items);
+	for (int i = 0; i < n; i++)
+		lease_release(items[i]->base.message->receipt);
+}
+
+/* What a queue is called by those who recognise its messages later. */
+static char *
+source_name(Oid queue)
+{
+	return psprintf(UINT64_FORMAT "/%u/%u", GetSystemIdentifier(), MyDatabaseId, queue);
+}
+
+/* Read what we are to do; false if we are not needed any more. */
+static bool
+read_config(void)
+{
+	Queue	   *queue = NULL;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(TopMemoryContext);
+	if (extension_exists())
+		relay = relay_config_find(NameStr(slot->name));
+	if (relay)
+		queue = queue_by_relid(relay->queue);
+	PopActiveSnapshot();
+	if (queue == NULL || relay->paused || relay->owner != slot->owner)
+	{
+		CommitTransactionCommand();
+		return false;
+	}
+	sink_config.relay = relay->name;
+	sink_config.queue = pstrdup(NameStr(queue->name));
+	sink_config.source = source_name(relay->queue);
+	sink_config.owner = relay->owner;
+	sink_config.trusted = superuser_arg(relay->owner);
+	sink_config.window = atoi(sink_option(relay->options, "batch", CppAsString2(RELAY_BATCH)));
+	sink_config.options = relay->options;
+	sink_config.verdict = sink_verdict;
+	sink_config.settle = settle_ack;
+	(void) parse_bool(sink_option(relay->options, "strict_order", "false"), &strict_order);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
 	return true;
+}
+
+/* Work until the process is ended, or is not needed. */
+static void
+run(void)
+{
+	HASHCTL		ctl = {.keysize = sizeof(uint64),.entrysize = sizeof(Key)};
+	MemoryContext connection;
+
+	keys = hash_create("queue relay keys", 256, &ctl, HASH_ELEM | HASH_BLOBS);
+	connection = AllocSetContextCreate(TopMemoryContext, "queue relay connection",
+									   ALLOCSET_DEFAULT_SIZES);
+	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, note_server_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(USERMAPPINGOID, note_server_change, (Datum) 0);
+	if (!read_config())
+		return;
+	claim_size = Min(CLAIM_FIRST, sink_config.window);
+
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		turn(connection);
+	}
+}
+
+void
+queue_relay_main(Datum arg)
+{
+	uint32		flags = 0;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+
+	/* Callbacks before connecting are called after that of the transactions. */
+	slot = relay_attach(DatumGetInt32(arg));
+	if (slot == NULL)
+		proc_exit(0);
+	before_shmem_exit(give_back, (Datum) 0);
+#ifdef BGWORKER_BYPASS_ROLELOGINCHECK
+	flags = BGWORKER_BYPASS_ROLELOGINCHECK;
+#endif
+	BackgroundWorkerInitializeConnectionByOid(slot->dboid, slot->owner, flags);
+
+	MemoryContextSwitchTo(TopMemoryContext);
+	PG_TRY();
+	{
+		run();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		/* Tell why; the postmaster's own handler does the rest. */
+		MemoryContextSwitchTo(TopMemoryContext);
+		edata = CopyErrorData();
+		LWLockReleaseAll();
+		AbortOutOfAnyTransaction();
+		relay_report_error(slot, edata->message);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	proc_exit(0);
 }

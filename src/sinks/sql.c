@@ -30,7 +30,7 @@
  * how long to go on adding to it: what a handler locks is locked until then.
  */
 #define ONE_BY_ONE_MAX	50
-#define ONE_BY_ONE_TIME (50 * USECS_PER_MSEC)
+#define ONE_BY_ONE_TIME (50 * INT64CONST(1000))
 
 /* Columns of the type queue.message. */
 enum
