@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "access/heapam.h"
+#include "access/heaptoast.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
@@ -144,7 +145,7 @@ add_segment(QueueShared *q, Oid relid, uint32 filenumber, BlockNumber nblocks)
 	seg->idle_since = 0;
 	pg_atomic_write_u32(&seg->state, SEGMENT_POOLED);
 	pg_atomic_write_u32(&seg->nblocks, nblocks);
-	pg_atomic_write_u32(&seg->tail_block, nblocks > 0 ? nblocks - 1 : InvalidBlockNumber);
+	pg_atomic_write_u64(&seg->room, 0);
 	pg_atomic_write_u64(&seg->cursor, MakePlace(0, FirstOffsetNumber));
 	pg_atomic_write_u64(&seg->appended, nblocks > 0 ? 1 : 0);
 	pg_atomic_write_u32(&seg->leases, 0);
@@ -248,7 +249,7 @@ reset_segment(QueueShared *q, int segno, uint32 filenumber, BlockNumber nblocks)
 		seg->filenumber = filenumber;
 		seg->drained = 0;
 		pg_atomic_write_u32(&seg->nblocks, nblocks);
-		pg_atomic_write_u32(&seg->tail_block, nblocks > 0 ? nblocks - 1 : InvalidBlockNumber);
+		pg_atomic_write_u64(&seg->room, 0);
 		pg_atomic_write_u64(&seg->cursor, MakePlace(0, FirstOffsetNumber));
 		frontier_forget_segment(q, segno);
 		pg_atomic_fetch_add_u64(&seg->appended, 1);
@@ -360,14 +361,13 @@ open_tail(Queue *queue, int *segno)
 	}
 }
 
-/* Raise a block number others may be raising too. */
+/* Raise the number of blocks that others may be raising too. */
 static void
-raise_block(pg_atomic_uint32 *target, uint32 value)
+raise_nblocks(SegmentShared *seg, BlockNumber nblocks)
 {
-	uint32		old = pg_atomic_read_u32(target);
+	uint32		old = pg_atomic_read_u32(&seg->nblocks);
 
-	while ((old == InvalidBlockNumber || old < value) &&
-		   !pg_atomic_compare_exchange_u32(target, &old, value))
+	while (old < nblocks && !pg_atomic_compare_exchange_u32(&seg->nblocks, &old, nblocks))
 		;
 }
 
@@ -382,9 +382,7 @@ segment_appended(QueueShared *q, int segno, SegmentPlace first, SegmentPlace las
 	 * sees them there; one that read it earlier published its cursor before
 	 * it let go of the page, so that we see here that it has passed us.
 	 */
-	raise_block(&seg->tail_block, PlaceBlock(last));
-	if (pg_atomic_read_u32(&seg->nblocks) <= PlaceBlock(last))
-		raise_block(&seg->nblocks, PlaceBlock(last) + 1);
+	raise_nblocks(seg, PlaceBlock(last) + 1);
 	pg_atomic_fetch_add_u64(&seg->appended, 1);
 	pg_atomic_fetch_add_u64(&q->appended, 1);
 
@@ -392,14 +390,46 @@ segment_appended(QueueShared *q, int segno, SegmentPlace first, SegmentPlace las
 		frontier_remember(q, segno, first, last, first_id, GetCurrentTransactionId());
 }
 
-/* Have heap_insert begin at the block all senders share. */
-static void
-aim_at_tail(Relation rel, SegmentShared *seg)
+/*
+ * Reserve this many bytes, or with all the whole of it, of the room senders
+ * share.  InvalidBlockNumber if there is not as much.
+ */
+static BlockNumber
+reserve_room(SegmentShared *seg, uint32 bytes, bool all)
 {
-	BlockNumber block = pg_atomic_read_u32(&seg->tail_block);
+	SegmentRoom room = pg_atomic_read_u64(&seg->room);
 
-	/* Published blocks exist: segment_open has compared with the file. */
-	RelationSetTargetBlock(rel, block);
+	do
+	{
+		if (RoomBytes(room) < bytes)
+			return InvalidBlockNumber;
+	} while (!pg_atomic_compare_exchange_u64(&seg->room, &room,
+											 all ? 0 : room - bytes));
+	return RoomBlock(room);
+}
+
+/* Bytes a tuple takes of a page; what is longer will be toasted to less. */
+static uint32
+tuple_room(uint32 len)
+{
+	return MAXALIGN(Min(len, TOAST_TUPLE_TARGET)) + sizeof(ItemIdData);
+}
+
+/* Offer what is left of a block to all senders, if it is more than there is. */
+static void
+offer_room(Relation rel, SegmentShared *seg, BlockNumber block)
+{
+	Buffer		buffer = ReadBuffer(rel, block);
+	SegmentRoom room = pg_atomic_read_u64(&seg->room);
+	uint32		bytes;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	bytes = PageGetExactFreeSpace(BufferGetPage(buffer));
+	UnlockReleaseBuffer(buffer);
+
+	while (RoomBytes(room) < bytes &&
+		   !pg_atomic_compare_exchange_u64(&seg->room, &room, MakeRoom(block, bytes)))
+		;
 }
 
 static HeapTuple
@@ -425,18 +455,38 @@ segment_insert(Queue *queue, Datum *values, bool *isnull)
 {
 	int			segno;
 	Relation	rel = open_tail(queue, &segno);
+	QueueShared *q = queue->shared;
+	SegmentShared *seg = &q->segments[segno];
 	HeapTuple	tuple = form_message(RelationGetDescr(rel), values, isnull);
+	uint32		bytes = tuple_room(tuple->t_len);
+	BlockNumber block = reserve_room(seg, bytes, false);
+	bool		extending = false;
 	SegmentPlace place;
 
-	aim_at_tail(rel, &queue->shared->segments[segno]);
+	/* One extends the table; the others find room there afterwards. */
+	if (block == InvalidBlockNumber)
+	{
+		LWLockAcquire(&q->extend_lock, LW_EXCLUSIVE);
+		block = reserve_room(seg, bytes, false);
+		extending = (block == InvalidBlockNumber);
+		if (!extending)
+			LWLockRelease(&q->extend_lock);
+	}
+
+	RelationSetTargetBlock(rel, block);
 	heap_insert(rel, tuple, GetCurrentCommandId(true), HEAP_INSERT_SKIP_FSM, NULL);
-	place = MakePlace(ItemPointerGetBlockNumber(&tuple->t_self),
-					  ItemPointerGetOffsetNumber(&tuple->t_self));
-	segment_appended(queue->shared, segno, place, place,
-					 DatumGetInt64(values[Anum_message_id - 1]));
+	block = ItemPointerGetBlockNumber(&tuple->t_self);
+	if (extending)
+	{
+		offer_room(rel, seg, block);
+		LWLockRelease(&q->extend_lock);
+	}
+
+	place = MakePlace(block, ItemPointerGetOffsetNumber(&tuple->t_self));
+	segment_appended(q, segno, place, place, DatumGetInt64(values[Anum_message_id - 1]));
 	relation_close(rel, NoLock);
 	heap_freetuple(tuple);
-	wake_at_commit(queue->shared, 1);
+	wake_at_commit(q, 1);
 }
 
 /* Tell the frontier where a batch lies: one range for each run of pages. */
@@ -513,7 +563,9 @@ segment_insert_batch(Queue *queue, int n, Datum (*values)[Natts_message],
 			tuples[i] = form_message(RelationGetDescr(rel), values[done + i], isnull[done + i]);
 		for (int i = 0; i < part; i++)
 			ExecStoreHeapTuple(tuples[i], slots[i], true);
-		aim_at_tail(rel, &queue->shared->segments[segno]);
+
+		/* Take what room there is, and extend the table without asking. */
+		RelationSetTargetBlock(rel, reserve_room(&queue->shared->segments[segno], 1, true));
 
 		/* The slots outlive an error; what they hold does not. */
 		PG_TRY();
@@ -522,6 +574,8 @@ segment_insert_batch(Queue *queue, int n, Datum (*values)[Natts_message],
 							  HEAP_INSERT_SKIP_FSM, NULL);
 			batch_appended(queue->shared, segno, slots, part,
 						   DatumGetInt64(values[done][Anum_message_id - 1]));
+			offer_room(rel, &queue->shared->segments[segno],
+					   ItemPointerGetBlockNumber(&slots[part - 1]->tts_tid));
 		}
 		PG_FINALLY();
 		{
@@ -584,7 +638,7 @@ segment_pool(QueueShared *q, int segno)
 		seg->drained = 0;
 		seg->scanned = pg_atomic_read_u64(&seg->appended);
 		pg_atomic_write_u32(&seg->nblocks, 0);
-		pg_atomic_write_u32(&seg->tail_block, InvalidBlockNumber);
+		pg_atomic_write_u64(&seg->room, 0);
 		pg_atomic_write_u64(&seg->cursor, MakePlace(0, FirstOffsetNumber));
 
 		/* The queue's own table stays: rows can be inserted there any time. */
@@ -634,7 +688,7 @@ segment_refresh(Queue *queue)
 			if (pg_atomic_read_u32(&seg->state) == SEGMENT_POOLED && nblocks > 0)
 				activate_segment(q, segno);
 			if (seg->filenumber == RELATION_FILE_NUMBER(rel) && nblocks > 0)
-				raise_block(&seg->nblocks, nblocks);
+				raise_nblocks(seg, nblocks);
 			pg_atomic_fetch_add_u64(&seg->appended, 1);
 		}
 		LWLockRelease(&q->lock);
