@@ -383,6 +383,16 @@ raise_nblocks(SegmentShared *seg, BlockNumber nblocks)
 }
 
 void
+segment_found(QueueShared *q, int segno, SegmentPlace place)
+{
+	SegmentShared *seg = &q->segments[segno];
+
+	raise_nblocks(seg, PlaceBlock(place) + 1);
+	pg_atomic_fetch_add_u64(&seg->appended, 1);
+	pg_atomic_fetch_add_u64(&q->appended, 1);
+}
+
+void
 segment_appended(QueueShared *q, int segno, SegmentPlace first, SegmentPlace last,
 				 int64 first_id)
 {
@@ -393,10 +403,7 @@ segment_appended(QueueShared *q, int segno, SegmentPlace first, SegmentPlace las
 	 * sees them there; one that read it earlier published its cursor before
 	 * it let go of the page, so that we see here that it has passed us.
 	 */
-	raise_nblocks(seg, PlaceBlock(last) + 1);
-	pg_atomic_fetch_add_u64(&seg->appended, 1);
-	pg_atomic_fetch_add_u64(&q->appended, 1);
-
+	segment_found(q, segno, last);
 	if (first < pg_atomic_read_u64(&seg->cursor))
 		frontier_remember(q, segno, first, last, first_id, GetCurrentTransactionId());
 }
@@ -649,14 +656,10 @@ segment_refresh(Queue *queue)
 
 			if (pg_atomic_read_u32(&seg->state) == SEGMENT_POOLED && nblocks > 0)
 				activate_segment(q, segno);
-			if (seg->filenumber == RELATION_FILE_NUMBER(rel) && nblocks > 0)
-				raise_nblocks(seg, nblocks);
-			pg_atomic_fetch_add_u64(&seg->appended, 1);
 		}
 		LWLockRelease(&q->lock);
 		relation_close(rel, AccessShareLock);
 	}
-	pg_atomic_fetch_add_u64(&q->appended, 1);
 	pg_atomic_write_u32(&q->wants_segment, 0);
 	list_free(relids);
 }

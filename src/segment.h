@@ -49,10 +49,10 @@ extern BlockNumber segment_limit(QueueShared *q);
  */
 extern void segment_pool(QueueShared *q, int segno);
 
-/*
- * Take note of segments and blocks that have come without our doing, and have
- * claimers look at all segments' ends again.
- */
+/* Have the cursor look for tuples up to this place. */
+extern void segment_found(QueueShared *q, int segno, SegmentPlace place);
+
+/* Take note of segments that were made, or filled, without our doing. */
 extern void segment_refresh(Queue *queue);
 
 /* Move the tail to a pooled segment, if there is one; lock held by caller. */
