@@ -172,16 +172,12 @@ truncate_if_drained(QueueShared *q, int segno)
 	return true;
 }
 
-/* A segment with leases is not drained; a few blocks are not worth it. */
+/* The tail and the queue's own table are soon filled again: not if small. */
 static bool
 worth_truncating(QueueShared *q, int segno)
 {
-	SegmentShared *seg = &q->segments[segno];
-
-	/* The tail and the queue's own table are filled again at once. */
-	return pg_atomic_read_u32(&seg->leases) == 0 &&
-		((segno != 0 && pg_atomic_read_u32(&q->tail) != segno) ||
-		 pg_atomic_read_u32(&seg->nblocks) >= IDLE_TAIL_BLOCKS);
+	return (segno != 0 && pg_atomic_read_u32(&q->tail) != segno) ||
+		pg_atomic_read_u32(&q->segments[segno].nblocks) >= IDLE_TAIL_BLOCKS;
 }
 
 /* Truncate what is drained.  True if segments with messages in them are left. */
@@ -211,7 +207,7 @@ reclaim_segments(Oid relid)
 			finish();
 			continue;
 		}
-		if (!empty && worth_truncating(q, segno))
+		if (!empty && worth_truncating(q, segno) && pg_atomic_read_u32(&seg->leases) == 0)
 			empty = truncate_if_drained(q, segno);
 		finish();
 
