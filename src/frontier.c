@@ -178,7 +178,7 @@ frontier_page_tuples(Relation rel, BlockNumber block, Snapshot snapshot, bool re
 			continue;
 
 		/* A lease cannot end by deletion while we have the page locked. */
-		state = lease_state(RelationGetRelid(rel), &tid);
+		state = lease_state(RelationGetRelid(rel), &tid, frontier_tuple_id(header));
 		if (state == LEASE_FREE || (returned && state == LEASE_RETURNED))
 			tuples[n++] = copy_tuple(header, ItemIdGetLength(item), RelationGetRelid(rel), block, off);
 	}
