@@ -298,6 +298,7 @@ queue_purge(PG_FUNCTION_ARGS)
 	Oid			relid = queue->relid;
 
 	PreventCommandIfReadOnly("queue.purge()");
+	wake_purged_at_commit(queue->shared);
 	SPI_connect();
 	execute(psprintf("TRUNCATE queues.%s", quote_identifier(NameStr(queue->name))));
 	SPI_finish();
