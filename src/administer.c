@@ -74,13 +74,19 @@ name_argument(FunctionCallInfo fcinfo)
 	return text_to_cstring(PG_GETARG_TEXT_PP(0));
 }
 
-/* The queue of the first argument, which the caller must own. */
+/*
+ * The queue of the first argument, which the caller must own, to be changed
+ * by this function.
+ */
 static Queue *
-owned_queue_argument(FunctionCallInfo fcinfo)
+owned_queue_argument(FunctionCallInfo fcinfo, const char *function)
 {
 	char	   *name = name_argument(fcinfo);
-	Queue	   *queue = queue_by_name(PG_GETARG_TEXT_PP(0), ACL_NO_RIGHTS);
+	Queue	   *queue;
 
+	PreventCommandIfReadOnly(function);
+	PreventCommandIfParallelMode(function);
+	queue = queue_by_name(PG_GETARG_TEXT_PP(0), ACL_NO_RIGHTS);
 	queue_check_owner(queue->relid, name);
 	return queue;
 }
@@ -196,7 +202,10 @@ change_settings(Oid relid, Datum *values, bool *isnull, bool *replace)
 	scan = systable_beginscan(rel, extension_relation("queue_pkey"), true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "could not find the settings of queue %u", relid);
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("queue with OID %u does not exist", relid),
+				 errdetail("It was dropped at the same time.")));
 	if (replace != NULL)
 		CatalogTupleUpdate(rel, &tuple->t_self,
 						   heap_modify_tuple(tuple, RelationGetDescr(rel), values, isnull, replace));
@@ -213,7 +222,7 @@ change_settings(Oid relid, Datum *values, bool *isnull, bool *replace)
 Datum
 queue_alter(PG_FUNCTION_ARGS)
 {
-	Queue	   *queue = owned_queue_argument(fcinfo);
+	Queue	   *queue = owned_queue_argument(fcinfo, "queue.alter()");
 	Datum		values[Natts_queue] = {0};
 	bool		isnull[Natts_queue] = {false};
 	bool		replace[Natts_queue] = {false};
@@ -260,7 +269,7 @@ check_no_relay(Oid relid, const char *name)
 Datum
 queue_drop(PG_FUNCTION_ARGS)
 {
-	Queue	   *queue = owned_queue_argument(fcinfo);
+	Queue	   *queue = owned_queue_argument(fcinfo, "queue.drop()");
 	char	   *name = pstrdup(NameStr(queue->name));
 	Oid			relid = queue->relid;
 	ObjectAddresses *objects = new_object_addresses();
@@ -291,7 +300,7 @@ queue_drop(PG_FUNCTION_ARGS)
 Datum
 queue_purge(PG_FUNCTION_ARGS)
 {
-	Queue	   *queue = owned_queue_argument(fcinfo);
+	Queue	   *queue = owned_queue_argument(fcinfo, "queue.purge()");
 	Oid			relid = queue->relid;
 
 	SPI_connect();
@@ -326,11 +335,7 @@ Datum
 queue_purge_dead_letters(PG_FUNCTION_ARGS)
 {
 	Queue	   *queue;
-	int64		n;
 
-	PreventCommandIfReadOnly("queue.purge_dead_letters()");
-	queue = owned_queue_argument(fcinfo);
-	n = dead_letters_delete_all(NameStr(queue->name));
-	wake_dead_at_commit(queue->shared, -n);
-	PG_RETURN_INT64(n);
+	queue = owned_queue_argument(fcinfo, "queue.purge_dead_letters()");
+	PG_RETURN_INT64(dead_letters_delete_all(NameStr(queue->name)));
 }

@@ -211,8 +211,6 @@ clear_shared(QueueShared *q)
 	pg_atomic_write_u64(&q->next_due, 0);
 	pg_atomic_write_u32(&q->wants_segment, 0);
 	pg_atomic_write_u64(&q->ready, 0);
-	pg_atomic_write_u64(&q->deferred, 0);
-	pg_atomic_write_u64(&q->dead, 0);
 	pg_atomic_write_u64(&q->sent, 0);
 	pg_atomic_write_u64(&q->received, 0);
 	pg_atomic_write_u64(&q->acked, 0);

@@ -115,7 +115,6 @@ dead_letter_insert(Queue *queue, Message *message, const char *reason, const cha
 	values[Anum_dead_enqueued_at - 1] = TimestampTzGetDatum(message->enqueued_at);
 	values[Anum_dead_died_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
 	insert_row("dead_letters", values, isnull, NULL);
-	wake_dead_at_commit(queue->shared, 1);
 }
 
 static void
@@ -228,7 +227,7 @@ deferred_claim(ClaimScan *scan, Oid relid)
 	UnregisterSnapshot(snapshot);
 
 	lower_next_due(q, left);
-	if (left <= scan->now)
+	if (left <= scan->now && scan->nclaims >= scan->max)
 		wake_waiters(q, 1);
 }
 
@@ -340,8 +339,5 @@ dead_letters_delete_all(const char *name)
 int64
 dead_letters_redrive(Queue *queue, int64 max)
 {
-	int64		n = take_dead_letters(NameStr(queue->name), queue, max);
-
-	wake_dead_at_commit(queue->shared, -n);
-	return n;
+	return take_dead_letters(NameStr(queue->name), queue, max);
 }

@@ -41,16 +41,20 @@
 /* Messages moved out of a segment in one transaction. */
 #define STRAGGLER_BATCH		500
 
-/* Begin a transaction of maintenance; NULL (and none begun) if no queue. */
+/*
+ * Begin a transaction of maintenance; NULL (and none begun) if there is no
+ * such queue, or somebody has locked it: other queues shall not wait for him.
+ */
 static Queue *
 begin(Oid relid)
 {
-	Queue	   *queue;
+	Queue	   *queue = NULL;
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	queue = queue_by_relid(relid);
+	if (ConditionalLockRelationOid(relid, AccessShareLock))
+		queue = queue_by_relid(relid);
 	if (queue == NULL)
 	{
 		PopActiveSnapshot();
@@ -160,6 +164,9 @@ truncate_if_drained(QueueShared *q, int segno)
 	Relation	rel;
 	bool		drained;
 	char	   *name;
+	Oid			owner;
+	Oid			user;
+	int			context;
 
 	rel = segment_open(q, segno, AccessShareLock);
 	if (rel == NULL)
@@ -179,14 +186,26 @@ truncate_if_drained(QueueShared *q, int segno)
 		drained_up_to(rel, 0) >= RelationGetNumberOfBlocks(rel);
 	name = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 									  RelationGetRelationName(rel));
+	owner = rel->rd_rel->relowner;
 	relation_close(rel, NoLock);
 	if (!drained)
 		return false;
 
+	/* As its owner: there can be triggers of his on the table. */
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(owner, context | SECURITY_RESTRICTED_OPERATION);
 	SPI_connect();
 	if (SPI_execute(psprintf("TRUNCATE ONLY %s", name), false, 0) != SPI_OK_UTILITY)
 		elog(ERROR, "could not truncate %s", name);
 	SPI_finish();
+	SetUserIdAndSecContext(user, context);
+
+	/*
+	 * While we have the lock: a sender that waits for it finds the segment
+	 * pooled, and goes elsewhere.  Should the commit fail, there are none but
+	 * deleted tuples in it.
+	 */
+	segment_pool(q, segno);
 	return true;
 }
 
@@ -219,12 +238,6 @@ reclaim_segments(Oid relid)
 				left = true;
 		}
 		finish();
-
-		if (truncated && (queue = begin(relid)) != NULL)
-		{
-			segment_pool(queue->shared, segno);
-			finish();
-		}
 	}
 	return left;
 }
@@ -406,7 +419,7 @@ reclaim_queue(Oid relid)
 	provide_segment(relid);
 
 	if ((queue = begin(relid)) == NULL)
-		return DT_NOEND;
+		return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ROUND_MS);
 	swept_at = queue->shared->swept_at;
 	nsegments = queue->shared->nsegments;
 	finish();

@@ -56,12 +56,8 @@ static const Oid message_types[Natts_message] = {
 	INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT2OID, TEXTOID, JSONBOID, JSONBOID, BYTEAOID
 };
 
-/*
- * The engine reads and forms tuples by column number, so it must refuse a
- * table whose columns are others.
- */
-static void
-check_columns(Relation rel)
+bool
+segment_columns_valid(Relation rel)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 	bool		good = desc->natts >= Natts_message && rel->rd_rel->relam == HEAP_TABLE_AM_OID;
@@ -72,7 +68,13 @@ check_columns(Relation rel)
 
 		good = !att->attisdropped && att->atttypid == message_types[i];
 	}
-	if (!good)
+	return good;
+}
+
+void
+segment_check_columns(Relation rel)
+{
+	if (unlikely(!segment_columns_valid(rel)))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"%s.%s\" is not as queue.create() made it",
@@ -182,7 +184,7 @@ segment_load(Queue *queue)
 
 		if (rel == NULL)
 			continue;
-		check_columns(rel);
+		segment_check_columns(rel);
 		info->relid = RelationGetRelid(rel);
 		info->is_parent = (info->relid == queue->relid);
 		info->filenumber = RELATION_FILE_NUMBER(rel);
@@ -268,6 +270,7 @@ segment_open(QueueShared *q, int segno, LOCKMODE lockmode)
 
 	if (rel == NULL)
 		return NULL;
+	segment_check_columns(rel);
 
 	/* What senders have published can only be less than what there is. */
 	known = pg_atomic_read_u32(&seg->nblocks);

@@ -130,8 +130,6 @@ typedef struct QueueShared
 	/* Statistics. */
 	pg_atomic_uint64 ready;		/* an int64: visible and not leased, about */
 	pg_atomic_uint64 leased;
-	pg_atomic_uint64 deferred;	/* an int64 */
-	pg_atomic_uint64 dead;		/* an int64 */
 	pg_atomic_uint64 sent;
 	pg_atomic_uint64 received;
 	pg_atomic_uint64 acked;

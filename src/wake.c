@@ -44,9 +44,8 @@ typedef struct PendingWake
 {
 	QueueShared *q;
 	uint32		generation;
+	SubTransactionId subid;
 	int			messages;
-	int			deferred;
-	int			dead;
 	TimestampTz due_at;			/* DT_NOEND if nothing was deferred */
 } PendingWake;
 
@@ -206,7 +205,7 @@ pending_wake(QueueShared *q)
 
 	for (int i = npending - 1; i >= 0; i--)
 	{
-		if (pending[i].q == q)
+		if (pending[i].q == q && pending[i].subid == GetCurrentSubTransactionId())
 			return &pending[i];
 	}
 	if (npending == max_pending)
@@ -222,7 +221,8 @@ pending_wake(QueueShared *q)
 	wake = &pending[npending++];
 	wake->q = q;
 	wake->generation = pg_atomic_read_u32(&q->generation);
-	wake->messages = wake->deferred = wake->dead = 0;
+	wake->subid = GetCurrentSubTransactionId();
+	wake->messages = 0;
 	wake->due_at = DT_NOEND;
 	return wake;
 }
@@ -238,14 +238,7 @@ wake_due_at_commit(QueueShared *q, TimestampTz due_at)
 {
 	PendingWake *wake = pending_wake(q);
 
-	wake->deferred++;
 	wake->due_at = Min(wake->due_at, due_at);
-}
-
-void
-wake_dead_at_commit(QueueShared *q, int n)
-{
-	pending_wake(q)->dead += n;
 }
 
 static void
@@ -261,13 +254,10 @@ wake_commit(PendingWake *wake)
 		pg_atomic_fetch_add_u64(&q->ready, wake->messages);
 		wake_waiters(q, wake->messages);
 	}
-	if (wake->dead != 0)
-		pg_atomic_fetch_add_u64(&q->dead, wake->dead);
 	if (wake->due_at != DT_NOEND)
 	{
 		uint64		old = pg_atomic_read_u64(&q->next_due);
 
-		pg_atomic_fetch_add_u64(&q->deferred, wake->deferred);
 		while ((int64) old > wake->due_at)
 		{
 			if (pg_atomic_compare_exchange_u64(&q->next_due, &old, wake->due_at))
@@ -304,8 +294,56 @@ wake_xact_callback(XactEvent event, void *arg)
 	}
 }
 
+/* What a subtransaction has to tell its parent has to tell now. */
+static void
+hand_to_parent(SubTransactionId subid, SubTransactionId parent)
+{
+	int			first = npending;
+	int			kept;
+
+	while (first > 0 && pending[first - 1].subid >= subid)
+		first--;
+	kept = first;
+	for (int i = first; i < npending; i++)
+	{
+		PendingWake *wake = NULL;
+
+		for (int j = kept - 1; j >= 0 && pending[j].subid >= parent && wake == NULL; j--)
+		{
+			if (pending[j].q == pending[i].q)
+				wake = &pending[j];
+		}
+		if (wake != NULL)
+		{
+			wake->messages += pending[i].messages;
+			wake->due_at = Min(wake->due_at, pending[i].due_at);
+			continue;
+		}
+		pending[kept] = pending[i];
+		pending[kept++].subid = parent;
+	}
+	npending = kept;
+}
+
+static void
+wake_subxact_callback(SubXactEvent event, SubTransactionId subid,
+					  SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_COMMIT_SUB)
+		hand_to_parent(subid, parent);
+	else if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		while (npending > 0 && pending[npending - 1].subid >= subid)
+			npending--;
+
+		/* An error that is caught ends a wait, too. */
+		wait_end(false);
+	}
+}
+
 void
 wake_init(void)
 {
 	RegisterXactCallback(wake_xact_callback, NULL);
+	RegisterSubXactCallback(wake_subxact_callback, NULL);
 }
