@@ -483,7 +483,7 @@ maintenance_wake_by(Oid dboid, TimestampTz when)
 void
 maintenance_wake(Oid dboid)
 {
-	maintenance_wake_by(dboid, DT_NOBEGIN);
+	maintenance_wake_by(dboid, 0);
 }
 
 void
