@@ -250,6 +250,13 @@ sink_verdict(SinkItem *base, SinkVerdict verdict, const char *text)
 	}
 }
 
+/* A sink has something to say that it can go on with. */
+static void
+sink_complaint(const char *text)
+{
+	relay_report_error(slot, text);
+}
+
 /* Hang up; what was in flight is pending again, in its order. */
 static void
 disconnect(void)
@@ -851,6 +858,7 @@ read_config(void)
 	sink_config.window = atoi(sink_option(relay->options, "batch", CppAsString2(RELAY_BATCH)));
 	sink_config.options = relay->options;
 	sink_config.verdict = sink_verdict;
+	sink_config.complain = sink_complaint;
 	sink_config.settle = settle_ack;
 	(void) parse_bool(sink_option(relay->options, "strict_order", "false"), &strict_order);
 	CommitTransactionCommand();

@@ -56,6 +56,9 @@ typedef struct SinkConfig
 	/* Report what became of an item taken; the item is gone after that. */
 	void		(*verdict) (SinkItem *item, SinkVerdict verdict, const char *text);
 
+	/* Show a trouble that is no reason to hang up. */
+	void		(*complain) (const char *text);
+
 	/* Delete the message in the current transaction, for SINK_SETTLED. */
 	bool		(*settle) (int64 receipt);
 } SinkConfig;
