@@ -596,6 +596,7 @@ postgres_close(Sink *base)
 static const SinkRoutine postgres_sink = {
 	.magic = SINK_MAGIC,
 	.version = SINK_VERSION,
+	.as_one = true,
 	.open = postgres_open,
 	.publish = postgres_publish,
 	.poll = postgres_poll,

@@ -78,6 +78,12 @@ typedef struct SinkRoutine
 	bool		local;
 
 	/*
+	 * What is in flight is accepted or refused as one, so that messages of
+	 * one key may be in flight together and still arrive in order.
+	 */
+	bool		as_one;
+
+	/*
 	 * Connect.  NULL when that fails, with the reason in error, which has
 	 * SINK_ERROR_SIZE bytes and holds no secrets.  The config outlives it.
 	 */
