@@ -421,7 +421,7 @@ sleep_until(TimestampTz planned)
 	for (;;)
 	{
 		TimestampTz next;
-		long		timeout;
+		TimestampTz now;
 
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
@@ -432,11 +432,12 @@ sleep_until(TimestampTz planned)
 		}
 
 		next = maintenance_next_round(planned);
-		timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next);
-		if (timeout <= 0)
+		now = GetCurrentTimestamp();
+		if (next <= now)
 			break;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 timeout, WAIT_EVENT("QueueMaintenanceMain"));
+						 TimestampDifferenceMilliseconds(now, next),
+						 WAIT_EVENT("QueueMaintenanceMain"));
 	}
 }
 

@@ -56,6 +56,8 @@ typedef struct SegmentShared
 	pg_atomic_uint32 state;		/* SegmentState; under the queue's lock */
 	pg_atomic_uint32 nblocks;	/* blocks senders have put tuples in */
 	pg_atomic_uint64 room;		/* SegmentRoom that senders share */
+	BlockNumber next_block;		/* first empty block kept ahead; extend_lock */
+	BlockNumber extended;		/* end of those blocks */
 	pg_atomic_uint64 cursor;	/* SegmentPlace of the next tuple to judge */
 	pg_atomic_uint64 appended;	/* counts insertions */
 	uint64		scanned;		/* appended, when last scanned to its end */
@@ -96,7 +98,7 @@ typedef struct QueueShared
 	int			nscan;
 	uint8		scan_order[QUEUE_MAX_SEGMENTS]; /* oldest first */
 	pg_atomic_uint32 tail;		/* element of segments */
-	LWLock		extend_lock;	/* held by the sender that extends the tail */
+	LWLock		extend_lock;	/* guards the tail's empty blocks */
 	pg_atomic_uint64 appended;	/* counts insertions in any segment */
 	uint64		scanned;		/* appended, when last scanned to the end */
 	pg_atomic_uint32 nlooks;
