@@ -156,6 +156,7 @@ queue_create(PG_FUNCTION_ARGS)
 	Oid			relid;
 
 	shmem_require();
+	PreventCommandIfReadOnly("queue.create()");
 	check_name(name);
 	for (int i = 1; i <= 5; i++)
 	{
@@ -218,6 +219,7 @@ queue_alter(PG_FUNCTION_ARGS)
 	bool		isnull[Natts_queue] = {false};
 	bool		replace[Natts_queue] = {false};
 
+	PreventCommandIfReadOnly("queue.alter()");
 	check_settings(fcinfo);
 
 	/* Against another alter, which would make the update fail. */
@@ -268,6 +270,7 @@ queue_drop(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 	List	   *children;
 
+	PreventCommandIfReadOnly("queue.drop()");
 	check_no_relay(relid, name);
 	LockRelationOid(relid, AccessExclusiveLock);
 	children = find_inheritance_children(relid, AccessExclusiveLock);
@@ -294,6 +297,7 @@ queue_purge(PG_FUNCTION_ARGS)
 	Queue	   *queue = owned_queue_argument(fcinfo);
 	Oid			relid = queue->relid;
 
+	PreventCommandIfReadOnly("queue.purge()");
 	wake_purged_at_commit(queue->shared);
 	SPI_connect();
 	execute(psprintf("TRUNCATE queues.%s", quote_identifier(NameStr(queue->name))));

@@ -14,6 +14,7 @@
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
@@ -162,7 +163,8 @@ activate_segment(QueueShared *q, int segno)
 /*
  * Nothing about segments is written down anywhere: which are older follows
  * from the ids in them.  Whoever comes first gathers that without a lock and
- * installs it; until then nobody has sent or received through the engine.
+ * installs it; until then nobody has sent or received through the engine.  On
+ * a standby segments change without our doing, so there it is not for good.
  */
 void
 segment_load(Queue *queue)
@@ -173,6 +175,7 @@ segment_load(Queue *queue)
 	SegmentInfo *infos = palloc0(sizeof(SegmentInfo) * list_length(relids));
 	int			ninfos = 0;
 	int64		live = 0;
+	bool		for_good = !RecoveryInProgress();
 	ListCell   *lc;
 
 	foreach(lc, relids)
@@ -225,7 +228,7 @@ segment_load(Queue *queue)
 		/* Zero is always due: the first look finds out when the next one is. */
 		pg_atomic_write_u64(&q->next_due, 0);
 		pg_write_barrier();
-		pg_atomic_write_u32(&q->loaded, 1);
+		pg_atomic_write_u32(&q->loaded, for_good ? 1 : 0);
 	}
 	LWLockRelease(&q->lock);
 
