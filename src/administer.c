@@ -74,13 +74,19 @@ name_argument(FunctionCallInfo fcinfo)
 	return text_to_cstring(PG_GETARG_TEXT_PP(0));
 }
 
-/* The queue of the first argument, which the caller must own. */
+/*
+ * The queue of the first argument, which the caller must own, to be changed
+ * by this function.
+ */
 static Queue *
-owned_queue_argument(FunctionCallInfo fcinfo)
+owned_queue_argument(FunctionCallInfo fcinfo, const char *function)
 {
 	char	   *name = name_argument(fcinfo);
-	Queue	   *queue = queue_by_name(PG_GETARG_TEXT_PP(0), ACL_NO_RIGHTS);
+	Queue	   *queue;
 
+	PreventCommandIfReadOnly(function);
+	PreventCommandIfParallelMode(function);
+	queue = queue_by_name(PG_GETARG_TEXT_PP(0), ACL_NO_RIGHTS);
 	queue_check_owner(queue->relid, name);
 	return queue;
 }
@@ -197,7 +203,10 @@ change_settings(Oid relid, Datum *values, bool *isnull, bool *replace)
 	scan = systable_beginscan(rel, extension_relation("queue_pkey"), true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "could not find the settings of queue %u", relid);
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("queue with OID %u does not exist", relid),
+				 errdetail("It was dropped at the same time.")));
 	if (replace != NULL)
 		CatalogTupleUpdate(rel, &tuple->t_self,
 						   heap_modify_tuple(tuple, RelationGetDescr(rel), values, isnull, replace));
@@ -214,12 +223,11 @@ change_settings(Oid relid, Datum *values, bool *isnull, bool *replace)
 Datum
 queue_alter(PG_FUNCTION_ARGS)
 {
-	Queue	   *queue = owned_queue_argument(fcinfo);
+	Queue	   *queue = owned_queue_argument(fcinfo, "queue.alter()");
 	Datum		values[Natts_queue] = {0};
 	bool		isnull[Natts_queue] = {false};
 	bool		replace[Natts_queue] = {false};
 
-	PreventCommandIfReadOnly("queue.alter()");
 	check_settings(fcinfo);
 
 	/* Against another alter, which would make the update fail. */
@@ -262,7 +270,7 @@ check_no_relay(Oid relid, const char *name)
 Datum
 queue_drop(PG_FUNCTION_ARGS)
 {
-	Queue	   *queue = owned_queue_argument(fcinfo);
+	Queue	   *queue = owned_queue_argument(fcinfo, "queue.drop()");
 	char	   *name = pstrdup(NameStr(queue->name));
 	Oid			relid = queue->relid;
 	ObjectAddresses *objects = new_object_addresses();
@@ -270,7 +278,6 @@ queue_drop(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 	List	   *children;
 
-	PreventCommandIfReadOnly("queue.drop()");
 	check_no_relay(relid, name);
 	LockRelationOid(relid, AccessExclusiveLock);
 	children = find_inheritance_children(relid, AccessExclusiveLock);
@@ -294,10 +301,9 @@ queue_drop(PG_FUNCTION_ARGS)
 Datum
 queue_purge(PG_FUNCTION_ARGS)
 {
-	Queue	   *queue = owned_queue_argument(fcinfo);
+	Queue	   *queue = owned_queue_argument(fcinfo, "queue.purge()");
 	Oid			relid = queue->relid;
 
-	PreventCommandIfReadOnly("queue.purge()");
 	wake_purged_at_commit(queue->shared);
 	SPI_connect();
 	execute(psprintf("TRUNCATE queues.%s", quote_identifier(NameStr(queue->name))));
@@ -330,12 +336,9 @@ queue_redrive(PG_FUNCTION_ARGS)
 Datum
 queue_purge_dead_letters(PG_FUNCTION_ARGS)
 {
-	Queue	   *queue;
-	int64		n;
+	Queue	   *queue = owned_queue_argument(fcinfo, "queue.purge_dead_letters()");
+	int64		n = dead_letters_delete_all(NameStr(queue->name));
 
-	PreventCommandIfReadOnly("queue.purge_dead_letters()");
-	queue = owned_queue_argument(fcinfo);
-	n = dead_letters_delete_all(NameStr(queue->name));
 	wake_dead_at_commit(queue->shared, -n);
 	PG_RETURN_INT64(n);
 }

@@ -222,6 +222,7 @@ clear_shared(QueueShared *q)
 	pg_atomic_write_u64(&q->ready, 0);
 	pg_atomic_write_u64(&q->deferred, 0);
 	pg_atomic_write_u64(&q->dead, 0);
+	q->counted = false;
 	pg_atomic_write_u64(&q->sent, 0);
 	pg_atomic_write_u64(&q->received, 0);
 	pg_atomic_write_u64(&q->acked, 0);

@@ -130,6 +130,8 @@ build_messages(ClaimScan *scan)
 			if (rel != NULL)
 				relation_close(rel, AccessShareLock);
 			rel = relation_open(claim->relid, AccessShareLock);
+			if (!deferred)
+				segment_check_columns(rel);
 		}
 		claim_deform(claim->tuple, RelationGetDescr(rel), deferred, &messages[i]);
 		slot->attempts = messages[i].attempts;
@@ -203,11 +205,13 @@ TimestampTz
 claim_next_look(QueueShared *q)
 {
 	TimestampTz next = (TimestampTz) pg_atomic_read_u64(&q->next_due);
-	TimestampTz soon = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOOK_INTERVAL_MS);
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz look = TimestampTzPlusMilliseconds(now, LOOK_INTERVAL_MS);
 
+	/* What is due and was not to be had is held up by a transaction, too. */
+	if (next <= now)
+		return look;
 	if (pg_atomic_read_u32(&q->nlooks) > 0 || pg_atomic_read_u32(&q->nreturned) > 0)
-		return Min(next, soon);
-
-	/* What is due and was not to be had, somebody has locked. */
-	return next <= soon ? soon : next;
+		return Min(next, look);
+	return next;
 }

@@ -56,7 +56,7 @@ typedef struct LeaseDeed
 {
 	int			slotno;
 	LeaseAction action;
-	bool		failed;			/* settled, but not acknowledged */
+	LeaseOutcome outcome;		/* of LEASE_DID_SETTLE */
 	uint64		generation;
 	SubTransactionId subid;
 	/* for LEASE_DID_MOVE: where the message was */
@@ -236,7 +236,7 @@ remember(int slotno, LeaseAction action)
 	ndeeds++;
 	deed->slotno = slotno;
 	deed->action = action;
-	deed->failed = false;
+	deed->outcome = LEASE_ACKED;
 	deed->generation = WORD_GENERATION(pg_atomic_read_u64(&leases->slots[slotno].word));
 	deed->subid = GetCurrentSubTransactionId();
 }
@@ -533,13 +533,13 @@ set_state(LeaseSlot *slot, LeaseState state)
 }
 
 void
-lease_mark_failed(LeaseSlot *slot)
+lease_mark(LeaseSlot *slot, LeaseOutcome outcome)
 {
 	for (int i = ndeeds - 1; i >= 0; i--)
 	{
 		if (deeds[i].slotno == slot - leases->slots)
 		{
-			deeds[i].failed = true;
+			deeds[i].outcome = outcome;
 			return;
 		}
 	}
@@ -738,6 +738,26 @@ undo(LeaseDeed *deed)
 	}
 }
 
+/*
+ * Undo the latest deeds, from one on.  Leases that were taken are given back
+ * in the order in which they were, after all that was done with them since.
+ */
+static void
+undo_from(int first)
+{
+	for (int i = ndeeds - 1; i >= first; i--)
+	{
+		if (deeds[i].action != LEASE_DID_TAKE)
+			undo(&deeds[i]);
+	}
+	for (int i = first; i < ndeeds; i++)
+	{
+		if (deeds[i].action == LEASE_DID_TAKE)
+			undo(&deeds[i]);
+	}
+	ndeeds = first;
+}
+
 /* The transaction has committed, or is prepared. */
 static void
 finish(LeaseDeed *deed, bool prepared)
@@ -771,7 +791,10 @@ finish(LeaseDeed *deed, bool prepared)
 				break;
 			}
 			q = &queue_state->queues[slot->queue];
-			pg_atomic_fetch_add_u64(deed->failed ? &q->failed : &q->acked, 1);
+			if (deed->outcome == LEASE_ACKED)
+				pg_atomic_fetch_add_u64(&q->acked, 1);
+			else if (deed->outcome == LEASE_FAILED)
+				pg_atomic_fetch_add_u64(&q->failed, 1);
 			if (slot->segment == LEASE_IN_DEFERRED)
 				pg_atomic_fetch_sub_u64(&q->deferred, 1);
 			free_slot(deed->slotno);
@@ -794,8 +817,7 @@ lease_xact_callback(XactEvent event, void *arg)
 			ndeeds = 0;
 			break;
 		case XACT_EVENT_ABORT:
-			while (ndeeds > 0)
-				undo(&deeds[--ndeeds]);
+			undo_from(0);
 			break;
 		default:
 			break;
@@ -813,8 +835,11 @@ lease_subxact_callback(SubXactEvent event, SubTransactionId subid,
 	}
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
-		while (ndeeds > 0 && deeds[ndeeds - 1].subid >= subid)
-			undo(&deeds[--ndeeds]);
+		int			first = ndeeds;
+
+		while (first > 0 && deeds[first - 1].subid >= subid)
+			first--;
+		undo_from(first);
 	}
 }
 

@@ -30,6 +30,14 @@ typedef enum LeaseState
 	LEASE_MOVING
 } LeaseState;
 
+/* What settling does to the message. */
+typedef enum LeaseOutcome
+{
+	LEASE_ACKED,
+	LEASE_FAILED,
+	LEASE_GONE					/* nothing: somebody else removed it */
+} LeaseOutcome;
+
 /* LeaseSlot.segment of a message in queue.deferred. */
 #define LEASE_IN_DEFERRED	(-1)
 
@@ -108,8 +116,8 @@ extern Oid	lease_queue(int64 receipt);
  */
 extern LeaseSlot *lease_begin_settle(int64 receipt);
 
-/* Say that a lease being settled ends in failure: for the statistics. */
-extern void lease_mark_failed(LeaseSlot *slot);
+/* Say how a lease being settled ends: for the statistics. */
+extern void lease_mark(LeaseSlot *slot, LeaseOutcome outcome);
 
 /* Take lease_begin_settle back at once, and let the lease end then. */
 extern void lease_cancel_settle(LeaseSlot *slot, TimestampTz expires_at);

@@ -17,8 +17,9 @@
  * kept in the order of claiming and passed through in that order; a message
  * that cannot go now holds back those of its key behind it and nobody else.
  * So a key's messages leave in order, whatever was refused or lost between.
- * What a sink has in flight when one of the same key is refused cannot be
- * called back; with strict_order a key has only one message in flight.
+ * What is in flight when one of the same key is refused cannot be called back;
+ * so a key has one message in flight at most, unless the sink publishes all or
+ * nothing of what is in flight, or the option strict_order is off.
  *
  * A refused message with a key stays in hand, for its followers have to wait
  * for it and must not overtake it should this process end.  One without a key
@@ -250,6 +251,13 @@ sink_verdict(SinkItem *base, SinkVerdict verdict, const char *text)
 	}
 }
 
+/* A sink has something to say that it can go on with. */
+static void
+sink_complaint(const char *text)
+{
+	relay_report_error(slot, text);
+}
+
 /* Hang up; what was in flight is pending again, in its order. */
 static void
 disconnect(void)
@@ -431,6 +439,7 @@ static bool
 publish(TimestampTz *next_retry)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	bool		one_per_key = strict_order && !routine->as_one;
 	dlist_mutable_iter iter;
 
 	pass++;
@@ -440,7 +449,7 @@ publish(TimestampTz *next_retry)
 		RelayItem	   *item = dlist_container(RelayItem, node, iter.cur);
 		Key		   *key = item->key;
 
-		if (key && (key->held_back == pass || (strict_order && key->nsent > 0)))
+		if (key && (key->held_back == pass || (one_per_key && key->nsent > 0)))
 		{
 			key->held_back = pass;
 			continue;
@@ -851,8 +860,9 @@ read_config(void)
 	sink_config.window = atoi(sink_option(relay->options, "batch", CppAsString2(RELAY_BATCH)));
 	sink_config.options = relay->options;
 	sink_config.verdict = sink_verdict;
+	sink_config.complain = sink_complaint;
 	sink_config.settle = settle_ack;
-	(void) parse_bool(sink_option(relay->options, "strict_order", "false"), &strict_order);
+	(void) parse_bool(sink_option(relay->options, "strict_order", "true"), &strict_order);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
 	return true;

@@ -8,6 +8,7 @@
 #include "access/htup_details.h"
 #include "access/reloptions.h"
 #include "access/table.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_user_mapping.h"
@@ -17,7 +18,6 @@
 #include "foreign/foreign.h"
 #include "mb/pg_wchar.h"
 #include "nodes/makefuncs.h"
-#include "parser/parse_func.h"
 #include "relay.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -350,6 +350,17 @@ relay_options_check(RelayKind kind, List *given)
 				 errhint("Without an exchange the routing key is the name of a queue of the broker.")));
 }
 
+/* The routine of this name with exactly one argument, of a type. */
+static Oid
+find_routine(List *names, Oid argument)
+{
+	FuncCandidateList found = FuncnameGetCandidates(names, 1, NIL, false, false, false, true);
+
+	while (found && found->args[0] != argument)
+		found = found->next;
+	return found ? found->oid : InvalidOid;
+}
+
 /*
  * The procedure a relay calls, checked: it takes one queue.message, or an
  * array of them (batch), and the owner may execute it.
@@ -363,15 +374,11 @@ relay_procedure(const char *name, Oid owner, bool *batch)
 #endif
 		);
 	Oid			message = get_rel_type_id(extension_relation("message"));
-	Oid			argument = message;
-	Oid			procedure = LookupFuncName(names, 1, &argument, true);
+	Oid			procedure = find_routine(names, message);
 
 	*batch = !OidIsValid(procedure);
 	if (*batch)
-	{
-		argument = get_array_type(message);
-		procedure = LookupFuncName(names, 1, &argument, true);
-	}
+		procedure = find_routine(names, get_array_type(message));
 	if (!OidIsValid(procedure))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),

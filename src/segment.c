@@ -57,12 +57,8 @@ static const Oid message_types[Natts_message] = {
 	INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT2OID, TEXTOID, JSONBOID, JSONBOID, BYTEAOID
 };
 
-/*
- * The engine reads and forms tuples by column number, so it must refuse a
- * table whose columns are others.
- */
-static void
-check_columns(Relation rel)
+bool
+segment_columns_valid(Relation rel)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 	bool		good = desc->natts >= Natts_message && rel->rd_rel->relam == HEAP_TABLE_AM_OID;
@@ -73,7 +69,13 @@ check_columns(Relation rel)
 
 		good = !att->attisdropped && att->atttypid == message_types[i];
 	}
-	if (!good)
+	return good;
+}
+
+void
+segment_check_columns(Relation rel)
+{
+	if (unlikely(!segment_columns_valid(rel)))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"%s.%s\" is not as queue.create() made it",
@@ -185,7 +187,7 @@ segment_load(Queue *queue)
 
 		if (rel == NULL)
 			continue;
-		check_columns(rel);
+		segment_check_columns(rel);
 		info->relid = RelationGetRelid(rel);
 		info->is_parent = (info->relid == queue->relid);
 		info->filenumber = RELATION_FILE_NUMBER(rel);
@@ -271,6 +273,7 @@ segment_open(QueueShared *q, int segno, LOCKMODE lockmode)
 
 	if (rel == NULL)
 		return NULL;
+	segment_check_columns(rel);
 
 	/*
 	 * A table that is cut short or rewritten makes us forget the block we

@@ -17,10 +17,12 @@
 #include "identity.h"
 #include "miscadmin.h"
 #include "segment.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "wake.h"
 
@@ -82,6 +84,13 @@ send_message(Queue *queue, Datum *values, bool *isnull, int64 delay)
 		segment_insert(queue, values, isnull);
 		return;
 	}
+
+	/* Whoever drops or purges the queue must see our row. */
+	LockRelationOid(queue->relid, RowExclusiveLock);
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(queue->relid)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("queue \"%s\" does not exist", NameStr(queue->name))));
 
 #define VARLENA(column) \
 	(isnull[(column) - 1] ? NULL : (void *) PG_DETOAST_DATUM(values[(column) - 1]))

@@ -132,8 +132,9 @@ typedef struct QueueShared
 	/* Statistics. */
 	pg_atomic_uint64 ready;		/* an int64: visible and not leased, about */
 	pg_atomic_uint64 leased;
-	pg_atomic_uint64 deferred;	/* an int64 */
-	pg_atomic_uint64 dead;		/* an int64 */
+	pg_atomic_uint64 deferred;	/* an int64: rows in queue.deferred */
+	pg_atomic_uint64 dead;		/* an int64: dead letters */
+	bool		counted;		/* the last two did not start from zero */
 	pg_atomic_uint64 sent;
 	pg_atomic_uint64 received;
 	pg_atomic_uint64 acked;
