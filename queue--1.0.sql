@@ -62,7 +62,7 @@ CREATE INDEX deferred_due ON queue.deferred (relid, due_at, id);
 SELECT pg_catalog.pg_extension_config_dump('queue.deferred', '');
 
 CREATE TABLE queue.dead_letters (
-	queue       text NOT NULL,
+	queue       text COLLATE "C" NOT NULL,
 	id          bigint NOT NULL,
 	key         text,
 	priority    smallint,
@@ -153,7 +153,7 @@ CREATE FUNCTION queue.send(queue text, payload jsonb,
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'queue_send' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.send IS
-'Sends one message in the caller''s transaction and returns its id, unique in the queue and never reused. headers must be an object. delay: not to be received before the transaction''s start plus this. Needs INSERT on queues.<queue>. Errors: 42704 unknown queue, 42501 no right, 22004 NULL queue or payload, 22023 bad headers or delay.';
+'Sends one message in the caller''s transaction and returns its id, unique in the queue and never reused. headers must be an object. delay: not to be received before this much later. Needs INSERT on queues.<queue>. Errors: 42704 unknown queue, 42501 no right, 22004 NULL queue or payload, 22023 bad headers or delay.';
 
 CREATE FUNCTION queue.send_bytes(queue text, body bytea,
 	key text DEFAULT NULL, headers jsonb DEFAULT NULL, delay interval DEFAULT NULL)

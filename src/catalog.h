@@ -12,10 +12,10 @@
 enum
 {
 	Anum_message_id = 1,
-	Anum_message_key,
-	Anum_message_priority,
 	Anum_message_enqueued_at,
 	Anum_message_expires_at,
+	Anum_message_priority,
+	Anum_message_key,
 	Anum_message_headers,
 	Anum_message_payload,
 	Anum_message_body,
@@ -53,6 +53,12 @@ extern void queue_check_rights(Oid relid, const char *name, AclMode rights);
 
 /* Raises 42501 unless the current user owns it. */
 extern void queue_check_owner(Oid relid, const char *name);
+
+/*
+ * Give up the shared elements of one queue, or of a whole database
+ * (InvalidOid), whose tables are no more.
+ */
+extern void queue_forget(Oid dboid, Oid relid);
 
 /* OID of one of the extension's own tables or schemas; error if missing. */
 extern Oid	extension_relation(const char *name);

@@ -5,7 +5,8 @@
 #ifndef QUEUE_CLAIM_H
 #define QUEUE_CLAIM_H
 
-#include "access/htup.h"
+#include "access/htup_details.h"
+#include "catalog.h"
 #include "lease.h"
 
 /* A message in the current memory context, every value detoasted. */
@@ -23,6 +24,9 @@ typedef struct Message
 	bytea	   *body;
 	TransactionId xmin;			/* who inserted it */
 } Message;
+
+/* Take a message apart that lies in a segment, or in queue.deferred. */
+extern void claim_deform(HeapTuple tuple, TupleDesc desc, bool deferred, Message *message);
 
 /*
  * Lease up to max messages, in order of id, into an array palloc'd in the

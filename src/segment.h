@@ -5,40 +5,54 @@
 #ifndef QUEUE_SEGMENT_H
 #define QUEUE_SEGMENT_H
 
-#include "access/htup.h"
 #include "catalog.h"
+#include "storage/lockdefs.h"
 #include "utils/rel.h"
 
 /* Fill in the queue's shared element from its tables. */
 extern void segment_load(Queue *queue);
 
 /*
- * Open the tail for insertion, or any segment by number for reading, and
- * bring what is known of it up to date if the table was rewritten or cut.
- * NULL from segment_open if the table is gone.
+ * Open a segment and bring what is known of it up to date, should the table
+ * have been rewritten or cut short.  NULL if the table is gone.
  */
-extern Relation segment_open_tail(Queue *queue, int *segment);
-extern Relation segment_open(QueueShared *q, int segment, LOCKMODE lockmode);
+extern Relation segment_open(QueueShared *q, int segno, LOCKMODE lockmode);
 
-/* Insert in the tail and tell the frontier. */
-extern void segment_insert(Queue *queue, HeapTuple tuple);
-extern void segment_insert_batch(Queue *queue, HeapTuple *tuples, int ntuples);
+/*
+ * Insert messages at the tail, and tell the frontier and, at commit, those
+ * who wait.  values and isnull have Natts_message columns a message.
+ */
+extern void segment_insert(Queue *queue, Datum *values, bool *isnull);
+extern void segment_insert_batch(Queue *queue, int n,
+								 Datum (*values)[Natts_message],
+								 bool (*isnull)[Natts_message]);
 
 /* Number of the segment with this table, -1 if there is none. */
 extern int	segment_number(QueueShared *q, Oid relid);
 
-/* Tell the frontier of tuples inserted at these places of a segment. */
-extern void segment_appended(QueueShared *q, int segment, SegmentPlace first,
-							 SegmentPlace last, int64 first_id, int ntuples);
+/*
+ * Tell the frontier of tuples this transaction inserted in a segment, from
+ * place first to place last.
+ */
+extern void segment_appended(QueueShared *q, int segno, SegmentPlace first,
+							 SegmentPlace last, int64 first_id);
 
-/* DDL: add an empty segment to a queue; in the current transaction. */
+/* DDL: add an empty segment to a queue, in the current transaction. */
 extern void segment_create(Oid parent);
 
+/* Blocks at which the tail is switched. */
+extern BlockNumber segment_limit(QueueShared *q);
+
+/* Take note of a segment emptied by TRUNCATE. */
+extern void segment_pool(QueueShared *q, int segno);
+
 /*
- * Maintenance of one queue, in transactions of its own: truncate drained
- * segments, make sure there is one to rotate into, sweep for rows that came
- * by other ways, move stragglers.
+ * Take note of segments and blocks that have come without our doing, and have
+ * claimers look at all segments' ends again.
  */
-extern void segment_maintain(Oid relid);
+extern void segment_refresh(Queue *queue);
+
+/* Move the tail to a pooled segment, if there is one; lock held by caller. */
+extern bool segment_rotate(QueueShared *q);
 
 #endif							/* QUEUE_SEGMENT_H */

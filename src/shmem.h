@@ -52,6 +52,8 @@ typedef struct SegmentShared
 	pg_atomic_uint32 leases;	/* lease slots that point into it */
 	BlockNumber drained;		/* maintenance: no live tuple before this */
 	TimestampTz sealed_at;		/* when it stopped being the tail */
+	uint64		idle_appended;	/* maintenance: appended when last seen, */
+	TimestampTz idle_since;		/* and since when it has been that */
 } SegmentShared;
 
 /*
@@ -87,10 +89,9 @@ typedef struct QueueShared
 	pg_atomic_uint64 appended;	/* counts insertions in any segment */
 	uint64		scanned;		/* appended, when last scanned to the end */
 	pg_atomic_uint32 nlooks;
-	LookAgain	looks[QUEUE_MAX_LOOKS];
+	LookAgain	looks[QUEUE_MAX_LOOKS + 1]; /* one to spare, see scan_looks */
 
 	/* Ids: [next_id, id_limit) is reserved. */
-	LWLock		id_lock;		/* held to reserve more */
 	slock_t		id_mutex;
 	int64		next_id;
 	int64		id_limit;
@@ -112,6 +113,8 @@ typedef struct QueueShared
 
 	/* Set by senders that find no pooled segment to rotate into. */
 	pg_atomic_uint32 wants_segment;
+
+	TimestampTz swept_at;		/* maintenance: last sweep */
 
 	/* Statistics. */
 	pg_atomic_uint64 ready;		/* an int64: visible and not leased, about */

@@ -17,6 +17,9 @@ extern void wake_at_commit(QueueShared *q, int n);
 /* At commit: a deferred message of the queue is due at this time. */
 extern void wake_due_at_commit(QueueShared *q, TimestampTz due_at);
 
+/* At commit: the queue has n more dead letters, or fewer. */
+extern void wake_dead_at_commit(QueueShared *q, int n);
+
 /* Wake up to n waiters now.  Safe after commit: raises nothing. */
 extern void wake_waiters(QueueShared *q, int n);
 

@@ -1,0 +1,53 @@
+/*
+ * deferred.h
+ *		Messages with a due time (queue.deferred) and dead letters.
+ */
+#ifndef QUEUE_DEFERRED_H
+#define QUEUE_DEFERRED_H
+
+#include "claim.h"
+#include "frontier.h"
+
+/* Columns of queue.deferred, in this order. */
+enum
+{
+	Anum_deferred_id = 1,
+	Anum_deferred_due_at,
+	Anum_deferred_enqueued_at,
+	Anum_deferred_expires_at,
+	Anum_deferred_relid,
+	Anum_deferred_attempts,
+	Anum_deferred_priority,
+	Anum_deferred_key,
+	Anum_deferred_headers,
+	Anum_deferred_payload,
+	Anum_deferred_body,
+	Anum_deferred_error,
+	Natts_deferred = Anum_deferred_error
+};
+
+/*
+ * Insert a message that is due at a time, its attempts so far counted; the
+ * error is that of the last one, or NULL.  *tid is where it lies, if wanted.
+ */
+extern void deferred_insert(Queue *queue, Message *message, TimestampTz due_at,
+							int attempts, const char *error, ItemPointer tid);
+
+/* Insert a message in queue.dead_letters. */
+extern void dead_letter_insert(Queue *queue, Message *message, const char *reason,
+							   const char *error);
+
+/* Lease what is due, into scan->claims. */
+extern void deferred_claim(ClaimScan *scan, Oid relid);
+
+/* Delete everything deferred, or all dead letters, of a queue. */
+extern void deferred_delete_all(Oid relid);
+extern int64 dead_letters_delete_all(const char *name);
+
+/*
+ * Take up to max dead letters of a queue, oldest first, deleting them in this
+ * transaction.  max is -1 for all.
+ */
+extern int64 dead_letters_redrive(Queue *queue, int64 max);
+
+#endif							/* QUEUE_DEFERRED_H */

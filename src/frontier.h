@@ -1,0 +1,94 @@
+/*
+ * frontier.h
+ *		The scan frontier: which tuples of the segments are judged next.
+ */
+#ifndef QUEUE_FRONTIER_H
+#define QUEUE_FRONTIER_H
+
+#include "access/htup_details.h"
+#include "lease.h"
+#include "utils/rel.h"
+#include "utils/snapshot.h"
+
+typedef enum Verdict
+{
+	VERDICT_LIVE,				/* committed and nobody's */
+	VERDICT_DEAD,				/* never to be looked at again */
+	VERDICT_WAIT				/* depends on a transaction in progress */
+} Verdict;
+
+/* One leased message: its tuple is a copy in the current memory context. */
+typedef struct Claim
+{
+	int			slotno;
+	int64		id;
+	HeapTuple	tuple;
+	Oid			relid;			/* table the tuple is of */
+} Claim;
+
+/* One search for messages to lease. */
+typedef struct ClaimScan
+{
+	QueueShared *q;
+	Snapshot	snapshot;		/* every verdict is as of this */
+	LeaseKind	kind;
+	TimestampTz now;
+	TimestampTz expires_at;
+	int			max;
+	int			nclaims;
+	Claim	   *claims;
+	bool		out_of_leases;	/* stopped for want of a lease slot */
+	Relation	rels[QUEUE_MAX_SEGMENTS];	/* opened so far */
+	bool		gone[QUEUE_MAX_SEGMENTS];
+} ClaimScan;
+
+/* A message's id is the first column of every table it can be in. */
+static inline int64
+frontier_tuple_id(HeapTupleHeader tuple)
+{
+	return *(int64 *) ((char *) tuple + tuple->t_hoff);
+}
+
+/*
+ * Judge a tuple as of a snapshot.  Its page must be locked, shared at least.
+ * With VERDICT_WAIT *wait_for is the transaction to wait for, invalid if it
+ * is one of several.
+ */
+extern Verdict frontier_judge(HeapTupleHeader tuple, Snapshot snapshot,
+							  Buffer buffer, TransactionId *wait_for);
+
+/*
+ * Read the message a lease points to.  VERDICT_DEAD also if that place is
+ * empty or holds another message.  A copy of a live one is in *copy.
+ */
+extern Verdict frontier_fetch(Relation rel, ItemPointer tid, int64 id,
+							  Snapshot snapshot, HeapTuple *copy);
+
+/*
+ * Copies of the live tuples of a page that no lease points to, at most
+ * MaxHeapTuplesPerPage; returns how many.  Those given back and not leased
+ * again are among them if wanted.
+ */
+extern int	frontier_page_tuples(Relation rel, BlockNumber block, Snapshot snapshot,
+								 bool returned, HeapTuple *tuples);
+
+/* Lease messages from the segments into scan->claims. */
+extern void frontier_claim(ClaimScan *scan);
+
+/* Close what the scan has opened. */
+extern void frontier_close(ClaimScan *scan);
+
+/*
+ * See to it that the tuples from first to last are looked at, though the
+ * cursor may have passed them; at once, or when the transaction has ended.
+ */
+extern void frontier_remember(QueueShared *q, int segno, SegmentPlace first,
+							  SegmentPlace last, int64 first_id, TransactionId xid);
+
+/* Drop what is noted of a segment; the queue's lock is held exclusively. */
+extern void frontier_forget_segment(QueueShared *q, int segno);
+
+/* Whether a place is noted; the queue's lock is held. */
+extern bool frontier_noted(QueueShared *q, int segno, SegmentPlace place);
+
+#endif							/* QUEUE_FRONTIER_H */

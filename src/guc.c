@@ -1,0 +1,91 @@
+/*
+ * guc.c
+ *		Settings of the extension (queue.*).
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "guc.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+int			queue_max_queues = 128;
+int			queue_max_leases = 65536;
+int			queue_max_relays = 32;
+int			queue_segment_size = 64;
+int			queue_sweep_interval = 60;
+int			queue_straggler_age = 60;
+int			queue_inbox_retention = 7 * 24 * 60;
+
+/*
+ * Define the settings.  Those that size shared memory can be defined only
+ * while the postmaster loads its libraries.
+ */
+void
+guc_init(void)
+{
+	DefineCustomIntVariable("queue.segment_size",
+							"Size at which a queue's tail segment is switched.",
+							NULL,
+							&queue_segment_size,
+							64, 1, 16384,
+							PGC_SIGHUP,
+							GUC_UNIT_MB,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("queue.sweep_interval",
+							"Time between searches for messages that were inserted past the extension.",
+							"Such rows come from a restore, logical replication or SQL on a segment.",
+							&queue_sweep_interval,
+							60, 1, INT_MAX / 1000,
+							PGC_SIGHUP,
+							GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("queue.straggler_age",
+							"Time after which the last messages of an otherwise drained segment are moved on.",
+							NULL,
+							&queue_straggler_age,
+							60, 1, INT_MAX / 1000,
+							PGC_SIGHUP,
+							GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("queue.inbox_retention",
+							"Time for which a message received from a relay is recognised when it is sent again.",
+							NULL,
+							&queue_inbox_retention,
+							7 * 24 * 60, 1, INT_MAX / 60,
+							PGC_SIGHUP,
+							GUC_UNIT_MIN,
+							NULL, NULL, NULL);
+
+	/* Can't define PGC_POSTMASTER variables after startup. */
+	if (process_shared_preload_libraries_in_progress)
+	{
+		DefineCustomIntVariable("queue.max_queues",
+								"Queues in use at the same time, in all databases.",
+								NULL,
+								&queue_max_queues,
+								128, 1, 10000,
+								PGC_POSTMASTER,
+								0,
+								NULL, NULL, NULL);
+		DefineCustomIntVariable("queue.max_leases",
+								"Messages on lease at the same time, in all queues.",
+								NULL,
+								&queue_max_leases,
+								65536, 16, 1 << 20,
+								PGC_POSTMASTER,
+								0,
+								NULL, NULL, NULL);
+		DefineCustomIntVariable("queue.max_relays",
+								"Relays running at the same time, in all databases.",
+								NULL,
+								&queue_max_relays,
+								32, 1, 1000,
+								PGC_POSTMASTER,
+								0,
+								NULL, NULL, NULL);
+	}
+
+	MarkGUCPrefixReserved("queue");
+}

@@ -1,0 +1,635 @@
+/*
+ * segment.c
+ *		Segments: the append-only tables messages are sent to.
+ *
+ * A queue's table queues.<name> is the inheritance parent of its segments
+ * and is itself one of them, number 0, the home of rows inserted by plain
+ * SQL.  Messages are sent to the tail segment; when that has grown to
+ * queue.segment_size the tail moves to a pooled, empty one.
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "executor/tuptable.h"
+#include "frontier.h"
+#include "guc.h"
+#include "identity.h"
+#include "miscadmin.h"
+#include "segment.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "wake.h"
+#include "worker.h"
+#include "compat.h"
+
+/* Rows handed to heap_multi_insert at once; each has a slot that is kept. */
+#define BATCH_SLOTS		1000
+
+/* Pages looked at to estimate how many messages a loaded segment holds. */
+#define SAMPLE_PAGES	64
+
+/* What segment_load finds out about a table before it takes a lock. */
+typedef struct SegmentInfo
+{
+	Oid			relid;
+	uint32		filenumber;
+	BlockNumber nblocks;
+	bool		is_parent;
+	int64		first_id;		/* PG_INT64_MAX if it holds no tuple */
+	int64		live;			/* estimated */
+} SegmentInfo;
+
+static const Oid message_types[Natts_message] = {
+	INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT2OID, TEXTOID, JSONBOID, JSONBOID, BYTEAOID
+};
+
+/*
+ * The engine reads and forms tuples by column number, so it must refuse a
+ * table whose columns are others.
+ */
+static void
+check_columns(Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	bool		good = desc->natts >= Natts_message && rel->rd_rel->relam == HEAP_TABLE_AM_OID;
+
+	for (int i = 0; good && i < Natts_message; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		good = !att->attisdropped && att->atttypid == message_types[i];
+	}
+	if (!good)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s.%s\" is not as queue.create() made it",
+						get_namespace_name(RelationGetNamespace(rel)),
+						RelationGetRelationName(rel)),
+				 errhint("Columns of a queue must not be dropped or changed in type.")));
+}
+
+/* First message id in a table, and an estimate of how many are live. */
+static void
+sample_segment(Relation rel, SegmentInfo *info)
+{
+	BlockNumber step = Max(info->nblocks / SAMPLE_PAGES, 1);
+	int64		pages = 0;
+	int64		live = 0;
+
+	for (BlockNumber block = 0; block < info->nblocks;
+		 block += (info->first_id == PG_INT64_MAX) ? 1 : step)
+	{
+		Buffer		buffer = ReadBuffer(rel, block);
+		Page		page;
+
+		CHECK_FOR_INTERRUPTS();
+		LockBuffer(buffer, BUFFER_LOCK_SHARE);
+		page = BufferGetPage(buffer);
+		pages++;
+		for (OffsetNumber off = FirstOffsetNumber;
+			 off <= (PageIsNew(page) ? 0 : PageGetMaxOffsetNumber(page)); off++)
+		{
+			ItemId		item = PageGetItemId(page, off);
+			HeapTupleHeader tuple;
+
+			if (!ItemIdIsNormal(item))
+				continue;
+			tuple = (HeapTupleHeader) PageGetItem(page, item);
+			if (info->first_id == PG_INT64_MAX)
+				info->first_id = frontier_tuple_id(tuple);
+			if (tuple->t_infomask & HEAP_XMAX_INVALID)
+				live++;
+		}
+		UnlockReleaseBuffer(buffer);
+	}
+	info->live = pages ? live * (int64) info->nblocks / pages : 0;
+}
+
+static int
+compare_age(const void *a, const void *b)
+{
+	const SegmentInfo *x = a;
+	const SegmentInfo *y = b;
+
+	if (x->is_parent != y->is_parent)
+		return x->is_parent ? -1 : 1;
+	if (x->first_id != y->first_id)
+		return x->first_id < y->first_id ? -1 : 1;
+	return x->relid < y->relid ? -1 : 1;
+}
+
+/* Use a new array element for a table; its lists are up to the caller. */
+static SegmentShared *
+add_segment(QueueShared *q, Oid relid, uint32 filenumber, BlockNumber nblocks)
+{
+	SegmentShared *seg = &q->segments[q->nsegments++];
+
+	seg->relid = relid;
+	seg->filenumber = filenumber;
+	seg->scanned = 0;
+	seg->drained = 0;
+	seg->sealed_at = 0;
+	seg->idle_since = 0;
+	pg_atomic_write_u32(&seg->state, SEGMENT_POOLED);
+	pg_atomic_write_u32(&seg->nblocks, nblocks);
+	pg_atomic_write_u32(&seg->tail_block, nblocks > 0 ? nblocks - 1 : InvalidBlockNumber);
+	pg_atomic_write_u64(&seg->cursor, MakePlace(0, FirstOffsetNumber));
+	pg_atomic_write_u64(&seg->appended, nblocks > 0 ? 1 : 0);
+	pg_atomic_write_u32(&seg->leases, 0);
+	return seg;
+}
+
+static void
+activate_segment(QueueShared *q, int segno)
+{
+	pg_atomic_write_u32(&q->segments[segno].state, SEGMENT_ACTIVE);
+	q->scan_order[q->nscan++] = segno;
+}
+
+/*
+ * Nothing about segments is written down anywhere: which are older follows
+ * from the ids in them.  Whoever comes first gathers that without a lock and
+ * installs it; until then nobody has sent or received through the engine.
+ */
+void
+segment_load(Queue *queue)
+{
+	QueueShared *q = queue->shared;
+	List	   *relids = lcons_oid(queue->relid,
+								   find_inheritance_children(queue->relid, NoLock));
+	SegmentInfo *infos = palloc0(sizeof(SegmentInfo) * list_length(relids));
+	int			ninfos = 0;
+	int64		live = 0;
+	ListCell   *lc;
+
+	foreach(lc, relids)
+	{
+		Relation	rel = try_relation_open(lfirst_oid(lc), AccessShareLock);
+		SegmentInfo *info = &infos[ninfos];
+
+		if (rel == NULL)
+			continue;
+		check_columns(rel);
+		info->relid = RelationGetRelid(rel);
+		info->is_parent = (info->relid == queue->relid);
+		info->filenumber = RELATION_FILE_NUMBER(rel);
+		info->nblocks = RelationGetNumberOfBlocks(rel);
+		info->first_id = PG_INT64_MAX;
+		sample_segment(rel, info);
+		live += info->live;
+		relation_close(rel, AccessShareLock);
+		ninfos++;
+	}
+	if (ninfos > QUEUE_MAX_SEGMENTS)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("queue \"%s\" has too many segments", NameStr(queue->name)),
+				 errdetail("It has %d tables; at most %d are supported.",
+						   ninfos, QUEUE_MAX_SEGMENTS)));
+	qsort(infos, ninfos, sizeof(SegmentInfo), compare_age);
+
+	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
+	if (pg_atomic_read_u32(&q->loaded) == 0)
+	{
+		int			tail = 0;
+
+		q->nsegments = q->nscan = 0;
+		for (int i = 0; i < ninfos; i++)
+		{
+			add_segment(q, infos[i].relid, infos[i].filenumber, infos[i].nblocks);
+			if (infos[i].is_parent || infos[i].nblocks > 0)
+				activate_segment(q, i);
+			if (infos[i].nblocks > 0 || tail == 0)
+				tail = i;
+		}
+		if (pg_atomic_read_u32(&q->segments[tail].state) != SEGMENT_ACTIVE)
+			activate_segment(q, tail);
+		pg_atomic_write_u32(&q->tail, tail);
+		pg_atomic_write_u64(&q->ready, live);
+		pg_atomic_write_u64(&q->appended, 1);
+		q->scanned = 0;
+
+		/* Zero is always due: the first look finds out when the next one is. */
+		pg_atomic_write_u64(&q->next_due, 0);
+		pg_write_barrier();
+		pg_atomic_write_u32(&q->loaded, 1);
+	}
+	LWLockRelease(&q->lock);
+
+	pfree(infos);
+	list_free(relids);
+}
+
+/*
+ * The table has another file than we knew (TRUNCATE, VACUUM FULL), or fewer
+ * blocks: forget where we were and scan it from its start.  Messages still
+ * on lease are known by their place or, if that moved, delivered again.
+ */
+static void
+reset_segment(QueueShared *q, int segno, uint32 filenumber, BlockNumber nblocks)
+{
+	SegmentShared *seg = &q->segments[segno];
+
+	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
+	if (seg->filenumber != filenumber || pg_atomic_read_u32(&seg->nblocks) > nblocks)
+	{
+		seg->filenumber = filenumber;
+		seg->drained = 0;
+		pg_atomic_write_u32(&seg->nblocks, nblocks);
+		pg_atomic_write_u32(&seg->tail_block, nblocks > 0 ? nblocks - 1 : InvalidBlockNumber);
+		pg_atomic_write_u64(&seg->cursor, MakePlace(0, FirstOffsetNumber));
+		frontier_forget_segment(q, segno);
+		pg_atomic_fetch_add_u64(&seg->appended, 1);
+		pg_atomic_fetch_add_u64(&q->appended, 1);
+	}
+	LWLockRelease(&q->lock);
+}
+
+Relation
+segment_open(QueueShared *q, int segno, LOCKMODE lockmode)
+{
+	SegmentShared *seg = &q->segments[segno];
+	Relation	rel = try_relation_open(seg->relid, lockmode);
+	uint32		known;
+	BlockNumber nblocks;
+
+	if (rel == NULL)
+		return NULL;
+
+	/* What senders have published can only be less than what there is. */
+	known = pg_atomic_read_u32(&seg->nblocks);
+	nblocks = RelationGetNumberOfBlocks(rel);
+	if (unlikely(RELATION_FILE_NUMBER(rel) != seg->filenumber || nblocks < known))
+		reset_segment(q, segno, RELATION_FILE_NUMBER(rel), nblocks);
+	return rel;
+}
+
+int
+segment_number(QueueShared *q, Oid relid)
+{
+	for (int i = 0; i < q->nsegments; i++)
+	{
+		if (q->segments[i].relid == relid &&
+			pg_atomic_read_u32(&q->segments[i].state) != SEGMENT_UNUSED)
+			return i;
+	}
+	return -1;
+}
+
+/* Blocks at which the tail is switched: doubled with every 16 segments. */
+BlockNumber
+segment_limit(QueueShared *q)
+{
+	uint64		blocks = (uint64) queue_segment_size * (1024 * 1024 / BLCKSZ);
+
+	return (BlockNumber) Min(blocks << (q->nscan / 16), MaxBlockNumber / 2);
+}
+
+bool
+segment_rotate(QueueShared *q)
+{
+	for (int i = 0; i < q->nsegments; i++)
+	{
+		if (pg_atomic_read_u32(&q->segments[i].state) != SEGMENT_POOLED)
+			continue;
+		q->segments[pg_atomic_read_u32(&q->tail)].sealed_at = GetCurrentTimestamp();
+		activate_segment(q, i);
+		pg_atomic_write_u32(&q->tail, i);
+		return true;
+	}
+	return false;
+}
+
+/* The tail is full; move on, or ask for a segment to move to. */
+static void
+switch_tail(QueueShared *q, int segno)
+{
+	bool		wanting = false;
+
+	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
+	if (pg_atomic_read_u32(&q->tail) == segno && !segment_rotate(q))
+		wanting = true;
+	LWLockRelease(&q->lock);
+
+	if (wanting && pg_atomic_exchange_u32(&q->wants_segment, 1) == 0)
+		maintenance_wake(MyDatabaseId);
+}
+
+/*
+ * Open the tail for insertion.  Once the lock is ours the segment cannot be
+ * truncated, but it may have been before: one from the pool is nobody's to
+ * insert in, as the frontier does not look there.
+ */
+static Relation
+open_tail(Queue *queue, int *segno)
+{
+	QueueShared *q = queue->shared;
+
+	for (;;)
+	{
+		int			tail = pg_atomic_read_u32(&q->tail);
+		SegmentShared *seg = &q->segments[tail];
+		Relation	rel = segment_open(q, tail, RowExclusiveLock);
+
+		if (rel == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("queue \"%s\" does not exist", NameStr(queue->name)),
+					 errdetail("It was dropped, or one of its segments was.")));
+		if (pg_atomic_read_u32(&seg->state) == SEGMENT_ACTIVE)
+		{
+			if (pg_atomic_read_u32(&seg->nblocks) >= segment_limit(q))
+				switch_tail(q, tail);
+			*segno = tail;
+			return rel;
+		}
+		relation_close(rel, RowExclusiveLock);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* Raise a block number others may be raising too. */
+static void
+raise_block(pg_atomic_uint32 *target, uint32 value)
+{
+	uint32		old = pg_atomic_read_u32(target);
+
+	while ((old == InvalidBlockNumber || old < value) &&
+		   !pg_atomic_compare_exchange_u32(target, &old, value))
+		;
+}
+
+void
+segment_appended(QueueShared *q, int segno, SegmentPlace first, SegmentPlace last,
+				 int64 first_id)
+{
+	SegmentShared *seg = &q->segments[segno];
+
+	/*
+	 * The tuples are in the table by now.  A claimer that reads a page later
+	 * sees them there; one that read it earlier published its cursor before
+	 * it let go of the page, so that we see here that it has passed us.
+	 */
+	raise_block(&seg->tail_block, PlaceBlock(last));
+	if (pg_atomic_read_u32(&seg->nblocks) <= PlaceBlock(last))
+		raise_block(&seg->nblocks, PlaceBlock(last) + 1);
+	pg_atomic_fetch_add_u64(&seg->appended, 1);
+	pg_atomic_fetch_add_u64(&q->appended, 1);
+
+	if (first < pg_atomic_read_u64(&seg->cursor))
+		frontier_remember(q, segno, first, last, first_id, GetCurrentTransactionId());
+}
+
+/* Have heap_insert begin at the block all senders share. */
+static void
+aim_at_tail(Relation rel, SegmentShared *seg)
+{
+	BlockNumber block = pg_atomic_read_u32(&seg->tail_block);
+
+	/* Published blocks exist: segment_open has compared with the file. */
+	RelationSetTargetBlock(rel, block);
+}
+
+static HeapTuple
+form_message(TupleDesc desc, Datum *values, bool *isnull)
+{
+	Datum	   *all_values;
+	bool	   *all_isnull;
+
+	if (likely(desc->natts == Natts_message))
+		return heap_form_tuple(desc, values, isnull);
+
+	/* Columns somebody added are NULL. */
+	all_values = palloc0(desc->natts * sizeof(Datum));
+	all_isnull = palloc(desc->natts * sizeof(bool));
+	memset(all_isnull, true, desc->natts * sizeof(bool));
+	memcpy(all_values, values, Natts_message * sizeof(Datum));
+	memcpy(all_isnull, isnull, Natts_message * sizeof(bool));
+	return heap_form_tuple(desc, all_values, all_isnull);
+}
+
+void
+segment_insert(Queue *queue, Datum *values, bool *isnull)
+{
+	int			segno;
+	Relation	rel = open_tail(queue, &segno);
+	HeapTuple	tuple = form_message(RelationGetDescr(rel), values, isnull);
+	SegmentPlace place;
+
+	aim_at_tail(rel, &queue->shared->segments[segno]);
+	heap_insert(rel, tuple, GetCurrentCommandId(true), HEAP_INSERT_SKIP_FSM, NULL);
+	place = MakePlace(ItemPointerGetBlockNumber(&tuple->t_self),
+					  ItemPointerGetOffsetNumber(&tuple->t_self));
+	segment_appended(queue->shared, segno, place, place,
+					 DatumGetInt64(values[Anum_message_id - 1]));
+	relation_close(rel, NoLock);
+	heap_freetuple(tuple);
+	wake_at_commit(queue->shared, 1);
+}
+
+/* Tell the frontier where a batch lies: one range for each run of pages. */
+static void
+batch_appended(QueueShared *q, int segno, TupleTableSlot **slots, int n, int64 first_id)
+{
+	int			start = 0;
+
+	for (int i = 1; i <= n; i++)
+	{
+		ItemPointer previous = &slots[i - 1]->tts_tid;
+		ItemPointer begin = &slots[start]->tts_tid;
+
+		/* Anything but "same block, further on" and "later block" breaks it. */
+		if (i < n && ItemPointerCompare(previous, &slots[i]->tts_tid) < 0)
+			continue;
+		segment_appended(q, segno,
+						 MakePlace(ItemPointerGetBlockNumber(begin),
+								   ItemPointerGetOffsetNumber(begin)),
+						 MakePlace(ItemPointerGetBlockNumber(previous),
+								   ItemPointerGetOffsetNumber(previous)),
+						 first_id + start);
+		start = i;
+	}
+}
+
+void
+segment_insert_batch(Queue *queue, int n, Datum (*values)[Natts_message],
+					 bool (*isnull)[Natts_message])
+{
+	/* Slots hold tuples by reference only, so the descriptor hardly matters. */
+	static TupleTableSlot *slots[BATCH_SLOTS];
+	static int	nslots = 0;
+	static TupleDesc desc = NULL;
+	HeapTuple	tuples[BATCH_SLOTS];
+
+	if (desc == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+		desc = CreateTemplateTupleDesc(1);
+		TupleDescInitEntry(desc, 1, "id", INT8OID, -1, 0);
+		MemoryContextSwitchTo(old);
+	}
+	while (nslots < Min(n, BATCH_SLOTS))
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+		slots[nslots] = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
+		nslots++;
+		MemoryContextSwitchTo(old);
+	}
+
+	for (int done = 0; done < n;)
+	{
+		int			part = Min(n - done, BATCH_SLOTS);
+		int			segno;
+		Relation	rel;
+
+		CHECK_FOR_INTERRUPTS();
+		rel = open_tail(queue, &segno);
+		for (int i = 0; i < part; i++)
+			tuples[i] = form_message(RelationGetDescr(rel), values[done + i], isnull[done + i]);
+		for (int i = 0; i < part; i++)
+			ExecStoreHeapTuple(tuples[i], slots[i], true);
+		aim_at_tail(rel, &queue->shared->segments[segno]);
+
+		/* The slots outlive an error; what they hold does not. */
+		PG_TRY();
+		{
+			heap_multi_insert(rel, slots, part, GetCurrentCommandId(true),
+							  HEAP_INSERT_SKIP_FSM, NULL);
+			batch_appended(queue->shared, segno, slots, part,
+						   DatumGetInt64(values[done][Anum_message_id - 1]));
+		}
+		PG_FINALLY();
+		{
+			for (int i = 0; i < part; i++)
+				ExecClearTuple(slots[i]);
+		}
+		PG_END_TRY();
+		relation_close(rel, NoLock);
+		done += part;
+	}
+	wake_at_commit(queue->shared, n);
+}
+
+void
+segment_create(Oid parent)
+{
+	Relation	rel = table_open(parent, ShareUpdateExclusiveLock);
+	char	   *name = RelationGetRelationName(rel);
+	Oid			namespace = RelationGetNamespace(rel);
+	StringInfoData sql;
+	int			number = 1;
+
+	/* The lowest free number; the parent's lock keeps others from taking it. */
+	while (OidIsValid(get_relname_relid(psprintf("%s$%d", name, number), namespace)))
+		number++;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql,
+					 "CREATE %sTABLE queues.%s () INHERITS (queues.%s) USING heap "
+					 "WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false, vacuum_truncate = false)",
+					 rel->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED ? "UNLOGGED " : "",
+					 quote_identifier(psprintf("%s$%d", name, number)),
+					 quote_identifier(name));
+	if (rel->rd_rel->relowner != GetUserId())
+		appendStringInfo(&sql, "; ALTER TABLE queues.%s OWNER TO %s",
+						 quote_identifier(psprintf("%s$%d", name, number)),
+						 quote_identifier(GetUserNameFromId(rel->rd_rel->relowner, false)));
+	SPI_connect();
+	if (SPI_execute(sql.data, false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not create a segment of queue \"%s\"", name);
+	SPI_finish();
+	table_close(rel, NoLock);
+}
+
+void
+segment_pool(QueueShared *q, int segno)
+{
+	SegmentShared *seg = &q->segments[segno];
+	Relation	rel = try_relation_open(seg->relid, AccessShareLock);
+	int			kept = 0;
+
+	if (rel == NULL)
+		return;
+
+	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
+	if (pg_atomic_read_u32(&q->tail) != segno && RelationGetNumberOfBlocks(rel) == 0)
+	{
+		frontier_forget_segment(q, segno);
+		seg->filenumber = RELATION_FILE_NUMBER(rel);
+		seg->drained = 0;
+		seg->scanned = pg_atomic_read_u64(&seg->appended);
+		pg_atomic_write_u32(&seg->nblocks, 0);
+		pg_atomic_write_u32(&seg->tail_block, InvalidBlockNumber);
+		pg_atomic_write_u64(&seg->cursor, MakePlace(0, FirstOffsetNumber));
+
+		/* The queue's own table stays: rows can be inserted there any time. */
+		if (segno != 0)
+		{
+			for (int i = 0; i < q->nscan; i++)
+			{
+				if (q->scan_order[i] != segno)
+					q->scan_order[kept++] = q->scan_order[i];
+			}
+			q->nscan = kept;
+			pg_atomic_write_u32(&seg->state, SEGMENT_POOLED);
+		}
+	}
+	LWLockRelease(&q->lock);
+	relation_close(rel, AccessShareLock);
+}
+
+void
+segment_refresh(Queue *queue)
+{
+	QueueShared *q = queue->shared;
+	List	   *relids = lcons_oid(queue->relid,
+								   find_inheritance_children(queue->relid, NoLock));
+	ListCell   *lc;
+
+	foreach(lc, relids)
+	{
+		Relation	rel = try_relation_open(lfirst_oid(lc), AccessShareLock);
+		BlockNumber nblocks;
+		int			segno;
+
+		if (rel == NULL)
+			continue;
+		nblocks = RelationGetNumberOfBlocks(rel);
+		LWLockAcquire(&q->lock, LW_EXCLUSIVE);
+		segno = segment_number(q, RelationGetRelid(rel));
+		if (segno < 0 && q->nsegments < QUEUE_MAX_SEGMENTS)
+		{
+			segno = q->nsegments;
+			add_segment(q, RelationGetRelid(rel), RELATION_FILE_NUMBER(rel), nblocks);
+		}
+		if (segno >= 0)
+		{
+			SegmentShared *seg = &q->segments[segno];
+
+			if (pg_atomic_read_u32(&seg->state) == SEGMENT_POOLED && nblocks > 0)
+				activate_segment(q, segno);
+			if (seg->filenumber == RELATION_FILE_NUMBER(rel) && nblocks > 0)
+				raise_block(&seg->nblocks, nblocks);
+			pg_atomic_fetch_add_u64(&seg->appended, 1);
+		}
+		LWLockRelease(&q->lock);
+		relation_close(rel, AccessShareLock);
+	}
+	pg_atomic_fetch_add_u64(&q->appended, 1);
+	pg_atomic_write_u32(&q->wants_segment, 0);
+	list_free(relids);
+}
