@@ -463,41 +463,52 @@ batch_appended(QueueShared *q, int segno, TupleTableSlot **slots, int n, int64 f
 	}
 }
 
+/* n slots for tuples of this shape, made once and kept. */
+static TupleTableSlot **
+batch_slots(TupleDesc shape, int n)
+{
+	static TupleTableSlot *slots[BATCH_SLOTS];
+	static int	nslots = 0;
+	static TupleDesc desc = NULL;
+	MemoryContext old;
+
+	/* Somebody may have added columns to the queue. */
+	if (desc != NULL && desc->natts != shape->natts)
+	{
+		while (nslots > 0)
+			ExecDropSingleTupleTableSlot(slots[--nslots]);
+		FreeTupleDesc(desc);
+		desc = NULL;
+	}
+
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	if (desc == NULL)
+		desc = CreateTupleDescCopy(shape);
+	while (nslots < n)
+	{
+		slots[nslots] = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
+		nslots++;
+	}
+	MemoryContextSwitchTo(old);
+	return slots;
+}
+
 void
 segment_insert_batch(Queue *queue, int n, Datum (*values)[Natts_message],
 					 bool (*isnull)[Natts_message])
 {
-	/* Slots hold tuples by reference only, so the descriptor hardly matters. */
-	static TupleTableSlot *slots[BATCH_SLOTS];
-	static int	nslots = 0;
-	static TupleDesc desc = NULL;
 	HeapTuple	tuples[BATCH_SLOTS];
-
-	if (desc == NULL)
-	{
-		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-
-		desc = CreateTemplateTupleDesc(1);
-		TupleDescInitEntry(desc, 1, "id", INT8OID, -1, 0);
-		MemoryContextSwitchTo(old);
-	}
-	while (nslots < Min(n, BATCH_SLOTS))
-	{
-		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-
-		slots[nslots] = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
-		nslots++;
-		MemoryContextSwitchTo(old);
-	}
 
 	for (int done = 0; done < n;)
 	{
 		int			part = Min(n - done, BATCH_SLOTS);
 		int			segno;
 		Relation	rel;
+		TupleTableSlot **slots;
 
 		CHECK_FOR_INTERRUPTS();
 		rel = open_tail(queue, &segno);
+		slots = batch_slots(RelationGetDescr(rel), part);
 		for (int i = 0; i < part; i++)
 			tuples[i] = form_message(RelationGetDescr(rel), values[done + i], isnull[done + i]);
 		for (int i = 0; i < part; i++)
