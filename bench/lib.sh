@@ -33,6 +33,7 @@ start_server()
 		full_page_writes = on
 		shared_buffers = 2GB
 		max_wal_size = 16GB
+		min_wal_size = 4GB
 		checkpoint_timeout = 1h
 		autovacuum_naptime = 10s
 		jit = off
@@ -87,19 +88,36 @@ build()
 # pgbench
 #
 
-# Options of a call are set this way: commit=on clients=2 pgbench SCRIPT [ARGS…]
-# Prints transactions per second and their number, and fails if any client did.
+# CPU time of the backends that have ended, in ticks of 10 ms.
+backend_ticks()
+{
+	local pid
+
+	read -r pid <"$run/data/postmaster.pid"
+	# shellcheck disable=SC2009 # one that is exiting has no arguments left
+	while ps --ppid "$pid" -o args= | grep -qE '\[local\]|^\['; do
+		sleep 0.05
+	done
+	awk '{ sub(/.*\) /, ""); print $14 + $15 }' "/proc/$pid/stat"
+}
+
+# The caller's variables commit and clients are options of this call.
+# Prints transactions per second, their number, and the microseconds of CPU the
+# backends spent on each; fails if any client did.
 run_pgbench()
 {
-	local script=$1 out
+	local script=$1 out before
 
 	shift
+	before=$(backend_ticks)
 	out=$(PGOPTIONS="-c synchronous_commit=${commit:-off}" \
 		"$bindir/pgbench" -n -M prepared -c "${clients:-8}" -j 2 \
 		-D "payload=$payload" -f "$here/sql/$script" "$@" 2>&1) ||
 		die "pgbench $script failed: $out"
-	awk -F '[ /]' '/^number of transactions actually/{n = $6}
-		/^tps = /{print $3, n; found = 1} END {exit !found}' <<<"$out" ||
+	awk -F '[ /]' -v ticks=$(($(backend_ticks) - before)) '
+		/^number of transactions actually/ { n = $6 }
+		/^tps = / { printf "%.1f %d %.2f\n", $3, n, ticks * 10000 / n; found = 1 }
+		END { exit !found }' <<<"$out" ||
 		die "pgbench $script printed no tps: $out"
 }
 
@@ -108,18 +126,19 @@ run_pgbench()
 #
 
 # Run each contestant once a round, in turn: rounds ROW LABEL=COMMAND…
-# A command prints one line of numbers; all lines go to raw/ROW.LABEL.
+# A command prints one line of numbers; all lines go to raw/ROW.LABEL, except
+# those of round 0, which warms up.
 rounds()
 {
 	local row=$1 n contestant label line
 
 	shift
-	for ((n = 1; n <= ${repeat:-$rounds}; n++)); do
+	for ((n = 0; n <= ${repeat:-$rounds}; n++)); do
 		for contestant in "$@"; do
 			label=${contestant%%=*}
 			line=$(${contestant#*=}) || exit 1
-			printf '%s\n' "$line" >>"$run/raw/$row.$label"
 			say "  $row, round $n, $label: $line"
+			[[ $n -eq 0 ]] || printf '%s\n' "$line" >>"$run/raw/$row.$label"
 		done
 	done
 }
@@ -172,6 +191,13 @@ ratio()
 	peer=$(median "$2" "$4" "$5")
 	say "  medians of $2: $3 $ours, $4 $peer"
 	verdict "$1" "$(divide "$ours" "$peer")" "$6" "$7"
+}
+
+# The CPU time of the backends for each message, which a busy machine disturbs
+# less than it does throughput: cpu WHAT ROW OURS PEER COLUMN
+cpu()
+{
+	note "$1: CPU of backends" "$(divide "$(median "$2" "$3" "$5")" "$(median "$2" "$4" "$5")")"
 }
 
 machine()

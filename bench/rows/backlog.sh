@@ -14,15 +14,15 @@ backlog_fill()
 	done
 }
 
-# Take a fixed number of messages and put as many back; prints claims per second.
+# Take a fixed number of messages and put as many back; prints claims per second and CPU each.
 backlog_one()
 {
-	local tps n
+	local tps n micros
 
-	read -r tps n <<<"$(run_pgbench backlog.sql -D "queue=$1" -t $((backlog_round / clients)))"
+	read -r tps n micros <<<"$(run_pgbench backlog.sql -D "queue=$1" -t $((backlog_round / clients)))"
 	[[ -n $n ]] || exit 1
 	backlog_fill "$1" "$backlog_round"
-	printf '%s\n' "$tps"
+	printf '%s %s\n' "$tps" "$micros"
 }
 
 row_backlog()
@@ -36,4 +36,5 @@ row_backlog()
 	rounds backlog short='backlog_one backlog_short' long='backlog_one backlog_long'
 	sql -c "SELECT queue.drop('backlog_short')" -c "SELECT queue.drop('backlog_long')" >/dev/null
 	ratio "claims from a backlog of $backlog / of 10000" backlog long short 1 '>=' 0.9
+	cpu 'claims from the long backlog / from the short' backlog long short 2
 }

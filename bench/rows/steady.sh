@@ -1,5 +1,6 @@
 # steady.sh - a steady rate while a snapshot is held open for the whole run.
 # shellcheck shell=bash
+# shellcheck disable=SC2016 # $1 is a statement's parameter
 
 steady_rate=2000
 
@@ -107,7 +108,6 @@ row_steady()
 		note 'steady: PgQ is not installed, left out' -
 	fi
 
-	# shellcheck disable=SC2016 # $1 is a parameter of the statement
 	hold_snapshot
 	steady_one queue -n 4 -i 0 -f 'SELECT queue.ack_batch($1)' \
 		-r "SELECT receipt, payload->>'sent' FROM queue.receive('bench', 10, wait => '1 second')"
