@@ -1,9 +1,28 @@
 EXTENSION = queue
 DATA = queue--1.0.sql
+PGFILEDESC = "queue - message queues and a transactional outbox"
+
 MODULE_big = queue
-OBJS = $(patsubst %.c,%.o,$(wildcard src/*.c))
-PG_CPPFLAGS = -I$(srcdir)/src
-PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
-PG_CONFIG = pg_config
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/sinks/sql.c)))
+
+REGRESS := $(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))
+ISOLATION := $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))
+TAP_TESTS = 1
+PROVE_TESTS := $(sort $(wildcard test/t/*.pl))
+PROVE_FLAGS += -I ./test/perl
+
+# The library must be preloaded, so "make installcheck" starts its own server.
+REGRESS_OPTS = --temp-instance=./tmp_regress --temp-config=./test/queue.conf --load-extension=$(EXTENSION)
+ISOLATION_OPTS = --inputdir=test --temp-instance=./tmp_isolation --temp-config=./test/queue.conf \
+	--load-extension=$(EXTENSION)
+
+EXTRA_CLEAN = tmp_regress tmp_isolation tmp_check
+
+PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
+
+$(OBJS): $(wildcard src/*.h)
+
+# The relays' sinks: one small library each, built where its client library is found.
+-include src/sinks/Makefile.inc

@@ -99,10 +99,12 @@ SELECT pg_catalog.pg_extension_config_dump('queue.relay', '');
 -- Messages that arrived through a relay's postgres sink, kept long enough to
 -- recognise one that is sent again because its confirmation was lost.
 CREATE TABLE queue.inbox (
+	queue       text NOT NULL,
 	source      text NOT NULL,
 	id          bigint NOT NULL,
+	enqueued_at timestamptz NOT NULL,
 	accepted_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-	PRIMARY KEY (source, id)
+	PRIMARY KEY (queue, source, id, enqueued_at)
 );
 CREATE INDEX inbox_accepted_at ON queue.inbox (accepted_at);
 SELECT pg_catalog.pg_extension_config_dump('queue.inbox', '');
@@ -364,12 +366,12 @@ WHERE pg_catalog.has_table_privilege(r.queue, 'SELECT');
 GRANT SELECT ON queue.relays TO PUBLIC;
 
 -- What the postgres sink calls in the database it publishes to.
-CREATE FUNCTION queue.relay_accept(source text, queue text, ids bigint[],
+CREATE FUNCTION queue.relay_accept(source text, queue text, ids bigint[], enqueued_ats timestamptz[],
 	payloads jsonb[], bodies bytea[], keys text[], headers jsonb[])
 RETURNS integer
 AS 'MODULE_PATHNAME', 'queue_relay_accept' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.relay_accept IS
-'Sends the messages that have not arrived from this source before, and returns how many those were. source names the sending relay for good. Needs INSERT on queues.<queue>.';
+'Sends the messages that have not arrived from this source before, and returns how many those were. source names the sending queue for good; ids and enqueued_ats are those the messages have there. Needs INSERT on queues.<queue>. Errors: 42704 unknown queue, 42501 no right, 22004 NULL argument, 2202E arrays of different lengths, 22023 bad message.';
 
 -- The launcher starts this database's maintenance worker when this commits.
 CREATE FUNCTION queue.start_workers() RETURNS void

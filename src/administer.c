@@ -294,6 +294,7 @@ queue_purge(PG_FUNCTION_ARGS)
 	Queue	   *queue = owned_queue_argument(fcinfo);
 	Oid			relid = queue->relid;
 
+	wake_purged_at_commit(queue->shared);
 	SPI_connect();
 	execute(psprintf("TRUNCATE queues.%s", quote_identifier(NameStr(queue->name))));
 	SPI_finish();

@@ -24,6 +24,7 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/rls.h"
 #include "utils/syscache.h"
 #include "compat.h"
 
@@ -112,6 +113,14 @@ queue_check_rights(Oid relid, const char *name, AclMode rights)
 							   right == ACL_SELECT ? "SELECT" : "DELETE",
 							   quote_identifier(name))));
 	}
+
+	/* The engine does not go through policies, so it must not go past them. */
+	if (check_enable_rls(relid, InvalidOid, true) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("row-level security is not supported on queue \"%s\"", name),
+				 errhint("Disable it on the table queues.%s, and use grants.",
+						 quote_identifier(name))));
 }
 
 void

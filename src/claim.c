@@ -19,7 +19,7 @@
 #include "worker.h"
 
 /* While a transaction holds messages up, look whether it has let go of them. */
-#define LOOK_INTERVAL_MS	200
+#define LOOK_INTERVAL_MS	100
 
 /* A varlena in full; what was stored plain stays in its tuple. */
 static void *
@@ -203,8 +203,11 @@ TimestampTz
 claim_next_look(QueueShared *q)
 {
 	TimestampTz next = (TimestampTz) pg_atomic_read_u64(&q->next_due);
+	TimestampTz soon = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOOK_INTERVAL_MS);
 
 	if (pg_atomic_read_u32(&q->nlooks) > 0 || pg_atomic_read_u32(&q->nreturned) > 0)
-		next = Min(next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOOK_INTERVAL_MS));
-	return next;
+		return Min(next, soon);
+
+	/* What is due and was not to be had, somebody has locked. */
+	return next <= soon ? soon : next;
 }

@@ -141,8 +141,14 @@ place_bucket(Oid relid, ItemPointer tid)
 	return murmurhash32((uint32) (place ^ (place >> 32))) & (leases->nbuckets - 1);
 }
 
+/*
+ * The lease on a message at a place of this database.  The id tells it from
+ * one that held the place before and whose lease has not ended yet (TRUNCATE,
+ * VACUUM); the database, from one copied from it, whose tables have the same
+ * OIDs.
+ */
 static int
-find_in_bucket(int bucket, Oid relid, ItemPointer tid)
+find_in_bucket(int bucket, Oid relid, ItemPointer tid, int64 id)
 {
 	int			slotno = buckets[bucket];
 
@@ -150,7 +156,9 @@ find_in_bucket(int bucket, Oid relid, ItemPointer tid)
 	{
 		LeaseSlot  *slot = &leases->slots[slotno];
 
-		if (slot->relid == relid && ItemPointerEquals(&slot->tid, tid))
+		if (slot->relid == relid && slot->id == id &&
+			ItemPointerEquals(&slot->tid, tid) &&
+			queue_state->queues[slot->queue].dboid == MyDatabaseId)
 			break;
 		slotno = slot->hash_next;
 	}
@@ -190,14 +198,14 @@ hash_remove(int slotno)
 }
 
 LeaseState
-lease_state(Oid relid, ItemPointer tid)
+lease_state(Oid relid, ItemPointer tid, int64 id)
 {
 	int			bucket = place_bucket(relid, tid);
 	LeaseState	state = LEASE_FREE;
 	int			slotno;
 
 	SpinLockAcquire(&leases->hash_mutex[bucket % HASH_LOCKS]);
-	slotno = find_in_bucket(bucket, relid, tid);
+	slotno = find_in_bucket(bucket, relid, tid, id);
 	if (slotno >= 0)
 	{
 		state = LeaseWordState(pg_atomic_read_u64(&leases->slots[slotno].word));
@@ -281,7 +289,7 @@ lease_take(QueueShared *q, Oid relid, int segment, ItemPointer tid, int64 id,
 	LeaseSlot  *slot;
 
 	SpinLockAcquire(mutex);
-	if (find_in_bucket(bucket, relid, tid) >= 0)
+	if (find_in_bucket(bucket, relid, tid, id) >= 0)
 	{
 		SpinLockRelease(mutex);
 		return LEASE_TAKEN_ALREADY;

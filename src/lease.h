@@ -80,8 +80,8 @@ extern int	lease_take(QueueShared *q, Oid relid, int segment, ItemPointer tid,
 /* Give up a lease of this transaction: its place holds nothing to receive. */
 extern void lease_drop(int slotno);
 
-/* State of the lease that points to a place, LEASE_FREE if there is none. */
-extern LeaseState lease_state(Oid relid, ItemPointer tid);
+/* State of the lease on the message at a place, LEASE_FREE if there is none. */
+extern LeaseState lease_state(Oid relid, ItemPointer tid, int64 id);
 
 /*
  * Take the oldest returned lease of a queue, -1 if there is none.  The caller

@@ -29,7 +29,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-/* An idle tail of this many blocks is worth a truncation. */
+/* Blocks of the tail, or of the queue's own table, worth a truncation. */
 #define IDLE_TAIL_BLOCKS	64
 
 /* How long the tail must have been idle for that. */
@@ -107,23 +107,6 @@ drained_up_to(Relation rel, BlockNumber block)
 	return block;
 }
 
-/* Whether nothing in a segment is claimed, noted, or yet to be scanned. */
-static bool
-segment_quiet(QueueShared *q, int segno)
-{
-	SegmentShared *seg = &q->segments[segno];
-	bool		quiet;
-
-	LWLockAcquire(&q->lock, LW_SHARED);
-	quiet = pg_atomic_read_u32(&seg->state) == SEGMENT_ACTIVE &&
-		pg_atomic_read_u32(&seg->leases) == 0 &&
-		seg->scanned == pg_atomic_read_u64(&seg->appended);
-	for (int i = pg_atomic_read_u32(&q->nlooks) - 1; quiet && i >= 0; i--)
-		quiet = (q->looks[i].segment != segno);
-	LWLockRelease(&q->lock);
-	return quiet;
-}
-
 /* A tail that has been idle for a while may be truncated like any other. */
 static bool
 leave_idle_tail(QueueShared *q, int segno)
@@ -138,8 +121,7 @@ leave_idle_tail(QueueShared *q, int segno)
 		seg->idle_since = now;
 		return false;
 	}
-	if (pg_atomic_read_u32(&seg->nblocks) < IDLE_TAIL_BLOCKS ||
-		!TimestampDifferenceExceeds(seg->idle_since, now, IDLE_TAIL_MS))
+	if (!TimestampDifferenceExceeds(seg->idle_since, now, IDLE_TAIL_MS))
 		return false;
 
 	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
@@ -175,7 +157,7 @@ truncate_if_drained(QueueShared *q, int segno)
 	rel = try_relation_open(seg->relid, NoLock);
 	if (rel == NULL)
 		return false;
-	drained = segment_quiet(q, segno) && pg_atomic_read_u32(&q->tail) != segno &&
+	drained = pg_atomic_read_u32(&q->tail) != segno &&
 		drained_up_to(rel, 0) >= RelationGetNumberOfBlocks(rel);
 	name = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 									  RelationGetRelationName(rel));
@@ -188,6 +170,14 @@ truncate_if_drained(QueueShared *q, int segno)
 		elog(ERROR, "could not truncate %s", name);
 	SPI_finish();
 	return true;
+}
+
+/* The tail and the queue's own table are soon filled again: not if small. */
+static bool
+worth_truncating(QueueShared *q, int segno)
+{
+	return (segno != 0 && pg_atomic_read_u32(&q->tail) != segno) ||
+		pg_atomic_read_u32(&q->segments[segno].nblocks) >= IDLE_TAIL_BLOCKS;
 }
 
 /* Truncate what is drained.  True if segments with messages in them are left. */
@@ -203,28 +193,31 @@ reclaim_segments(Oid relid)
 	for (int segno = 0; segno < nsegments; segno++)
 	{
 		QueueShared *q;
-		bool		truncated = false;
+		SegmentShared *seg;
+		bool		empty;
 
 		if ((queue = begin(relid)) == NULL)
 			return false;
 		q = queue->shared;
-		if (segno < q->nsegments &&
-			pg_atomic_read_u32(&q->segments[segno].state) == SEGMENT_ACTIVE &&
-			pg_atomic_read_u32(&q->segments[segno].nblocks) > 0)
+		seg = &q->segments[segno];
+		empty = (pg_atomic_read_u32(&seg->nblocks) == 0);
+		if (pg_atomic_read_u32(&seg->state) != SEGMENT_ACTIVE ||
+			(empty && (segno == 0 || pg_atomic_read_u32(&q->tail) == segno)))
 		{
-			if (segment_quiet(q, segno))
-				truncated = truncate_if_drained(q, segno);
-			if (!truncated && (pg_atomic_read_u32(&q->tail) != segno ||
-							   pg_atomic_read_u32(&q->segments[segno].nblocks) >= IDLE_TAIL_BLOCKS))
-				left = true;
+			finish();
+			continue;
 		}
+		if (!empty && worth_truncating(q, segno) && pg_atomic_read_u32(&seg->leases) == 0)
+			empty = truncate_if_drained(q, segno);
 		finish();
 
-		if (truncated && (queue = begin(relid)) != NULL)
+		/* Once others can see that it is empty. */
+		if (empty && (queue = begin(relid)) != NULL)
 		{
 			segment_pool(queue->shared, segno);
 			finish();
 		}
+		left |= !empty && worth_truncating(q, segno);
 	}
 	return left;
 }
@@ -251,13 +244,40 @@ provide_segment(Oid relid)
 	}
 }
 
-/* Note the messages before a segment's cursor that nobody knows of. */
+/* Make a message known that lies where nobody will look. */
+static void
+note_found(QueueShared *q, int segno, SegmentPlace place, int64 id)
+{
+	SegmentShared *seg = &q->segments[segno];
+	bool		before;
+	bool		known;
+
+	LWLockAcquire(&q->lock, LW_SHARED);
+	before = place < pg_atomic_read_u64(&seg->cursor);
+	known = before ? frontier_noted(q, segno, place) :
+		seg->scanned != pg_atomic_read_u64(&seg->appended) &&
+		PlaceBlock(place) < pg_atomic_read_u32(&seg->nblocks);
+	LWLockRelease(&q->lock);
+
+	if (known)
+		return;
+	if (before)
+		frontier_remember(q, segno, place, place, id, InvalidTransactionId);
+	else
+		segment_found(q, segno, place);
+}
+
+/*
+ * Go through the blocks before the cursor and, if claimers believe that they
+ * have seen everything, those after it.
+ */
 static void
 sweep_segment(QueueShared *q, int segno)
 {
 	SegmentShared *seg = &q->segments[segno];
 	Relation	rel = segment_open(q, segno, AccessShareLock);
-	SegmentPlace cursor = pg_atomic_read_u64(&seg->cursor);
+	bool		to_end = (seg->scanned == pg_atomic_read_u64(&seg->appended));
+	BlockNumber end = PlaceBlock(pg_atomic_read_u64(&seg->cursor));
 	Snapshot	snapshot;
 	MemoryContext context;
 	MemoryContext old;
@@ -268,24 +288,16 @@ sweep_segment(QueueShared *q, int segno)
 	context = AllocSetContextCreate(CurrentMemoryContext, "queue sweep", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
 	for (BlockNumber block = 0;
-		 block <= PlaceBlock(cursor) && block < RelationGetNumberOfBlocks(rel); block++)
+		 (to_end || block <= end) && block < RelationGetNumberOfBlocks(rel); block++)
 	{
 		HeapTuple	tuples[MaxHeapTuplesPerPage];
 		int			n = frontier_page_tuples(rel, block, snapshot, false, tuples);
 
 		CHECK_FOR_INTERRUPTS();
 		for (int i = 0; i < n; i++)
-		{
-			SegmentPlace place = MakePlace(block, ItemPointerGetOffsetNumber(&tuples[i]->t_self));
-			bool		noted;
-
-			LWLockAcquire(&q->lock, LW_SHARED);
-			noted = place >= pg_atomic_read_u64(&seg->cursor) || frontier_noted(q, segno, place);
-			LWLockRelease(&q->lock);
-			if (!noted)
-				frontier_remember(q, segno, place, place, frontier_tuple_id(tuples[i]->t_data),
-								  InvalidTransactionId);
-		}
+			note_found(q, segno,
+					   MakePlace(block, ItemPointerGetOffsetNumber(&tuples[i]->t_self)),
+					   frontier_tuple_id(tuples[i]->t_data));
 		MemoryContextReset(context);
 	}
 	MemoryContextSwitchTo(old);

@@ -23,6 +23,7 @@
 #include "guc.h"
 #include "identity.h"
 #include "miscadmin.h"
+#include "room.h"
 #include "segment.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
@@ -144,7 +145,7 @@ add_segment(QueueShared *q, Oid relid, uint32 filenumber, BlockNumber nblocks)
 	seg->idle_since = 0;
 	pg_atomic_write_u32(&seg->state, SEGMENT_POOLED);
 	pg_atomic_write_u32(&seg->nblocks, nblocks);
-	pg_atomic_write_u32(&seg->tail_block, nblocks > 0 ? nblocks - 1 : InvalidBlockNumber);
+	room_forget(seg, nblocks);
 	pg_atomic_write_u64(&seg->cursor, MakePlace(0, FirstOffsetNumber));
 	pg_atomic_write_u64(&seg->appended, nblocks > 0 ? 1 : 0);
 	pg_atomic_write_u32(&seg->leases, 0);
@@ -248,7 +249,7 @@ reset_segment(QueueShared *q, int segno, uint32 filenumber, BlockNumber nblocks)
 		seg->filenumber = filenumber;
 		seg->drained = 0;
 		pg_atomic_write_u32(&seg->nblocks, nblocks);
-		pg_atomic_write_u32(&seg->tail_block, nblocks > 0 ? nblocks - 1 : InvalidBlockNumber);
+		room_forget(seg, nblocks);
 		pg_atomic_write_u64(&seg->cursor, MakePlace(0, FirstOffsetNumber));
 		frontier_forget_segment(q, segno);
 		pg_atomic_fetch_add_u64(&seg->appended, 1);
@@ -268,11 +269,22 @@ segment_open(QueueShared *q, int segno, LOCKMODE lockmode)
 	if (rel == NULL)
 		return NULL;
 
+	/*
+	 * A table that is cut short or rewritten makes us forget the block we
+	 * aimed at last (RelationSetTargetBlock), so only then we need ask how
+	 * long it is.
+	 */
+	if (RelationGetTargetBlock(rel) != InvalidBlockNumber &&
+		likely(RELATION_FILE_NUMBER(rel) == seg->filenumber))
+		return rel;
+
 	/* What senders have published can only be less than what there is. */
 	known = pg_atomic_read_u32(&seg->nblocks);
 	nblocks = RelationGetNumberOfBlocks(rel);
 	if (unlikely(RELATION_FILE_NUMBER(rel) != seg->filenumber || nblocks < known))
 		reset_segment(q, segno, RELATION_FILE_NUMBER(rel), nblocks);
+	else if (known > 0)
+		RelationSetTargetBlock(rel, known - 1);
 	return rel;
 }
 
@@ -360,15 +372,24 @@ open_tail(Queue *queue, int *segno)
 	}
 }
 
-/* Raise a block number others may be raising too. */
+/* Raise the number of blocks that others may be raising too. */
 static void
-raise_block(pg_atomic_uint32 *target, uint32 value)
+raise_nblocks(SegmentShared *seg, BlockNumber nblocks)
 {
-	uint32		old = pg_atomic_read_u32(target);
+	uint32		old = pg_atomic_read_u32(&seg->nblocks);
 
-	while ((old == InvalidBlockNumber || old < value) &&
-		   !pg_atomic_compare_exchange_u32(target, &old, value))
+	while (old < nblocks && !pg_atomic_compare_exchange_u32(&seg->nblocks, &old, nblocks))
 		;
+}
+
+void
+segment_found(QueueShared *q, int segno, SegmentPlace place)
+{
+	SegmentShared *seg = &q->segments[segno];
+
+	raise_nblocks(seg, PlaceBlock(place) + 1);
+	pg_atomic_fetch_add_u64(&seg->appended, 1);
+	pg_atomic_fetch_add_u64(&q->appended, 1);
 }
 
 void
@@ -382,24 +403,9 @@ segment_appended(QueueShared *q, int segno, SegmentPlace first, SegmentPlace las
 	 * sees them there; one that read it earlier published its cursor before
 	 * it let go of the page, so that we see here that it has passed us.
 	 */
-	raise_block(&seg->tail_block, PlaceBlock(last));
-	if (pg_atomic_read_u32(&seg->nblocks) <= PlaceBlock(last))
-		raise_block(&seg->nblocks, PlaceBlock(last) + 1);
-	pg_atomic_fetch_add_u64(&seg->appended, 1);
-	pg_atomic_fetch_add_u64(&q->appended, 1);
-
+	segment_found(q, segno, last);
 	if (first < pg_atomic_read_u64(&seg->cursor))
 		frontier_remember(q, segno, first, last, first_id, GetCurrentTransactionId());
-}
-
-/* Have heap_insert begin at the block all senders share. */
-static void
-aim_at_tail(Relation rel, SegmentShared *seg)
-{
-	BlockNumber block = pg_atomic_read_u32(&seg->tail_block);
-
-	/* Published blocks exist: segment_open has compared with the file. */
-	RelationSetTargetBlock(rel, block);
 }
 
 static HeapTuple
@@ -425,42 +431,18 @@ segment_insert(Queue *queue, Datum *values, bool *isnull)
 {
 	int			segno;
 	Relation	rel = open_tail(queue, &segno);
+	QueueShared *q = queue->shared;
 	HeapTuple	tuple = form_message(RelationGetDescr(rel), values, isnull);
 	SegmentPlace place;
 
-	aim_at_tail(rel, &queue->shared->segments[segno]);
+	RelationSetTargetBlock(rel, room_reserve(q, segno, rel, room_needed(tuple->t_len)));
 	heap_insert(rel, tuple, GetCurrentCommandId(true), HEAP_INSERT_SKIP_FSM, NULL);
 	place = MakePlace(ItemPointerGetBlockNumber(&tuple->t_self),
 					  ItemPointerGetOffsetNumber(&tuple->t_self));
-	segment_appended(queue->shared, segno, place, place,
-					 DatumGetInt64(values[Anum_message_id - 1]));
+	segment_appended(q, segno, place, place, DatumGetInt64(values[Anum_message_id - 1]));
 	relation_close(rel, NoLock);
 	heap_freetuple(tuple);
-	wake_at_commit(queue->shared, 1);
-}
-
-/* Tell the frontier where a batch lies: one range for each run of pages. */
-static void
-batch_appended(QueueShared *q, int segno, TupleTableSlot **slots, int n, int64 first_id)
-{
-	int			start = 0;
-
-	for (int i = 1; i <= n; i++)
-	{
-		ItemPointer previous = &slots[i - 1]->tts_tid;
-		ItemPointer begin = &slots[start]->tts_tid;
-
-		/* Anything but "same block, further on" and "later block" breaks it. */
-		if (i < n && ItemPointerCompare(previous, &slots[i]->tts_tid) < 0)
-			continue;
-		segment_appended(q, segno,
-						 MakePlace(ItemPointerGetBlockNumber(begin),
-								   ItemPointerGetOffsetNumber(begin)),
-						 MakePlace(ItemPointerGetBlockNumber(previous),
-								   ItemPointerGetOffsetNumber(previous)),
-						 first_id + start);
-		start = i;
-	}
+	wake_at_commit(q, 1);
 }
 
 /* n slots for tuples of this shape, made once and kept. */
@@ -493,6 +475,48 @@ batch_slots(TupleDesc shape, int n)
 	return slots;
 }
 
+/*
+ * Insert the tuples in these slots, a block of them at a time.  A segment
+ * once begun is filled beyond its limit if need be.
+ */
+static void
+insert_slots(Queue *queue, int segno, Relation rel, TupleTableSlot **slots, int n, int64 first_id)
+{
+	QueueShared *q = queue->shared;
+	int			done = 0;
+
+	while (done < n)
+	{
+		uint32		need = room_needed(((HeapTupleTableSlot *) slots[done])->tuple->t_len);
+		uint32		bytes;
+		BlockNumber block = room_take(q, segno, rel, need, &bytes);
+		int			part = 0;
+		ItemPointer first = &slots[done]->tts_tid;
+		ItemPointer last;
+
+		CHECK_FOR_INTERRUPTS();
+		do
+		{
+			bytes -= need;
+			part++;
+			if (done + part < n)
+				need = room_needed(((HeapTupleTableSlot *) slots[done + part])->tuple->t_len);
+		} while (done + part < n && bytes >= need);
+
+		RelationSetTargetBlock(rel, block);
+		heap_multi_insert(rel, slots + done, part, GetCurrentCommandId(true),
+						  HEAP_INSERT_SKIP_FSM, NULL);
+		last = &slots[done + part - 1]->tts_tid;
+		segment_appended(q, segno,
+						 MakePlace(ItemPointerGetBlockNumber(first), ItemPointerGetOffsetNumber(first)),
+						 MakePlace(ItemPointerGetBlockNumber(last), ItemPointerGetOffsetNumber(last)),
+						 first_id + done);
+		done += part;
+		if (done == n)
+			room_offer(&q->segments[segno], block, bytes);
+	}
+}
+
 void
 segment_insert_batch(Queue *queue, int n, Datum (*values)[Natts_message],
 					 bool (*isnull)[Natts_message])
@@ -503,25 +527,19 @@ segment_insert_batch(Queue *queue, int n, Datum (*values)[Natts_message],
 	{
 		int			part = Min(n - done, BATCH_SLOTS);
 		int			segno;
-		Relation	rel;
-		TupleTableSlot **slots;
+		Relation	rel = open_tail(queue, &segno);
+		TupleTableSlot **slots = batch_slots(RelationGetDescr(rel), part);
 
-		CHECK_FOR_INTERRUPTS();
-		rel = open_tail(queue, &segno);
-		slots = batch_slots(RelationGetDescr(rel), part);
 		for (int i = 0; i < part; i++)
 			tuples[i] = form_message(RelationGetDescr(rel), values[done + i], isnull[done + i]);
 		for (int i = 0; i < part; i++)
 			ExecStoreHeapTuple(tuples[i], slots[i], true);
-		aim_at_tail(rel, &queue->shared->segments[segno]);
 
 		/* The slots outlive an error; what they hold does not. */
 		PG_TRY();
 		{
-			heap_multi_insert(rel, slots, part, GetCurrentCommandId(true),
-							  HEAP_INSERT_SKIP_FSM, NULL);
-			batch_appended(queue->shared, segno, slots, part,
-						   DatumGetInt64(values[done][Anum_message_id - 1]));
+			insert_slots(queue, segno, rel, slots, part,
+						 DatumGetInt64(values[done][Anum_message_id - 1]));
 		}
 		PG_FINALLY();
 		{
@@ -570,9 +588,13 @@ void
 segment_pool(QueueShared *q, int segno)
 {
 	SegmentShared *seg = &q->segments[segno];
-	Relation	rel = try_relation_open(seg->relid, AccessShareLock);
+	Relation	rel;
 	int			kept = 0;
 
+	/* A sender that took it for the tail may be about to insert in it. */
+	if (!ConditionalLockRelationOid(seg->relid, AccessExclusiveLock))
+		return;
+	rel = try_relation_open(seg->relid, NoLock);
 	if (rel == NULL)
 		return;
 
@@ -582,9 +604,10 @@ segment_pool(QueueShared *q, int segno)
 		frontier_forget_segment(q, segno);
 		seg->filenumber = RELATION_FILE_NUMBER(rel);
 		seg->drained = 0;
+		seg->idle_since = 0;
 		seg->scanned = pg_atomic_read_u64(&seg->appended);
 		pg_atomic_write_u32(&seg->nblocks, 0);
-		pg_atomic_write_u32(&seg->tail_block, InvalidBlockNumber);
+		room_forget(seg, 0);
 		pg_atomic_write_u64(&seg->cursor, MakePlace(0, FirstOffsetNumber));
 
 		/* The queue's own table stays: rows can be inserted there any time. */
@@ -600,7 +623,7 @@ segment_pool(QueueShared *q, int segno)
 		}
 	}
 	LWLockRelease(&q->lock);
-	relation_close(rel, AccessShareLock);
+	relation_close(rel, NoLock);
 }
 
 void
@@ -633,14 +656,10 @@ segment_refresh(Queue *queue)
 
 			if (pg_atomic_read_u32(&seg->state) == SEGMENT_POOLED && nblocks > 0)
 				activate_segment(q, segno);
-			if (seg->filenumber == RELATION_FILE_NUMBER(rel) && nblocks > 0)
-				raise_block(&seg->nblocks, nblocks);
-			pg_atomic_fetch_add_u64(&seg->appended, 1);
 		}
 		LWLockRelease(&q->lock);
 		relation_close(rel, AccessShareLock);
 	}
-	pg_atomic_fetch_add_u64(&q->appended, 1);
 	pg_atomic_write_u32(&q->wants_segment, 0);
 	list_free(relids);
 }

@@ -238,7 +238,12 @@ queue_send_batch(PG_FUNCTION_ARGS)
 
 	funcctx = SRF_PERCALL_SETUP();
 	if (funcctx->call_cntr < funcctx->max_calls)
-		SRF_RETURN_NEXT(funcctx, Int64GetDatum(*(int64 *) funcctx->user_fctx + funcctx->call_cntr));
+	{
+		/* Computed here: SRF_RETURN_NEXT counts the call first. */
+		int64		id = *(int64 *) funcctx->user_fctx + funcctx->call_cntr;
+
+		SRF_RETURN_NEXT(funcctx, Int64GetDatum(id));
+	}
 	SRF_RETURN_DONE(funcctx);
 }
 

@@ -45,6 +45,7 @@ static void
 queue_shared_init(QueueShared *q)
 {
 	LWLockInitialize(&q->lock, queue_state->lwlock_tranche);
+	LWLockInitialize(&q->extend_lock, queue_state->lwlock_tranche);
 	SpinLockInit(&q->id_mutex);
 	SpinLockInit(&q->returned_mutex);
 	SpinLockInit(&q->wait_mutex);
@@ -75,7 +76,7 @@ queue_shared_init(QueueShared *q)
 
 		pg_atomic_init_u32(&seg->state, SEGMENT_UNUSED);
 		pg_atomic_init_u32(&seg->nblocks, 0);
-		pg_atomic_init_u32(&seg->tail_block, InvalidBlockNumber);
+		pg_atomic_init_u64(&seg->room, 0);
 		pg_atomic_init_u64(&seg->cursor, MakePlace(0, FirstOffsetNumber));
 		pg_atomic_init_u64(&seg->appended, 0);
 		pg_atomic_init_u32(&seg->leases, 0);

@@ -32,6 +32,16 @@ typedef uint64 SegmentPlace;
 #define PlaceBlock(place)	((BlockNumber) ((place) >> 16))
 #define PlaceOffset(place)	((OffsetNumber) ((place) & 0xFFFF))
 
+/*
+ * Where senders put their tuples: a block, and the bytes of it that nobody
+ * has reserved yet.
+ */
+typedef uint64 SegmentRoom;
+
+#define MakeRoom(block, bytes)	(((SegmentRoom) (block) << 32) | (bytes))
+#define RoomBlock(room)		((BlockNumber) ((room) >> 32))
+#define RoomBytes(room)		((uint32) (room))
+
 typedef enum SegmentState
 {
 	SEGMENT_UNUSED = 0,			/* array element not in use */
@@ -45,7 +55,9 @@ typedef struct SegmentShared
 	uint32		filenumber;		/* changes when the table is rewritten */
 	pg_atomic_uint32 state;		/* SegmentState; under the queue's lock */
 	pg_atomic_uint32 nblocks;	/* blocks senders have put tuples in */
-	pg_atomic_uint32 tail_block;	/* where senders aim, or InvalidBlockNumber */
+	pg_atomic_uint64 room;		/* SegmentRoom that senders share */
+	BlockNumber next_block;		/* first empty block kept ahead; extend_lock */
+	BlockNumber extended;		/* end of those blocks */
 	pg_atomic_uint64 cursor;	/* SegmentPlace of the next tuple to judge */
 	pg_atomic_uint64 appended;	/* counts insertions */
 	uint64		scanned;		/* appended, when last scanned to its end */
@@ -86,6 +98,7 @@ typedef struct QueueShared
 	int			nscan;
 	uint8		scan_order[QUEUE_MAX_SEGMENTS]; /* oldest first */
 	pg_atomic_uint32 tail;		/* element of segments */
+	LWLock		extend_lock;	/* guards the tail's empty blocks */
 	pg_atomic_uint64 appended;	/* counts insertions in any segment */
 	uint64		scanned;		/* appended, when last scanned to the end */
 	pg_atomic_uint32 nlooks;

@@ -47,6 +47,7 @@ typedef struct PendingWake
 	int			messages;
 	int			deferred;
 	int			dead;
+	bool		purged;
 	TimestampTz due_at;			/* DT_NOEND if nothing was deferred */
 } PendingWake;
 
@@ -223,6 +224,7 @@ pending_wake(QueueShared *q)
 	wake->q = q;
 	wake->generation = pg_atomic_read_u32(&q->generation);
 	wake->messages = wake->deferred = wake->dead = 0;
+	wake->purged = false;
 	wake->due_at = DT_NOEND;
 	return wake;
 }
@@ -248,6 +250,12 @@ wake_dead_at_commit(QueueShared *q, int n)
 	pending_wake(q)->dead += n;
 }
 
+void
+wake_purged_at_commit(QueueShared *q)
+{
+	pending_wake(q)->purged = true;
+}
+
 static void
 wake_commit(PendingWake *wake)
 {
@@ -255,6 +263,11 @@ wake_commit(PendingWake *wake)
 
 	if (pg_atomic_read_u32(&q->generation) != wake->generation)
 		return;
+	if (wake->purged)
+	{
+		pg_atomic_write_u64(&q->ready, 0);
+		pg_atomic_write_u64(&q->deferred, 0);
+	}
 	if (wake->messages > 0)
 	{
 		pg_atomic_fetch_add_u64(&q->sent, wake->messages);

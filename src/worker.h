@@ -1,11 +1,11 @@
 /*
  * worker.h
- *		Background workers of one database, and how DDL makes them step aside.
+ *		Background workers, and how DDL makes them step aside.
  */
 #ifndef QUEUE_WORKER_H
 #define QUEUE_WORKER_H
 
-#include "catalog.h"
+#include "datatype/timestamp.h"
 
 /* launcher.c: one per cluster. */
 extern Size launcher_shmem_size(void);
@@ -13,22 +13,45 @@ extern void launcher_shmem_init(bool found);
 extern void launcher_register(void);
 extern PGDLLEXPORT void queue_launcher_main(Datum arg);
 
-/* At commit of this transaction, have the launcher look at this database. */
-extern void launcher_poke_at_commit(void);
-
-/* Stop all our workers of a database and keep them stopped, until allowed. */
-extern void launcher_block_database(Oid dboid);
-extern void launcher_allow_database(Oid dboid);
-
-/* maintenance.c: one per database that has the extension. */
-extern PGDLLEXPORT void queue_maintenance_main(Datum arg);
+/* At commit of this transaction, have the launcher look at a database. */
+extern void launcher_poke_at_commit(Oid dboid);
 
 /*
- * Wake this database's maintenance worker now, or no later than a time.
+ * Stop all our workers of a database, and keep them stopped until this
+ * transaction ends.  Then the launcher looks at the database again.
+ */
+extern void launcher_block_database(Oid dboid);
+
+/* A worker about to connect to a database must exit if it is blocked. */
+extern bool launcher_database_blocked(Oid dboid);
+
+/* Whether a database has a maintenance worker that found the extension. */
+extern bool launcher_database_running(Oid dboid);
+
+/*
+ * For the maintenance worker: claim the database before connecting to it,
+ * false if it is blocked or has a worker; and report that it has the
+ * extension.
+ */
+extern bool launcher_attach(Oid dboid);
+extern void launcher_report_running(void);
+
+/*
+ * Wake a database's maintenance worker now, or no later than a time.
  * Cheap, raises nothing, may be called with locks held.
  */
 extern void maintenance_wake(Oid dboid);
 extern void maintenance_wake_by(Oid dboid, TimestampTz when);
+
+/*
+ * For the maintenance worker: nothing is asked for any more, before it looks
+ * for work; and when to do so again, at the time planned or earlier if asked.
+ */
+extern void maintenance_begin_round(void);
+extern TimestampTz maintenance_next_round(TimestampTz planned);
+
+/* maintenance.c: one per database that has the extension. */
+extern PGDLLEXPORT void queue_maintenance_main(Datum arg);
 
 /* ddl.c: the ProcessUtility hook. */
 extern void ddl_init(void);

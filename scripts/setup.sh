@@ -1,0 +1,192 @@
+# shellcheck shell=bash
+#
+# setup.sh
+#	What demo/run and test/run share: packages, an unprivileged user, one
+#	directory for everything they start, and the build in it.
+#
+# Sets: root, the checkout; pg_config and bin, the PostgreSQL to use; user, who
+# runs servers; dir, the directory.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+pg_config=${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}
+
+# Nothing of the caller's may lead us to another server.
+unset "${!PG@}"
+
+say()
+{
+	printf '%s\n' "$*"
+}
+
+step()
+{
+	printf '\n[%4ds] %s\n' "$SECONDS" "$*"
+}
+
+fail()
+{
+	printf '%s: %s\n' "$0" "$*" >&2
+	exit 1
+}
+
+as_root()
+{
+	if [ "$(id -u)" -eq 0 ]; then
+		"$@"
+	elif command -v sudo >/dev/null; then
+		sudo "$@"
+	else
+		fail "this needs root, and there is no sudo: $*"
+	fi
+}
+
+# Run a command as the unprivileged user, with an environment that keeps what
+# it writes in our directory and lets end_processes recognise it.
+as_user()
+{
+	local command=(env QUEUE_RUN="$dir" HOME="$dir/tmp" TMPDIR="$dir/tmp" LC_ALL=C.UTF-8 PATH="$bin:$PATH" "$@")
+
+	if [ "$(id -u)" -eq 0 ]; then
+		command=(runuser -u "$user" -- "${command[@]}")
+	fi
+	(cd "$dir" && exec "${command[@]}" 9>&-)
+}
+
+# Install those of the packages that are missing, without letting Debian start
+# the services some of them bring.
+install_packages()
+{
+	local package missing=() policy=/usr/sbin/policy-rc.d ours='# Written by queue, and removed again.'
+
+	for package; do
+		dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed ||
+			missing+=("$package")
+	done
+	if [ ${#missing[@]} -eq 0 ]; then
+		return
+	fi
+
+	step "Installing ${missing[*]}"
+	if [ ! -e "$policy" ]; then
+		printf '#!/bin/sh\n%s\nexit 101\n' "$ours" | as_root tee "$policy" >/dev/null
+		as_root chmod 755 "$policy"
+	fi
+	(
+		trap 'if grep -qxF "$ours" "$policy"; then as_root rm -f "$policy"; fi' EXIT
+		as_root env DEBIAN_FRONTEND=noninteractive apt-get -q update | show_apt || true
+		as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Use-Pty=0 \
+			install --no-install-recommends "${missing[@]}" </dev/null | show_apt
+	) || fail "apt-get could not install ${missing[*]}"
+
+	# A broker that was not wanted before should not run after the next boot.
+	if [[ " ${missing[*]} " == *' rabbitmq-server '* ]]; then
+		as_root update-rc.d rabbitmq-server disable >/dev/null 2>&1 || true
+	fi
+}
+
+show_apt()
+{
+	grep --line-buffered -E '^(Need to get|Fetched|Setting up|E:|W:)' | sed -u 's/^/        /'
+}
+
+# The packages that build and run the extension, unless PG_CONFIG names a
+# PostgreSQL of the caller's own.
+install_postgresql()
+{
+	local packages=(gcc libc6-dev make)
+
+	if [ "$pg_config" = /usr/lib/postgresql/15/bin/pg_config ]; then
+		packages+=(postgresql-15 postgresql-server-dev-15)
+	fi
+	install_packages "${packages[@]}" "$@"
+	[ -x "$pg_config" ] || fail "there is no $pg_config (set PG_CONFIG to choose another PostgreSQL)"
+	bin=$("$pg_config" --bindir)
+}
+
+# Choose the user and the directory, and make sure that nobody else's work is
+# in the way.  The name is stable, so that a second run finds what the first
+# left behind.
+prepare_directory()
+{
+	local base
+
+	if [ "$(id -u)" -ne 0 ]; then
+		user=$(id -un)
+	elif id postgres >/dev/null 2>&1; then
+		user=postgres
+	else
+		user=nobody
+	fi
+
+	# The user must be able to get there, and a socket's path is short.
+	base=${TMPDIR:-/var/tmp}
+	if [ ${#base} -gt 60 ] ||
+		{ [ "$(id -u)" -eq 0 ] && ! runuser -u "$user" -- test -x "$base/"; }; then
+		base=/var/tmp
+	fi
+	dir=$(realpath "$base")/$1-$(id -u)
+
+	if ! mkdir -m 755 "$dir" 2>/dev/null && { [ -L "$dir" ] || [ ! -d "$dir" ] || [ ! -O "$dir" ]; }; then
+		fail "$dir is in the way: it is not a directory of $(id -un)"
+	fi
+	exec 9>"$dir/lock"
+	flock -n 9 || fail "another run is using $dir"
+	own_directory tmp
+}
+
+# Make a new, empty directory of the unprivileged user's in ours.
+own_directory()
+{
+	rm -rf "${dir:?}/$1"
+	mkdir -m 700 "$dir/$1"
+	if [ "$(id -u)" -eq 0 ]; then
+		chown "$user:" "$dir/$1"
+	fi
+}
+
+# Build a copy of the checkout in our directory, and install it.
+build()
+{
+	local installer=() target
+
+	step "Building with $("$pg_config" --version) in $dir/build"
+	own_directory build
+	tar -C "$root" --exclude=./.git --exclude='*.o' --exclude='*.bc' --exclude='*.so' \
+		--exclude='./tmp_*' -cf - . | as_user tar -C "$dir/build" -xf -
+	as_user make -s -C "$dir/build" -j"$(nproc)" PG_CONFIG="$pg_config" "$@" >"$dir/build.log" 2>&1 ||
+		{ tail -n 40 "$dir/build.log"; fail "the build failed, see $dir/build.log"; }
+
+	for target in "$("$pg_config" --pkglibdir)" "$("$pg_config" --sharedir)/extension"; do
+		[ -w "$target" ] || installer=(as_root)
+	done
+	"${installer[@]}" make -s -C "$dir/build" PG_CONFIG="$pg_config" install >>"$dir/build.log" 2>&1 ||
+		{ tail -n 20 "$dir/build.log"; fail "make install failed, see $dir/build.log"; }
+	say "        installed in $("$pg_config" --pkglibdir)"
+}
+
+# Processes that as_user started, or that were started by those.
+our_processes()
+{
+	local environ
+
+	for environ in /proc/[0-9]*/environ; do
+		if grep -zqsxF "QUEUE_RUN=$dir" "$environ"; then
+			basename "${environ%/environ}"
+		fi
+	done
+}
+
+# End whatever is left of them: servers by an immediate shutdown.
+end_processes()
+{
+	local pids signal i
+
+	for signal in QUIT TERM KILL; do
+		for ((i = 0; i < 100; i++)); do
+			mapfile -t pids < <(our_processes)
+			[ ${#pids[@]} -gt 0 ] || return 0
+			[ $i -gt 0 ] || kill -s "$signal" "${pids[@]}" 2>/dev/null || true
+			sleep 0.1
+		done
+	done
+}

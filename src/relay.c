@@ -1,0 +1,927 @@
+/*
+ * relay.c
+ *		A relay's worker: publish the messages of a queue through a sink.
+ *
+ * A message in hand is leased to this process, and is on one of four lists:
+ *
+ *		             publish()            SINK_CONFIRMED
+ *		PENDING ------------------> SENT ----------------> DONE --> deleted
+ *		   ^  ^                      | |
+ *		   |  +---- SINK_UNTRIED, ---+ |  SINK_REFUSED
+ *		   |        connection lost    |
+ *		   +---------------------------+------------------> FAILED --> deferred
+ *		      with a key, to be tried      without a key,              or dead
+ *		      again after the back-off     or for the last time        letters
+ *
+ * (SINK_SETTLED takes it off at once: the sink has deleted it.)  PENDING is
+ * kept in the order of claiming and passed through in that order; a message
+ * that cannot go now holds back those of its key behind it and nobody else.
+ * So a key's messages leave in order, whatever was refused or lost between.
+ * What a sink has in flight when one of the same key is refused cannot be
+ * called back; with strict_order a key has only one message in flight.
+ *
+ * A refused message with a key stays in hand, for its followers have to wait
+ * for it and must not overtake it should this process end.  One without a key
+ * goes to the deferred messages like anyone's failed message.
+ *
+ * The connection is either open or waited for: no claims then, and all in
+ * hand stays there.  A lost connection is never an attempt.
+ *
+ * No transaction is open but in claim(), settle() and the sink for this very
+ * database.  The process ends by SIGTERM or by an error, and gives its leases
+ * back then; a changed relay or server means a new process or connection.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "access/transam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_foreign_server.h"
+#include "claim.h"
+#include "common/hashfn.h"
+#include "foreign/foreign.h"
+#include "fmgr.h"
+#include "lib/ilist.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "relay.h"
+#include "settle.h"
+#include "sinks/sink.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+#include "wake.h"
+#include "compat.h"
+
+/* Attempts to connect are apart from this to that. */
+#define CONNECT_FIRST	(500 * INT64CONST(1000))
+#define CONNECT_LAST	(30 * USECS_PER_SEC)
+
+/* Confirmed messages wait for company before they are deleted. */
+#define SETTLE_WITHIN	(20 * INT64CONST(1000))
+
+/* In hand at most: so many windows, and so many bytes. */
+#define HAND_WINDOWS	4
+#define HAND_BYTES		(64 * 1024 * 1024)
+
+/* The first claim, when nobody knows how large messages are. */
+#define CLAIM_FIRST		32
+
+/* Look at the queue that often for what wakes nobody. */
+#define SLEEP_MAX		(1 * USECS_PER_SEC)
+
+/* Without free leases, claim again after this. */
+#define CLAIM_AGAIN		(1 * USECS_PER_SEC)
+
+/* Messages claimed together share their memory. */
+typedef struct Batch
+{
+	MemoryContext context;
+	int			nitems;			/* still in hand */
+} Batch;
+
+/*
+ * A key some messages in hand have, by its hash.  Two keys of the same hash
+ * wait for each other, which does no harm.
+ */
+typedef struct Key
+{
+	uint64		hash;
+	int			nitems;
+	int			nsent;
+	uint64		held_back;		/* in this pass */
+} Key;
+
+typedef struct RelayItem
+{
+	SinkItem	base;
+	dlist_node	node;
+	uint64		number;			/* in the order of claiming */
+	Batch	   *batch;
+	Key		   *key;			/* NULL: none */
+	Size		bytes;
+	TimestampTz retry_at;		/* 0: now */
+	char	   *error;			/* of the last refusal */
+} RelayItem;
+
+static RelaySlot *slot;
+static RelayConfig *relay;
+static SinkConfig sink_config;
+static const SinkRoutine *routine;
+static Sink *sink;				/* NULL: not connected */
+
+static dlist_head pending = DLIST_STATIC_INIT(pending);
+static dlist_head sent = DLIST_STATIC_INIT(sent);
+static dlist_head done = DLIST_STATIC_INIT(done);
+static dlist_head failed = DLIST_STATIC_INIT(failed);
+static int	nhand;
+static int	nsent;
+static int	ndone;
+static Size hand_bytes;
+static HTAB *keys;
+static uint64 last_number;
+static uint64 pass;
+
+/* What the relay and its queue are set to. */
+static QueueShared *queue_shared;
+static bool strict_order;
+static int	max_attempts;
+static int64 backoff;
+static int64 backoff_max;
+
+static int	claim_size;			/* what the next claim asks for */
+static TimestampTz claim_at;	/* none before this */
+static int	connect_failures;
+static TimestampTz connect_at;
+static TimestampTz connected_at;
+static TimestampTz settle_at;	/* the first of done has waited then */
+static bool moved;				/* something happened: look again at once */
+static bool server_changed;		/* perhaps */
+static uint64 server_hash;		/* of the options connected with */
+
+/* Put an item where its number belongs in pending. */
+static void
+put_back(RelayItem *item)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &pending)
+	{
+		if (dlist_container(RelayItem, node, iter.cur)->number > item->number)
+		{
+			dlist_insert_before(iter.cur, &item->node);
+			return;
+		}
+	}
+	dlist_push_tail(&pending, &item->node);
+}
+
+/* Forget an item that is settled and on no list. */
+static void
+drop_item(RelayItem *item)
+{
+	Batch	   *batch = item->batch;
+
+	if (item->key && --item->key->nitems == 0)
+		hash_search(keys, &item->key->hash, HASH_REMOVE, NULL);
+	nhand--;
+	hand_bytes -= item->bytes;
+	if (--batch->nitems == 0)
+		MemoryContextDelete(batch->context);
+}
+
+/* Take an item off the list of those in flight. */
+static void
+unsend(RelayItem *item)
+{
+	dlist_delete(&item->node);
+	nsent--;
+	if (item->key)
+		item->key->nsent--;
+}
+
+/* Count a refusal and decide what is next for the message. */
+static void
+refused(RelayItem *item, const char *text)
+{
+	int			attempts = item->base.message->attempts + item->base.failures;
+
+	pg_atomic_fetch_add_u64(&slot->failed, 1);
+	relay_report_error(slot, text);
+
+	item->error = MemoryContextStrdup(item->batch->context, text);
+	if (item->key == NULL || attempts >= max_attempts)
+	{
+		dlist_push_tail(&failed, &item->node);
+		return;
+	}
+	item->retry_at = GetCurrentTimestamp() +
+		(int64) Min((double) backoff_max, ldexp(backoff, attempts - 1));
+	item->base.failures++;
+	put_back(item);
+}
+
+/* A sink says what became of an item. */
+static void
+sink_verdict(SinkItem *base, SinkVerdict verdict, const char *text)
+{
+	RelayItem	   *item = (RelayItem *) base;
+
+	moved = true;
+	unsend(item);
+	if (verdict == SINK_CONFIRMED || verdict == SINK_SETTLED)
+		connect_failures = 0;
+
+	/* This pass may yet come to others of its key. */
+	if (item->key && (verdict == SINK_REFUSED || verdict == SINK_UNTRIED))
+		item->key->held_back = pass;
+
+	switch (verdict)
+	{
+		case SINK_CONFIRMED:
+			if (ndone++ == 0)
+				settle_at = GetCurrentTimestamp() + SETTLE_WITHIN;
+			dlist_push_tail(&done, &item->node);
+			break;
+		case SINK_SETTLED:
+			pg_atomic_fetch_add_u64(&slot->published, 1);
+			drop_item(item);
+			break;
+		case SINK_REFUSED:
+			refused(item, text);
+			break;
+		case SINK_UNTRIED:
+			put_back(item);
+			break;
+	}
+}
+
+/* Hang up; what was in flight is pending again, in its order. */
+static void
+disconnect(void)
+{
+	if (sink)
+		routine->close(sink);
+	sink = NULL;
+	while (!dlist_is_empty(&sent))
+	{
+		/* From the last to the first: each finds its place at the head. */
+		RelayItem	   *item = dlist_tail_element(RelayItem, node, &sent);
+
+		unsend(item);
+		put_back(item);
+	}
+}
+
+/* The broker cannot be reached or not be used: try again later. */
+static void
+back_off(const char *error)
+{
+	/* What stood that long says nothing of what failed before. */
+	if (sink && GetCurrentTimestamp() - connected_at > CONNECT_LAST)
+		connect_failures = 0;
+	disconnect();
+	connect_failures++;
+	connect_at = GetCurrentTimestamp() +
+		relay_backoff(connect_failures, CONNECT_FIRST, CONNECT_LAST);
+
+	/* In the log once, not at each attempt. */
+	if (strcmp(slot->last_error, error) != 0 || connect_failures == 1)
+		ereport(LOG, (errmsg("relay \"%s\" cannot publish: %s", relay->name, error)));
+	relay_report_error(slot, error);
+}
+
+/* Add a list of options to a text that tells whether they have changed. */
+static void
+append_options(StringInfo all, List *options)
+{
+	ListCell   *cell;
+
+	foreach(cell, options)
+		appendStringInfo(all, "%s=%s\n", ((DefElem *) lfirst(cell))->defname,
+						 defGetString(lfirst(cell)));
+	appendStringInfoChar(all, '\n');
+}
+
+/*
+ * Read the options of the relay's server and user mapping.  Returns a hash of
+ * them; or 0, with the reason in error, if the server is of no use.
+ */
+static uint64
+read_server(List **server_options, List **mapping_options, RelayKind *kind, char *error)
+{
+	ForeignServer *server = GetForeignServerByName(relay->server, true);
+	AclResult	allowed;
+	StringInfoData all;
+
+	if (server == NULL)
+	{
+		snprintf(error, SINK_ERROR_SIZE, "server \"%s\" does not exist", relay->server);
+		return 0;
+	}
+	if (!relay_kind_of_server(server->fdwid, kind))
+	{
+		snprintf(error, SINK_ERROR_SIZE, "server \"%s\" is not one a relay can publish to",
+				 relay->server);
+		return 0;
+	}
+#if PG_VERSION_NUM >= 160000
+	allowed = object_aclcheck(ForeignServerRelationId, server->serverid, relay->owner, ACL_USAGE);
+#else
+	allowed = pg_foreign_server_aclcheck(server->serverid, relay->owner, ACL_USAGE);
+#endif
+	if (allowed != ACLCHECK_OK)
+	{
+		snprintf(error, SINK_ERROR_SIZE, "permission denied for server \"%s\"", relay->server);
+		return 0;
+	}
+
+	*server_options = server->options;
+	*mapping_options = NIL;
+	if (SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(relay->owner),
+							  ObjectIdGetDatum(server->serverid)) ||
+		SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid),
+							  ObjectIdGetDatum(server->serverid)))
+		*mapping_options = GetUserMapping(relay->owner, server->serverid)->options;
+
+	initStringInfo(&all);
+	append_options(&all, *server_options);
+	append_options(&all, *mapping_options);
+	return hash_bytes_extended((unsigned char *) all.data, all.len, *kind) | 1;
+}
+
+/* Whether the server's options are not those we have connected with. */
+static bool
+server_differs(void)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "queue relay server",
+												  ALLOCSET_SMALL_SIZES);
+	char		error[SINK_ERROR_SIZE];
+	List	   *server;
+	List	   *mapping;
+	RelayKind	kind;
+	bool		differs;
+
+	server_changed = false;
+	StartTransactionCommand();
+	MemoryContextSwitchTo(context);
+	differs = relay->server != NULL &&
+		read_server(&server, &mapping, &kind, error) != server_hash;
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+	MemoryContextDelete(context);
+	return differs;
+}
+
+static void
+note_server_change(Datum arg, int cacheid, uint32 hashvalue)
+{
+	server_changed = true;
+}
+
+/* The library's table of callbacks. */
+static const SinkRoutine *
+load_sink(RelayKind kind)
+{
+	char	   *library = psprintf("$libdir/queue_%s", relay_kind_name(kind));
+	SinkInit	init = (SinkInit) load_external_function(library, "queue_sink", true, NULL);
+	const SinkRoutine *loaded = init();
+
+	if (loaded->magic != SINK_MAGIC || loaded->version != SINK_VERSION)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("library \"%s\" is of another version of the extension", library)));
+	return loaded;
+}
+
+/* Try to connect; the context is the connection's. */
+static void
+connect_sink(MemoryContext context)
+{
+	char		error[SINK_ERROR_SIZE] = "";
+	bool		ok = true;
+
+	pg_atomic_write_u32(&slot->activity, RELAY_BACKING_OFF);
+	MemoryContextReset(context);
+	server_changed = false;
+	if (relay->server)
+	{
+		RelayKind	kind;
+
+		StartTransactionCommand();
+		MemoryContextSwitchTo(context);
+		server_hash = read_server(&sink_config.server, &sink_config.mapping, &kind, error);
+		ok = server_hash != 0;
+		if (ok && routine == NULL)
+			routine = load_sink(kind);
+		CommitTransactionCommand();
+	}
+	else
+		routine = &sql_sink;
+
+	MemoryContextSwitchTo(context);
+	if (ok)
+		sink = routine->open(&sink_config, error);
+	MemoryContextSwitchTo(TopMemoryContext);
+	if (sink == NULL)
+		back_off(error);
+	connected_at = GetCurrentTimestamp();
+	moved = true;
+}
+
+/*
+ * Publish what is pending and may go now.  Returns whether that was all, as
+ * opposed to the sink having no room; sets the time of the next retry.
+ */
+static bool
+publish(TimestampTz *next_retry)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	dlist_mutable_iter iter;
+
+	pass++;
+	*next_retry = DT_NOEND;
+	dlist_foreach_modify(iter, &pending)
+	{
+		RelayItem	   *item = dlist_container(RelayItem, node, iter.cur);
+		Key		   *key = item->key;
+
+		if (key && (key->held_back == pass || (strict_order && key->nsent > 0)))
+		{
+			key->held_back = pass;
+			continue;
+		}
+		if (item->retry_at > now)
+		{
+			key->held_back = pass;
+			*next_retry = Min(*next_retry, item->retry_at);
+			continue;
+		}
+
+		/* Move it before: publish() may know its fate at once. */
+		dlist_delete(&item->node);
+		dlist_push_tail(&sent, &item->node);
+		nsent++;
+		if (key)
+			key->nsent++;
+		if (!routine->publish(sink, &item->base))
+		{
+			unsend(item);
+			put_back(item);
+			return false;
+		}
+		moved = true;
+	}
+	return true;
+}
+
+/* In one transaction, delete what is confirmed and let go of what failed. */
+static void
+settle(void)
+{
+	dlist_iter	iter;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	dlist_foreach(iter, &done)
+		settle_ack(dlist_container(RelayItem, node, iter.cur)->base.message->receipt);
+	dlist_foreach(iter, &failed)
+	{
+		RelayItem	   *item = dlist_container(RelayItem, node, iter.cur);
+
+		/* The lease knows only of the attempts before it was taken. */
+		lease_slot(item->base.message->receipt & ((1 << LEASE_SLOT_BITS) - 1))->attempts =
+			item->base.message->attempts + item->base.failures;
+		settle_fail(item->base.message->receipt, -1, item->error, max_attempts);
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+	pgstat_report_stat(false);
+
+	pg_atomic_fetch_add_u64(&slot->published, ndone);
+	ndone = 0;
+	while (!dlist_is_empty(&done))
+		drop_item(dlist_container(RelayItem, node, dlist_pop_head_node(&done)));
+	while (!dlist_is_empty(&failed))
+		drop_item(dlist_container(RelayItem, node, dlist_pop_head_node(&failed)));
+	moved = true;
+}
+
+/* Add a message to what is in hand. */
+static void
+take(Batch *batch, const Message *message)
+{
+	RelayItem	   *item = MemoryContextAllocZero(batch->context, sizeof(RelayItem));
+
+	item->base.message = message;
+	item->number = ++last_number;
+	item->batch = batch;
+	item->bytes = sizeof(RelayItem) + sizeof(Message) +
+		(message->key ? VARSIZE_ANY(message->key) : 0) +
+		(message->headers ? VARSIZE_ANY(message->headers) : 0) +
+		(message->payload ? VARSIZE_ANY(message->payload) : 0) +
+		(message->body ? VARSIZE_ANY(message->body) : 0);
+	if (message->key)
+	{
+		uint64		hash = hash_bytes_extended((unsigned char *) VARDATA_ANY(message->key),
+											   VARSIZE_ANY_EXHDR(message->key), 0);
+		bool		found;
+
+		item->key = hash_search(keys, &hash, HASH_ENTER, &found);
+		if (!found)
+		{
+			item->key->nitems = item->key->nsent = 0;
+			item->key->held_back = 0;
+		}
+		item->key->nitems++;
+	}
+	batch->nitems++;
+	nhand++;
+	hand_bytes += item->bytes;
+	dlist_push_tail(&pending, &item->node);
+}
+
+/*
+ * Have the next claim ask for as many messages as there is room for, by what
+ * these weighed.  What the first ones will weigh nobody knows, so it starts
+ * low and doubles.
+ */
+static void
+size_next_claim(int n, Size bytes)
+{
+	Size		fitting = HAND_BYTES / 2 / Max(bytes / n, 1);
+
+	if (n == claim_size)
+		claim_size *= 2;
+	claim_size = Min(claim_size, sink_config.window);
+	claim_size = Max(Min(claim_size, fitting), 1);
+}
+
+/*
+ * The WAL of these messages' transactions is to be on disk before anybody
+ * else learns of them: a crash could take an asynchronous commit back.
+ */
+static void
+flush_commits(const Message *messages, int n)
+{
+	TransactionId last = InvalidTransactionId;
+	XLogRecPtr	upto = InvalidXLogRecPtr;
+
+	for (int i = 0; i < n; i++)
+	{
+		TransactionId xid = messages[i].xmin;
+
+		if (xid == last || !TransactionIdIsNormal(xid))
+			continue;
+		last = xid;
+		upto = Max(upto, TransactionIdGetCommitLSN(xid));
+	}
+	if (!XLogRecPtrIsInvalid(upto))
+		XLogFlush(upto);
+}
+
+/*
+ * Claim messages; returns how many.  From before we look we are among those
+ * who wait for the queue's messages, and stay so if there are none.
+ */
+static int
+claim(int max)
+{
+	MemoryContext context;
+	Batch	   *batch;
+	Message    *messages;
+	Size		before = hand_bytes;
+	Queue	   *queue;
+	int			n;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	queue = queue_by_relid(relay->queue);
+	if (queue == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the queue of relay \"%s\" does not exist any more", relay->name)));
+	queue_check_rights(queue->relid, NameStr(queue->name), ACL_SELECT | ACL_DELETE);
+	queue_shared = queue->shared;
+	backoff = queue->backoff;
+	backoff_max = queue->backoff_max;
+	max_attempts = atoi(sink_option(relay->options, "max_attempts", "0"));
+	if (max_attempts == 0)
+		max_attempts = queue->max_attempts;
+
+	wait_begin(queue_shared);
+	context = AllocSetContextCreate(CurTransactionContext, "queue relay batch", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(context);
+	n = claim_messages(queue, LEASE_PROCESS, DT_NOEND, max, &messages);
+	if (n > 0)
+		MemoryContextSetParent(context, TopMemoryContext);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+	if (n == 0)
+		return 0;
+
+	/* Ours from here on, to be given back when the process ends. */
+	batch = MemoryContextAlloc(context, sizeof(Batch));
+	batch->context = context;
+	batch->nitems = 0;
+	for (int i = 0; i < n; i++)
+		take(batch, &messages[i]);
+	wait_end(true);
+
+	size_next_claim(n, hand_bytes - before);
+	if (!routine->local)
+		flush_commits(messages, n);
+	moved = true;
+	return n;
+}
+
+/* Claim as much as there is room for. */
+static void
+claim_more(void)
+{
+	int			max = Min(claim_size, HAND_WINDOWS * sink_config.window - nhand);
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (max <= 0 || hand_bytes >= HAND_BYTES || now < claim_at)
+	{
+		wait_end(false);
+		return;
+	}
+
+	PG_TRY();
+	{
+		claim(max);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		/* What is in hand may go on without. */
+		if (geterrcode() != ERRCODE_CONFIGURATION_LIMIT_EXCEEDED)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(TopMemoryContext);
+		edata = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		MemoryContextSwitchTo(TopMemoryContext);
+		relay_report_error(slot, edata->message);
+		FreeErrorData(edata);
+		claim_at = now + CLAIM_AGAIN;
+	}
+	PG_END_TRY();
+}
+
+/* Show others how things are. */
+static void
+report_activity(void)
+{
+	dlist_head *lists[] = {&pending, &sent, &done, &failed};
+	TimestampTz oldest = 0;
+
+	/* Each list is in order, or nearly so. */
+	for (int i = 0; i < lengthof(lists); i++)
+	{
+		const Message *message;
+
+		if (dlist_is_empty(lists[i]))
+			continue;
+		message = dlist_head_element(RelayItem, node, lists[i])->base.message;
+		if (oldest == 0 || message->enqueued_at < oldest)
+			oldest = message->enqueued_at;
+	}
+	pg_atomic_write_u64(&slot->oldest, oldest);
+	pg_atomic_write_u32(&slot->in_flight, nsent);
+	pg_atomic_write_u32(&slot->activity, sink == NULL ? RELAY_BACKING_OFF :
+						nhand > 0 ? RELAY_RUNNING : RELAY_IDLE);
+}
+
+/* Sleep until something happens, or until a time. */
+static void
+sleep_until(TimestampTz until)
+{
+	int			events = 0;
+	pgsocket	socket = PGINVALID_SOCKET;
+	TimestampTz now;
+	long		timeout;
+
+	if (sink)
+	{
+		TimestampTz due;
+
+		socket = routine->wait(sink, &events, &due);
+		until = Min(until, due);
+	}
+	else
+		until = Min(until, connect_at);
+
+	now = GetCurrentTimestamp();
+	timeout = until > now + SLEEP_MAX ? SLEEP_MAX / 1000 : TimestampDifferenceMilliseconds(now, until);
+	if (timeout > 0 || socket != PGINVALID_SOCKET)
+		(void) WaitLatchOrSocket(MyLatch,
+								 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH |
+								 (socket == PGINVALID_SOCKET ? 0 : events),
+								 socket, timeout, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+}
+
+/* One turn: connect, publish, collect, settle, claim. */
+static void
+turn(MemoryContext connection)
+{
+	TimestampTz next_retry = DT_NOEND;
+	TimestampTz now = GetCurrentTimestamp();
+	char		error[SINK_ERROR_SIZE] = "";
+	bool		all = false;
+
+	moved = false;
+
+	if (server_changed && server_differs())
+	{
+		disconnect();
+		connect_at = 0;
+	}
+	if (sink == NULL && now >= connect_at)
+		connect_sink(connection);
+	if (sink)
+		all = publish(&next_retry);
+	if (sink && !routine->poll(sink, error))
+		back_off(error);
+
+	/* Little by little if there is time, in larger pieces if not. */
+	if (!dlist_is_empty(&failed) ||
+		(ndone > 0 && (ndone >= sink_config.window / 2 || nsent == 0 || now >= settle_at)))
+		settle();
+
+	if (sink && all)
+		claim_more();
+	else
+		wait_end(false);
+
+	report_activity();
+	if (!moved)
+	{
+		TimestampTz until = next_retry;
+
+		if (ndone > 0)
+			until = Min(until, settle_at);
+		if (sink && all && claim_at > now)
+			until = Min(until, claim_at);
+		else if (sink && all && queue_shared)
+			until = Min(until, claim_next_look(queue_shared));
+		pgstat_report_stat(nhand == 0);
+		sleep_until(until);
+	}
+	else
+		ResetLatch(MyLatch);
+
+	/* While nothing else makes us, see what has changed of the server. */
+	if (sink == NULL)
+	{
+		StartTransactionCommand();
+		CommitTransactionCommand();
+	}
+}
+
+static int
+compare_items(const void *a, const void *b)
+{
+	uint64		x = (*(RelayItem *const *) a)->number;
+	uint64		y = (*(RelayItem *const *) b)->number;
+
+	return (x > y) - (x < y);
+}
+
+/*
+ * At the process's end give back what is in hand, in the order it came in.
+ * A transaction under way has been aborted by then.
+ */
+static void
+give_back(int code, Datum arg)
+{
+	dlist_head *lists[] = {&pending, &sent, &done, &failed};
+	RelayItem	  **items;
+	int			n = 0;
+
+	if (sink)
+		routine->close(sink);
+	sink = NULL;
+
+	items = malloc(sizeof(RelayItem *) * Max(nhand, 1));
+	for (int i = 0; i < lengthof(lists) && items; i++)
+	{
+		dlist_iter	iter;
+
+		dlist_foreach(iter, lists[i])
+			items[n++] = dlist_container(RelayItem, node, iter.cur);
+	}
+	qsort(items, n, sizeof(RelayItem *), compare_items);
+	for (int i = 0; i < n; i++)
+		lease_release(items[i]->base.message->receipt);
+}
+
+/* What a queue is called by those who recognise its messages later. */
+static char *
+source_name(Oid queue)
+{
+	return psprintf(UINT64_FORMAT "/%u/%u", GetSystemIdentifier(), MyDatabaseId, queue);
+}
+
+/* Read what we are to do; false if we are not needed any more. */
+static bool
+read_config(void)
+{
+	Queue	   *queue = NULL;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(TopMemoryContext);
+	if (extension_exists())
+		relay = relay_config_find(NameStr(slot->name));
+	if (relay)
+		queue = queue_by_relid(relay->queue);
+	PopActiveSnapshot();
+	if (queue == NULL || relay->paused || relay->owner != slot->owner)
+	{
+		CommitTransactionCommand();
+		return false;
+	}
+	sink_config.relay = relay->name;
+	sink_config.queue = pstrdup(NameStr(queue->name));
+	sink_config.source = source_name(relay->queue);
+	sink_config.owner = relay->owner;
+	sink_config.trusted = superuser_arg(relay->owner);
+	sink_config.window = atoi(sink_option(relay->options, "batch", CppAsString2(RELAY_BATCH)));
+	sink_config.options = relay->options;
+	sink_config.verdict = sink_verdict;
+	sink_config.settle = settle_ack;
+	(void) parse_bool(sink_option(relay->options, "strict_order", "false"), &strict_order);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+	return true;
+}
+
+/* Work until the process is ended, or is not needed. */
+static void
+run(void)
+{
+	HASHCTL		ctl = {.keysize = sizeof(uint64),.entrysize = sizeof(Key)};
+	MemoryContext connection;
+
+	keys = hash_create("queue relay keys", 256, &ctl, HASH_ELEM | HASH_BLOBS);
+	connection = AllocSetContextCreate(TopMemoryContext, "queue relay connection",
+									   ALLOCSET_DEFAULT_SIZES);
+	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, note_server_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(USERMAPPINGOID, note_server_change, (Datum) 0);
+	if (!read_config())
+		return;
+	claim_size = Min(CLAIM_FIRST, sink_config.window);
+
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		turn(connection);
+	}
+}
+
+void
+queue_relay_main(Datum arg)
+{
+	uint32		flags = 0;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+
+	/* Callbacks before connecting are called after that of the transactions. */
+	slot = relay_attach(DatumGetInt32(arg));
+	if (slot == NULL)
+		proc_exit(0);
+	before_shmem_exit(give_back, (Datum) 0);
+#ifdef BGWORKER_BYPASS_ROLELOGINCHECK
+	flags = BGWORKER_BYPASS_ROLELOGINCHECK;
+#endif
+	BackgroundWorkerInitializeConnectionByOid(slot->dboid, slot->owner, flags);
+
+	MemoryContextSwitchTo(TopMemoryContext);
+	PG_TRY();
+	{
+		run();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		/* Tell why; the postmaster's own handler does the rest. */
+		MemoryContextSwitchTo(TopMemoryContext);
+		edata = CopyErrorData();
+		LWLockReleaseAll();
+		AbortOutOfAnyTransaction();
+		relay_report_error(slot, edata->message);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	proc_exit(0);
+}

@@ -1,0 +1,456 @@
+/*
+ * relay_option.c
+ *		Options of relays, servers and user mappings; rows of queue.relay.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/reloptions.h"
+#include "access/table.h"
+#include "catalog/pg_foreign_server.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_user_mapping.h"
+#include "commands/defrem.h"
+#include "common/hashfn.h"
+#include "fmgr.h"
+#include "foreign/foreign.h"
+#include "mb/pg_wchar.h"
+#include "nodes/makefuncs.h"
+#include "parser/parse_func.h"
+#include "relay.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/numeric.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+#include "compat.h"
+
+PG_FUNCTION_INFO_V1(queue_amqp_validator);
+PG_FUNCTION_INFO_V1(queue_postgres_validator);
+
+#define RELAY_ANY	(RELAY_SQL | RELAY_POSTGRES | RELAY_AMQP)
+
+/* AMQP's short strings: names of exchanges, routing keys. */
+#define SHORT_STRING	255
+
+typedef enum OptionPlace
+{
+	ON_SERVER,
+	ON_MAPPING,
+	ON_RELAY
+} OptionPlace;
+
+typedef enum OptionType
+{
+	TYPE_TEXT,					/* max bytes, 0 for any; min 1: not empty */
+	TYPE_INTEGER,				/* min to max */
+	TYPE_BOOLEAN,
+	TYPE_TEMPLATE,				/* text with {key} and {header:NAME} */
+	TYPE_CHOICE
+} OptionType;
+
+typedef struct Option
+{
+	const char *name;
+	OptionPlace place;
+	int			kinds;
+	OptionType	type;
+	int			min;
+	int			max;
+	const char *choices;		/* separated and surrounded by spaces */
+} Option;
+
+static const Option options[] = {
+	{"host", ON_SERVER, RELAY_AMQP | RELAY_POSTGRES, TYPE_TEXT, 1, 0},
+	{"port", ON_SERVER, RELAY_AMQP | RELAY_POSTGRES, TYPE_INTEGER, 1, 65535},
+	{"vhost", ON_SERVER, RELAY_AMQP, TYPE_TEXT, 1, SHORT_STRING},
+	{"dbname", ON_SERVER, RELAY_POSTGRES, TYPE_TEXT, 1, 0},
+	{"sslmode", ON_SERVER, RELAY_AMQP, TYPE_CHOICE, 0, 0,
+	" disable require verify-ca verify-full "},
+	{"sslmode", ON_SERVER, RELAY_POSTGRES, TYPE_CHOICE, 0, 0,
+	" disable allow prefer require verify-ca verify-full "},
+	{"sslrootcert", ON_SERVER, RELAY_AMQP | RELAY_POSTGRES, TYPE_TEXT, 1, 0},
+
+	{"username", ON_MAPPING, RELAY_AMQP, TYPE_TEXT, 1, 0},
+	{"user", ON_MAPPING, RELAY_POSTGRES, TYPE_TEXT, 1, 0},
+	{"password", ON_MAPPING, RELAY_AMQP | RELAY_POSTGRES, TYPE_TEXT, 0, 0},
+
+	{"batch", ON_RELAY, RELAY_ANY, TYPE_INTEGER, 1, 10000},
+	{"max_attempts", ON_RELAY, RELAY_ANY, TYPE_INTEGER, 1, 1000},
+	{"exchange", ON_RELAY, RELAY_AMQP, TYPE_TEXT, 0, SHORT_STRING},
+	{"routing_key", ON_RELAY, RELAY_AMQP, TYPE_TEMPLATE, 0, SHORT_STRING},
+	{"mandatory", ON_RELAY, RELAY_AMQP, TYPE_BOOLEAN},
+	{"persistent", ON_RELAY, RELAY_AMQP, TYPE_BOOLEAN},
+	{"strict_order", ON_RELAY, RELAY_AMQP, TYPE_BOOLEAN},
+	{"queue", ON_RELAY, RELAY_POSTGRES, TYPE_TEXT, 1, NAMEDATALEN - 1},
+	{"procedure", ON_RELAY, RELAY_SQL, TYPE_TEXT, 1, 0},
+};
+
+static const char *const wrapper_names[] = {"queue_postgres", "queue_amqp"};
+static const RelayKind wrapper_kinds[] = {RELAY_POSTGRES, RELAY_AMQP};
+
+/* Name of a kind of sink, as in the names of its library and wrapper. */
+const char *
+relay_kind_name(RelayKind kind)
+{
+	switch (kind)
+	{
+		case RELAY_SQL:
+			return "sql";
+		case RELAY_POSTGRES:
+			return "postgres";
+		case RELAY_AMQP:
+			return "amqp";
+	}
+	return NULL;				/* keep the compiler quiet */
+}
+
+/* Which kind of sink servers of a foreign data wrapper are for. */
+bool
+relay_kind_of_server(Oid fdwid, RelayKind *kind)
+{
+	const char *name = GetForeignDataWrapper(fdwid)->fdwname;
+
+	for (int i = 0; i < lengthof(wrapper_names); i++)
+	{
+		if (strcmp(name, wrapper_names[i]) == 0)
+		{
+			*kind = wrapper_kinds[i];
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Raise the error for an option that does not exist here. */
+static void
+unknown_option(const char *name, RelayKind kind, OptionPlace place)
+{
+	StringInfoData valid;
+
+	initStringInfo(&valid);
+	for (int i = 0; i < lengthof(options); i++)
+	{
+		if (options[i].place == place && (options[i].kinds & kind))
+			appendStringInfo(&valid, "%s%s", valid.len > 0 ? ", " : "", options[i].name);
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid option \"%s\"", name),
+			 valid.len > 0 ?
+			 errhint("Valid options here are: %s.", valid.data) :
+			 errhint("There are no valid options here.")));
+}
+
+/* Raise the error for a value; what says what it should be. */
+static void
+bad_value(const char *name, const char *value, const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid value for option \"%s\": \"%s\"", name, value),
+			 errhint("It must be %s.", what)));
+}
+
+/* Whether a text has no other braces than {key} and {header:NAME}. */
+static bool
+valid_template(const char *text)
+{
+	while (*(text += strcspn(text, "{}")))
+	{
+		const char *end = strchr(text, '}');
+
+		if (end == NULL ||
+			!(strncmp(text, "{key}", 5) == 0 ||
+			  (strncmp(text, "{header:", 8) == 0 && end > text + 8)))
+			return false;
+		text = end + 1;
+	}
+	return true;
+}
+
+static void
+check_option(DefElem *given, RelayKind kind, OptionPlace place)
+{
+	const char *name = given->defname;
+	const char *value = defGetString(given);
+	const Option *option = NULL;
+	char	   *end;
+	long		number;
+	bool		truth;
+
+	for (int i = 0; i < lengthof(options) && option == NULL; i++)
+	{
+		if (options[i].place == place && (options[i].kinds & kind) &&
+			strcmp(options[i].name, name) == 0)
+			option = &options[i];
+	}
+	if (option == NULL)
+		unknown_option(name, kind, place);
+
+	/* Not to be shown, whatever is wrong with it. */
+	if (place == ON_MAPPING)
+	{
+		if (value[0] == '\0' && option->min > 0)
+			bad_value(name, "", "text that is not empty");
+		return;
+	}
+
+	switch (option->type)
+	{
+		case TYPE_TEMPLATE:
+			if (!valid_template(value))
+				bad_value(name, value, "text in which braces occur as {key} and {header:NAME} only");
+			/* FALLTHROUGH */
+		case TYPE_TEXT:
+			if (value[0] == '\0' && option->min > 0)
+				bad_value(name, value, "text that is not empty");
+			if (option->max > 0 && strlen(value) > option->max)
+				bad_value(name, value, psprintf("at most %d bytes long", option->max));
+			break;
+		case TYPE_INTEGER:
+			errno = 0;
+			number = strtol(value, &end, 10);
+			if (errno != 0 || end == value || *end != '\0' ||
+				number < option->min || number > option->max)
+				bad_value(name, value, psprintf("an integer from %d to %d", option->min, option->max));
+			break;
+		case TYPE_BOOLEAN:
+			if (!parse_bool(value, &truth))
+				bad_value(name, value, "true or false");
+			break;
+		case TYPE_CHOICE:
+			if (value[0] == '\0' || strchr(value, ' ') ||
+				!strstr(option->choices, psprintf(" %s ", value)))
+				bad_value(name, value, psprintf("one of%s", pnstrdup(option->choices, strlen(option->choices) - 1)));
+			break;
+	}
+}
+
+static Datum
+validate(FunctionCallInfo fcinfo, RelayKind kind)
+{
+	Oid			catalog = PG_GETARG_OID(1);
+	ListCell   *cell;
+
+	foreach(cell, untransformRelOptions(PG_GETARG_DATUM(0)))
+	{
+		DefElem    *option = lfirst(cell);
+
+		if (catalog == ForeignServerRelationId)
+			check_option(option, kind, ON_SERVER);
+		else if (catalog == UserMappingRelationId)
+			check_option(option, kind, ON_MAPPING);
+		else
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("invalid option \"%s\"", option->defname),
+					 errhint("Options belong to servers and user mappings.")));
+	}
+	PG_RETURN_VOID();
+}
+
+Datum
+queue_amqp_validator(PG_FUNCTION_ARGS)
+{
+	return validate(fcinfo, RELAY_AMQP);
+}
+
+Datum
+queue_postgres_validator(PG_FUNCTION_ARGS)
+{
+	return validate(fcinfo, RELAY_POSTGRES);
+}
+
+/* An object of texts, numbers and booleans as a list of DefElem of strings. */
+List *
+relay_options_parse(Datum jsonb)
+{
+	JsonbIterator *it;
+	JsonbValue	v;
+	JsonbIteratorToken token;
+	Jsonb	   *object = DatumGetJsonbP(jsonb);
+	List	   *result = NIL;
+	char	   *name = NULL;
+
+	if (!JB_ROOT_IS_OBJECT(object))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("options of a relay must be a JSON object")));
+
+	it = JsonbIteratorInit(&object->root);
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		char	   *value = NULL;
+
+		if (token == WJB_KEY)
+			name = pnstrdup(v.val.string.val, v.val.string.len);
+		if (token != WJB_VALUE)
+			continue;
+
+		switch (v.type)
+		{
+			case jbvString:
+				value = pnstrdup(v.val.string.val, v.val.string.len);
+				break;
+			case jbvNumeric:
+				value = DatumGetCString(DirectFunctionCall1(numeric_out,
+															NumericGetDatum(v.val.numeric)));
+				break;
+			case jbvBool:
+				value = pstrdup(v.val.boolean ? "true" : "false");
+				break;
+			case jbvNull:
+				continue;
+			default:
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("invalid value for option \"%s\"", name),
+						 errhint("It must be a text, a number or a boolean.")));
+		}
+		result = lappend(result, makeDefElem(name, (Node *) makeString(value), -1));
+	}
+	return result;
+}
+
+static bool
+has_option(List *given, const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, given)
+	{
+		if (strcmp(((DefElem *) lfirst(cell))->defname, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Check a relay's own options; the procedure is not looked up here. */
+void
+relay_options_check(RelayKind kind, List *given)
+{
+	ListCell   *cell;
+
+	foreach(cell, given)
+		check_option(lfirst(cell), kind, ON_RELAY);
+
+	if (kind == RELAY_SQL && !has_option(given, "procedure"))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"procedure\" is missing"),
+				 errhint("A relay without a server calls a procedure of this database.")));
+	if (kind == RELAY_AMQP && !has_option(given, "exchange") && !has_option(given, "routing_key"))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"exchange\" or \"routing_key\" is missing"),
+				 errhint("Without an exchange the routing key is the name of a queue of the broker.")));
+}
+
+/*
+ * The procedure a relay calls, checked: it takes one queue.message, or an
+ * array of them (batch), and the owner may execute it.
+ */
+Oid
+relay_procedure(const char *name, Oid owner, bool *batch)
+{
+	List	   *names = stringToQualifiedNameList(name
+#if PG_VERSION_NUM >= 160000
+												  ,NULL
+#endif
+		);
+	Oid			message = get_rel_type_id(extension_relation("message"));
+	Oid			argument = message;
+	Oid			procedure = LookupFuncName(names, 1, &argument, true);
+
+	*batch = !OidIsValid(procedure);
+	if (*batch)
+	{
+		argument = get_array_type(message);
+		procedure = LookupFuncName(names, 1, &argument, true);
+	}
+	if (!OidIsValid(procedure))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("procedure %s(queue.message) does not exist", name),
+				 errhint("A relay calls a procedure with one argument of type queue.message, or queue.message[] for a batch.")));
+	if (get_func_prokind(procedure) != PROKIND_PROCEDURE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("%s is not a procedure", format_procedure(procedure))));
+#if PG_VERSION_NUM >= 160000
+	if (object_aclcheck(ProcedureRelationId, procedure, owner, ACL_EXECUTE) != ACLCHECK_OK)
+#else
+	if (pg_proc_aclcheck(procedure, owner, ACL_EXECUTE) != ACLCHECK_OK)
+#endif
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for procedure %s", format_procedure(procedure))));
+	return procedure;
+}
+
+/* Make a RelayConfig of a row. */
+static RelayConfig *
+config_of_tuple(HeapTuple tuple, TupleDesc desc)
+{
+	RelayConfig *relay = palloc0(sizeof(RelayConfig));
+	Datum		values[Natts_relay];
+	bool		nulls[Natts_relay];
+	StringInfoData all;
+	char	   *options_text;
+
+	heap_deform_tuple(tuple, desc, values, nulls);
+	relay->name = TextDatumGetCString(values[Anum_relay_name - 1]);
+	relay->queue = DatumGetObjectId(values[Anum_relay_queue - 1]);
+	if (!nulls[Anum_relay_server - 1])
+		relay->server = TextDatumGetCString(values[Anum_relay_server - 1]);
+	relay->options = relay_options_parse(values[Anum_relay_options - 1]);
+	relay->owner = DatumGetObjectId(values[Anum_relay_owner - 1]);
+	relay->paused = DatumGetBool(values[Anum_relay_paused - 1]);
+
+	options_text = JsonbToCString(NULL, &DatumGetJsonbP(values[Anum_relay_options - 1])->root, 0);
+	initStringInfo(&all);
+	appendStringInfo(&all, "%u %u %s %s", relay->queue, relay->owner,
+					 relay->server ? relay->server : "", options_text);
+	relay->fingerprint = hash_bytes_extended((unsigned char *) all.data, all.len, 0);
+	return relay;
+}
+
+/* All relays, or those of one name. */
+static List *
+read_relays(const char *name)
+{
+	Relation	rel = table_open(extension_relation("relay"), AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	List	   *result = NIL;
+	HeapTuple	tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		RelayConfig *relay = config_of_tuple(tuple, RelationGetDescr(rel));
+
+		if (name == NULL || strcmp(relay->name, name) == 0)
+			result = lappend(result, relay);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+List *
+relay_config_list(void)
+{
+	return read_relays(NULL);
+}
+
+/* NULL if there is none of this name. */
+RelayConfig *
+relay_config_find(const char *name)
+{
+	List	   *found = read_relays(name);
+
+	return found ? linitial(found) : NULL;
+}

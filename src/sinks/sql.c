@@ -1,0 +1,308 @@
+/*
+ * sql.c
+ *		Sink that calls a procedure of this database.
+ *
+ * Messages are taken until there is a batch, and worked on by poll(): the
+ * procedure's effects and the deletion of the messages are one transaction.
+ * When that fails for a batch, it is not known which message was at fault, so
+ * all are given back untried and as many as there were are then taken one at
+ * a time; a failure of a single message is that message's.
+ */
+#include "postgres.h"
+
+#include "../relay.h"
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "sink.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+
+/*
+ * Messages of one transaction when the procedure takes them one by one, and
+ * how long to go on adding to it: what a handler locks is locked until then.
+ */
+#define ONE_BY_ONE_MAX	50
+#define ONE_BY_ONE_TIME (50 * INT64CONST(1000))
+
+/* Columns of the type queue.message. */
+enum
+{
+	MESSAGE_RECEIPT,
+	MESSAGE_ID,
+	MESSAGE_KEY,
+	MESSAGE_PAYLOAD,
+	MESSAGE_BODY,
+	MESSAGE_HEADERS,
+	MESSAGE_PRIORITY,
+	MESSAGE_ATTEMPTS,
+	MESSAGE_ENQUEUED_AT,
+	MESSAGE_COLUMNS
+};
+
+typedef struct SqlSink
+{
+	Sink		base;
+	const char *procedure;
+	bool		batch;			/* it takes an array */
+	bool		ready;			/* it was there to be called */
+	MemoryContext context;		/* of one batch's work */
+	int			single;			/* so many more are to be taken singly */
+	int			nitems;
+	SinkItem  **items;			/* window of them at most */
+} SqlSink;
+
+/* Look the procedure up; raises an error if it cannot be called. */
+static Oid
+look_up(SqlSink *sink)
+{
+	return relay_procedure(sink->procedure, sink->base.config->owner, &sink->batch);
+}
+
+/*
+ * After an error outside or inside a transaction: end that and put the
+ * error's message into a buffer of SINK_ERROR_SIZE.  Returns its SQLSTATE.
+ */
+static int
+recover(MemoryContext context, bool report, char *message)
+{
+	ErrorData  *edata;
+	int			sqlstate;
+
+	HOLD_INTERRUPTS();
+	MemoryContextSwitchTo(context);
+	if (report)
+		EmitErrorReport();
+	edata = CopyErrorData();
+	FlushErrorState();
+	AbortCurrentTransaction();
+	MemoryContextSwitchTo(context);
+	strlcpy(message, edata->message, SINK_ERROR_SIZE);
+	sqlstate = edata->sqlerrcode;
+	FreeErrorData(edata);
+	RESUME_INTERRUPTS();
+	return sqlstate;
+}
+
+static Sink *
+sql_open(const SinkConfig *config, char *error)
+{
+	SqlSink    *sink = palloc0(sizeof(SqlSink));
+	MemoryContext caller = CurrentMemoryContext;
+	volatile bool ok = true;
+
+	sink->base.config = config;
+	sink->procedure = sink_option(config->options, "procedure", "");
+	sink->items = palloc(config->window * sizeof(SinkItem *));
+	sink->context = AllocSetContextCreate(caller, "queue sql sink", ALLOCSET_DEFAULT_SIZES);
+
+	PG_TRY();
+	{
+		StartTransactionCommand();
+		look_up(sink);
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		recover(caller, false, error);
+		ok = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	return ok ? &sink->base : NULL;
+}
+
+static bool
+sql_publish(Sink *base, SinkItem *item)
+{
+	SqlSink    *sink = (SqlSink *) base;
+	int			limit = sink->batch ? base->config->window : Min(base->config->window, ONE_BY_ONE_MAX);
+
+	/* What was refused before is better not mixed with what was not. */
+	if (sink->single > 0 || (sink->nitems > 0 && sink->items[0]->failures > 0))
+		limit = 1;
+	if (sink->nitems >= limit || (sink->nitems > 0 && item->failures > 0))
+		return false;
+	sink->items[sink->nitems++] = item;
+	return true;
+}
+
+/* A message as a value of type queue.message. */
+static Datum
+message_datum(TupleDesc desc, const Message *message, int failures)
+{
+	Datum		values[MESSAGE_COLUMNS];
+	bool		nulls[MESSAGE_COLUMNS] = {0};
+
+	nulls[MESSAGE_RECEIPT] = true;	/* the sink settles */
+	values[MESSAGE_ID] = Int64GetDatum(message->id);
+	values[MESSAGE_KEY] = PointerGetDatum(message->key);
+	nulls[MESSAGE_KEY] = message->key == NULL;
+	values[MESSAGE_PAYLOAD] = PointerGetDatum(message->payload);
+	nulls[MESSAGE_PAYLOAD] = message->payload == NULL;
+	values[MESSAGE_BODY] = PointerGetDatum(message->body);
+	nulls[MESSAGE_BODY] = message->body == NULL;
+	values[MESSAGE_HEADERS] = PointerGetDatum(message->headers);
+	nulls[MESSAGE_HEADERS] = message->headers == NULL;
+	values[MESSAGE_PRIORITY] = Int16GetDatum(message->priority);
+	nulls[MESSAGE_PRIORITY] = !message->has_priority;
+	values[MESSAGE_ATTEMPTS] = Int32GetDatum(message->attempts + failures);
+	values[MESSAGE_ENQUEUED_AT] = TimestampTzGetDatum(message->enqueued_at);
+	return heap_copy_tuple_as_datum(heap_form_tuple(desc, values, nulls), desc);
+}
+
+/* Call the procedure; what it returns, NULL mostly, is nobody's business. */
+static void
+call(FmgrInfo *function, Datum argument)
+{
+	LOCAL_FCINFO(fcinfo, 1);
+
+	InitFunctionCallInfoData(*fcinfo, function, 1, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = argument;
+	fcinfo->args[0].isnull = false;
+	FunctionCallInvoke(fcinfo);
+	CommandCounterIncrement();
+}
+
+/*
+ * Work on the messages in a transaction; returns how many it came to, the
+ * rest is left when the time is over.  A message that cannot be settled any
+ * more, the queue having been purged, is passed over.
+ */
+static int
+work(SqlSink *sink)
+{
+	const SinkConfig *config = sink->base.config;
+	TimestampTz start = GetCurrentTimestamp();
+	Oid			type;
+	TupleDesc	desc;
+	FmgrInfo	function;
+	Datum	   *datums = palloc(sink->nitems * sizeof(Datum));
+	int			done = 0;
+	int			n = 0;
+
+	sink->ready = false;
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(sink->context);
+
+	fmgr_info(look_up(sink), &function);
+	type = get_rel_type_id(extension_relation("message"));
+	desc = lookup_rowtype_tupdesc_copy(type, -1);
+	sink->ready = true;
+
+	while (done < sink->nitems && GetCurrentTimestamp() - start <= ONE_BY_ONE_TIME)
+	{
+		SinkItem   *item = sink->items[done++];
+
+		if (!config->settle(item->message->receipt))
+			continue;
+		datums[n++] = message_datum(desc, item->message, item->failures);
+		if (!sink->batch)
+			call(&function, datums[--n]);
+	}
+	if (n > 0)
+		call(&function, PointerGetDatum(construct_array(datums, n, type, -1, false, TYPALIGN_DOUBLE)));
+
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	return done;
+}
+
+/* Errors that say nothing of the message. */
+static bool
+is_trouble(int sqlstate)
+{
+	int			category = ERRCODE_TO_CATEGORY(sqlstate);
+
+	return category == ERRCODE_INSUFFICIENT_RESOURCES ||
+		category == ERRCODE_OPERATOR_INTERVENTION ||
+		category == ERRCODE_SYSTEM_ERROR;
+}
+
+static bool
+sql_poll(Sink *base, char *error)
+{
+	SqlSink    *sink = (SqlSink *) base;
+	MemoryContext caller = CurrentMemoryContext;
+	SinkVerdict verdict = SINK_SETTLED;
+	int			nitems = sink->nitems;
+	char		text[SINK_ERROR_SIZE];
+	volatile int done = 0;
+	volatile bool ok = true;
+
+	if (nitems == 0)
+		return true;
+
+	MemoryContextSwitchTo(sink->context);
+	pgstat_report_activity(STATE_RUNNING, psprintf("CALL %s", sink->procedure));
+	PG_TRY();
+	{
+		done = work(sink);
+	}
+	PG_CATCH();
+	{
+		int			sqlstate = recover(sink->context, nitems == 1, text);
+
+		if (!sink->ready || is_trouble(sqlstate))
+		{
+			strlcpy(error, text, SINK_ERROR_SIZE);
+			ok = false;
+		}
+		else
+			verdict = nitems == 1 ? SINK_REFUSED : SINK_UNTRIED;
+	}
+	PG_END_TRY();
+	pgstat_report_activity(STATE_IDLE, NULL);
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(sink->context);
+	if (!ok)
+		return false;			/* close() comes next and forgets the items */
+
+	sink->nitems = 0;
+	if (verdict == SINK_UNTRIED)
+		sink->single = nitems;
+	else if (sink->single > 0)
+		sink->single--;
+	for (int i = 0; i < nitems; i++)
+		base->config->verdict(sink->items[i],
+							  verdict == SINK_SETTLED && i >= done ? SINK_UNTRIED : verdict,
+							  text);
+	return true;
+}
+
+static pgsocket
+sql_wait(Sink *base, int *events, TimestampTz *until)
+{
+	*until = DT_NOEND;
+	return PGINVALID_SOCKET;
+}
+
+static void
+sql_close(Sink *base)
+{
+	SqlSink    *sink = (SqlSink *) base;
+
+	MemoryContextDelete(sink->context);
+	pfree(sink->items);
+	pfree(sink);
+}
+
+const SinkRoutine sql_sink = {
+	.magic = SINK_MAGIC,
+	.version = SINK_VERSION,
+	.local = true,
+	.open = sql_open,
+	.publish = sql_publish,
+	.poll = sql_poll,
+	.wait = sql_wait,
+	.close = sql_close,
+};
