@@ -228,7 +228,7 @@ sub produce
 	  if $r < 0.98;
 
 	# More transactions in progress than there are places to remember.
-	return "BEGIN;\nSELECT model.put_subtransactions('work', 700);\nSELECT pg_sleep(0.2);\n" . end_transaction();
+	return "BEGIN;\nSELECT model.put_subtransactions('work', 1500);\nSELECT pg_sleep(0.2);\n" . end_transaction();
 }
 
 sub consume
