@@ -519,7 +519,7 @@ insert_slots(Queue *queue, int segno, Relation rel, TupleTableSlot **slots, int 
 						 first_id + done);
 		done += part;
 		if (done == n)
-			room_offer(&q->segments[segno], block, bytes);
+			room_offer(q, segno, block, bytes);
 	}
 }
 
