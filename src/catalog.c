@@ -49,7 +49,6 @@ invalidate_queue(Datum arg, Oid relid)
 	HASH_SEQ_STATUS status;
 	Queue	   *queue;
 
-	invalidations++;
 	if (queue_cache == NULL)
 		return;
 
@@ -57,18 +56,32 @@ invalidate_queue(Datum arg, Oid relid)
 	{
 		queue = hash_search(queue_cache, &relid, HASH_FIND, NULL);
 		if (queue)
+		{
 			queue->valid = false;
+			invalidations++;
+		}
 		return;
 	}
+	invalidations++;
 	hash_seq_init(&status, queue_cache);
 	while ((queue = hash_seq_search(&status)) != NULL)
 		queue->valid = false;
+}
+
+/* Roles or schemas have changed, and with them perhaps who may do what. */
+static void
+invalidate_rights(Datum arg, int cacheid, uint32 hashvalue)
+{
+	invalidations++;
 }
 
 void
 catalog_init(void)
 {
 	CacheRegisterRelcacheCallback(invalidate_queue, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHOID, invalidate_rights, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMMEMROLE, invalidate_rights, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, invalidate_rights, (Datum) 0);
 }
 
 Oid
@@ -304,15 +317,46 @@ queue_by_relid(Oid relid)
 	return queue;
 }
 
+/*
+ * What queue_by_name found last.  It holds as long as nothing about the
+ * table, its grants or a role has changed.
+ */
+static struct
+{
+	NameData	name;
+	Oid			relid;			/* InvalidOid: nothing */
+	Oid			userid;
+	AclMode		rights;			/* checked */
+	uint64		invalidations;
+}			last_found;
+
+static Queue *
+find_again(text *name, AclMode rights)
+{
+	int			len = VARSIZE_ANY_EXHDR(name);
+
+	if (!OidIsValid(last_found.relid) || last_found.invalidations != invalidations ||
+		last_found.userid != GetUserId() || (rights & ~last_found.rights) != 0 ||
+		len >= NAMEDATALEN || NameStr(last_found.name)[len] != '\0' ||
+		memcmp(NameStr(last_found.name), VARDATA_ANY(name), len) != 0)
+		return NULL;
+	return queue_by_relid(last_found.relid);
+}
+
 Queue *
 queue_by_name(text *name, AclMode rights)
 {
-	char	   *cname = text_to_cstring(name);
+	char	   *cname;
 	Oid			relid;
-	Queue	   *queue = NULL;
+	Queue	   *queue;
 
 	shmem_require();
 
+	queue = find_again(name, rights);
+	if (likely(queue != NULL))
+		return queue;
+
+	cname = text_to_cstring(name);
 	relid = get_relname_relid(cname, queues_namespace());
 	if (OidIsValid(relid))
 		queue = queue_by_relid(relid);
@@ -322,6 +366,15 @@ queue_by_name(text *name, AclMode rights)
 				 errmsg("queue \"%s\" does not exist", cname),
 				 errhint("Create it with queue.create().")));
 	queue_check_rights(relid, cname, rights);
+
+	if (last_found.relid != relid || last_found.userid != GetUserId() ||
+		last_found.invalidations != invalidations)
+		last_found.rights = 0;
+	namestrcpy(&last_found.name, cname);
+	last_found.relid = relid;
+	last_found.userid = GetUserId();
+	last_found.rights |= rights;
+	last_found.invalidations = invalidations;
 	pfree(cname);
 	return queue;
 }

@@ -7,6 +7,7 @@
 
 #include "access/htup_details.h"
 #include "lease.h"
+#include "storage/buf.h"
 #include "utils/rel.h"
 #include "utils/snapshot.h"
 
