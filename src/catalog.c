@@ -17,6 +17,7 @@
 #include "lease.h"
 #include "miscadmin.h"
 #include "segment.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -110,14 +111,37 @@ extension_exists(void)
 }
 
 void
+queue_missing(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("queue \"%s\" does not exist", name),
+			 errhint("Create it with queue.create().")));
+}
+
+void
+queue_lock(Oid relid, const char *name, LOCKMODE lockmode)
+{
+	LockRelationOid(relid, lockmode);
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+		queue_missing(name);
+}
+
+void
 queue_check_rights(Oid relid, const char *name, AclMode rights)
 {
 	/* One at a time: pg_class_aclcheck is content with any of them. */
 	for (AclMode right = 1; right <= rights; right <<= 1)
 	{
+		bool		missing = false;
+		AclResult	result;
+
 		if ((rights & right) == 0)
 			continue;
-		if (pg_class_aclcheck(relid, GetUserId(), right) != ACLCHECK_OK)
+		result = pg_class_aclcheck_ext(relid, GetUserId(), right, &missing);
+		if (missing)
+			queue_missing(name);
+		if (result != ACLCHECK_OK)
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 					 errmsg("permission denied for queue \"%s\"", name),
@@ -139,6 +163,8 @@ queue_check_rights(Oid relid, const char *name, AclMode rights)
 void
 queue_check_owner(Oid relid, const char *name)
 {
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+		queue_missing(name);
 #if PG_VERSION_NUM >= 160000
 	if (!object_ownercheck(RelationRelationId, relid, GetUserId()))
 #else
@@ -352,6 +378,8 @@ queue_by_name(text *name, AclMode rights)
 
 	shmem_require();
 
+	/* One who waits takes no lock, and would never hear of a drop. */
+	AcceptInvalidationMessages();
 	queue = find_again(name, rights);
 	if (likely(queue != NULL))
 		return queue;
@@ -361,10 +389,7 @@ queue_by_name(text *name, AclMode rights)
 	if (OidIsValid(relid))
 		queue = queue_by_relid(relid);
 	if (queue == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("queue \"%s\" does not exist", cname),
-				 errhint("Create it with queue.create().")));
+		queue_missing(cname);
 	queue_check_rights(relid, cname, rights);
 
 	if (last_found.relid != relid || last_found.userid != GetUserId() ||

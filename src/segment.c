@@ -362,10 +362,7 @@ open_tail(Queue *queue, int *segno)
 		Relation	rel = segment_open(q, tail, RowExclusiveLock);
 
 		if (rel == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("queue \"%s\" does not exist", NameStr(queue->name)),
-					 errdetail("It was dropped, or one of its segments was.")));
+			queue_missing(NameStr(queue->name));
 		if (pg_atomic_read_u32(&seg->state) == SEGMENT_ACTIVE)
 		{
 			if (pg_atomic_read_u32(&seg->nblocks) >= segment_limit(q))
@@ -519,7 +516,7 @@ insert_slots(Queue *queue, int segno, Relation rel, TupleTableSlot **slots, int 
 						 first_id + done);
 		done += part;
 		if (done == n)
-			room_offer(&q->segments[segno], block, bytes);
+			room_offer(q, segno, block, bytes);
 	}
 }
 

@@ -58,6 +58,7 @@ typedef struct SegmentShared
 	pg_atomic_uint64 room;		/* SegmentRoom that senders share */
 	BlockNumber next_block;		/* first empty block kept ahead; extend_lock */
 	BlockNumber extended;		/* end of those blocks */
+	BlockNumber extend_at;		/* who takes this one adds more */
 	pg_atomic_uint64 cursor;	/* SegmentPlace of the next tuple to judge */
 	pg_atomic_uint64 appended;	/* counts insertions */
 	uint64		scanned;		/* appended, when last scanned to its end */
