@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
@@ -46,6 +47,7 @@ typedef struct PendingWake
 	uint32		generation;
 	SubTransactionId subid;
 	int			messages;
+	bool		dropped;
 	TimestampTz due_at;			/* DT_NOEND if nothing was deferred */
 } PendingWake;
 
@@ -223,6 +225,7 @@ pending_wake(QueueShared *q)
 	wake->generation = pg_atomic_read_u32(&q->generation);
 	wake->subid = GetCurrentSubTransactionId();
 	wake->messages = 0;
+	wake->dropped = false;
 	wake->due_at = DT_NOEND;
 	return wake;
 }
@@ -231,6 +234,12 @@ void
 wake_at_commit(QueueShared *q, int n)
 {
 	pending_wake(q)->messages += n;
+}
+
+void
+wake_drop_at_commit(QueueShared *q)
+{
+	pending_wake(q)->dropped = true;
 }
 
 void
@@ -248,6 +257,12 @@ wake_commit(PendingWake *wake)
 
 	if (pg_atomic_read_u32(&q->generation) != wake->generation)
 		return;
+	if (wake->dropped)
+	{
+		wake_waiters(q, INT_MAX);
+		queue_forget(q->dboid, q->relid);
+		return;
+	}
 	if (wake->messages > 0)
 	{
 		pg_atomic_fetch_add_u64(&q->sent, wake->messages);
@@ -316,6 +331,7 @@ hand_to_parent(SubTransactionId subid, SubTransactionId parent)
 		if (wake != NULL)
 		{
 			wake->messages += pending[i].messages;
+			wake->dropped |= pending[i].dropped;
 			wake->due_at = Min(wake->due_at, pending[i].due_at);
 			continue;
 		}
