@@ -254,8 +254,6 @@ attach_shared(Oid relid, bool may_retry)
 static void
 clear_shared(QueueShared *q)
 {
-	lease_forget_queue(q);
-
 	q->nsegments = q->nscan = 0;
 	for (int i = 0; i < QUEUE_MAX_SEGMENTS; i++)
 		pg_atomic_write_u32(&q->segments[i].state, SEGMENT_UNUSED);
@@ -291,9 +289,14 @@ queue_forget(Oid dboid, Oid relid)
 			(OidIsValid(relid) && q->relid != relid))
 			continue;
 		LWLockAcquire(&q->lock, LW_EXCLUSIVE);
-		clear_shared(q);
-		q->relid = q->dboid = InvalidOid;
-		pg_atomic_write_u32(&q->generation, 0);
+
+		/* What a transaction has its hands on is left for the next time. */
+		if (lease_forget_queue(q))
+		{
+			clear_shared(q);
+			q->relid = q->dboid = InvalidOid;
+			pg_atomic_write_u32(&q->generation, 0);
+		}
 		LWLockRelease(&q->lock);
 	}
 	LWLockRelease(&queue_state->registry_lock);
