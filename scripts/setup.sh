@@ -10,6 +10,10 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 pg_config=${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}
 
+# A trap can run while the output is going to a file; it says what it has to
+# say here.
+exec 3>&1
+
 # Nothing of the caller's may lead us to another server.
 unset "${!PG@}"
 
@@ -49,7 +53,7 @@ as_user()
 	if [ "$(id -u)" -eq 0 ]; then
 		command=(runuser -u "$user" -- "${command[@]}")
 	fi
-	(cd "$dir" && exec "${command[@]}" 9>&-)
+	(cd "$dir" && exec "${command[@]}" 3>&- 9>&-)
 }
 
 # Install those of the packages that are missing, without letting Debian start

@@ -19,7 +19,6 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "segment.h"
-#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
@@ -203,10 +202,7 @@ change_settings(Oid relid, Datum *values, bool *isnull, bool *replace)
 	scan = systable_beginscan(rel, extension_relation("queue_pkey"), true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("queue with OID %u does not exist", relid),
-				 errdetail("It was dropped at the same time.")));
+		elog(ERROR, "could not find the settings of queue %u", relid);
 	if (replace != NULL)
 		CatalogTupleUpdate(rel, &tuple->t_self,
 						   heap_modify_tuple(tuple, RelationGetDescr(rel), values, isnull, replace));
@@ -231,7 +227,7 @@ queue_alter(PG_FUNCTION_ARGS)
 	check_settings(fcinfo);
 
 	/* Against another alter, which would make the update fail. */
-	LockRelationOid(queue->relid, ShareUpdateExclusiveLock);
+	queue_lock(queue->relid, NameStr(queue->name), ShareUpdateExclusiveLock);
 	for (int i = 1; i < Natts_queue; i++)
 	{
 		if (PG_ARGISNULL(settings_arguments[i]))
@@ -279,7 +275,7 @@ queue_drop(PG_FUNCTION_ARGS)
 	List	   *children;
 
 	check_no_relay(relid, name);
-	LockRelationOid(relid, AccessExclusiveLock);
+	queue_lock(relid, name, AccessExclusiveLock);
 	children = find_inheritance_children(relid, AccessExclusiveLock);
 	change_settings(relid, NULL, NULL, NULL);
 	deferred_delete_all(relid);
@@ -295,6 +291,7 @@ queue_drop(PG_FUNCTION_ARGS)
 	}
 	performMultipleDeletions(objects, DROP_RESTRICT, 0);
 	free_object_addresses(objects);
+	wake_drop_at_commit(queue->shared);
 	PG_RETURN_VOID();
 }
 
@@ -304,6 +301,7 @@ queue_purge(PG_FUNCTION_ARGS)
 	Queue	   *queue = owned_queue_argument(fcinfo, "queue.purge()");
 	Oid			relid = queue->relid;
 
+	queue_lock(relid, NameStr(queue->name), AccessExclusiveLock);
 	wake_purged_at_commit(queue->shared);
 	SPI_connect();
 	execute(psprintf("TRUNCATE queues.%s", quote_identifier(NameStr(queue->name))));

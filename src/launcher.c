@@ -12,7 +12,8 @@
  *		|  +--- failed -------+--------------------+-----------+
  *		+------ poke -------- ABSENT <-- exit 0 ---+-----------+
  *
- * The launcher alone starts workers; a worker alone moves on from STARTING.
+ * A worker that finds its database in another state than STARTING is not
+ * wanted and exits, so that there is never more than one.
  */
 #include "postgres.h"
 

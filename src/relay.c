@@ -727,7 +727,7 @@ sleep_until(TimestampTz until)
 		(void) WaitLatchOrSocket(MyLatch,
 								 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH |
 								 (socket == PGINVALID_SOCKET ? 0 : events),
-								 socket, timeout, PG_WAIT_EXTENSION);
+								 socket, timeout, WAIT_EVENT("QueueRelayMain"));
 	ResetLatch(MyLatch);
 }
 
@@ -868,6 +868,26 @@ read_config(void)
 	return true;
 }
 
+/*
+ * Settings the role or the database may have that must not govern our own
+ * work.  A procedure's transaction is isolated as the owner has it set.
+ */
+static void
+override_settings(void)
+{
+	static const char *const settings[][2] = {
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
+		{"default_transaction_isolation", "read committed"},
+	};
+	int			n = relay->server ? lengthof(settings) : lengthof(settings) - 1;
+
+	for (int i = 0; i < n; i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("application_name", psprintf("queue relay %s", relay->name),
+					PGC_USERSET, PGC_S_OVERRIDE);
+}
+
 /* Work until the process is ended, or is not needed. */
 static void
 run(void)
@@ -882,6 +902,8 @@ run(void)
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, note_server_change, (Datum) 0);
 	if (!read_config())
 		return;
+	override_settings();
+	pgstat_report_activity(STATE_IDLE, NULL);
 	claim_size = Min(CLAIM_FIRST, sink_config.window);
 
 	for (;;)

@@ -361,11 +361,9 @@ open_tail(Queue *queue, int *segno)
 		SegmentShared *seg = &q->segments[tail];
 		Relation	rel = segment_open(q, tail, RowExclusiveLock);
 
-		if (rel == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("queue \"%s\" does not exist", NameStr(queue->name)),
-					 errdetail("It was dropped, or one of its segments was.")));
+		/* While we waited for the table the queue can have been dropped. */
+		if (rel == NULL || pg_atomic_read_u32(&q->generation) != queue->generation)
+			queue_missing(NameStr(queue->name));
 		if (pg_atomic_read_u32(&seg->state) == SEGMENT_ACTIVE)
 		{
 			if (pg_atomic_read_u32(&seg->nblocks) >= segment_limit(q))

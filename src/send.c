@@ -17,12 +17,10 @@
 #include "identity.h"
 #include "miscadmin.h"
 #include "segment.h"
-#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/rel.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "wake.h"
 
@@ -86,11 +84,7 @@ send_message(Queue *queue, Datum *values, bool *isnull, int64 delay)
 	}
 
 	/* Whoever drops or purges the queue must see our row. */
-	LockRelationOid(queue->relid, RowExclusiveLock);
-	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(queue->relid)))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("queue \"%s\" does not exist", NameStr(queue->name))));
+	queue_lock(queue->relid, NameStr(queue->name), RowExclusiveLock);
 
 #define VARLENA(column) \
 	(isnull[(column) - 1] ? NULL : (void *) PG_DETOAST_DATUM(values[(column) - 1]))

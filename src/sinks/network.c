@@ -16,6 +16,7 @@
 #include "sink.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
+#include "../compat.h"
 
 bool
 network_wait(pgsocket socket, int events, TimestampTz deadline)
@@ -29,7 +30,7 @@ network_wait(pgsocket socket, int events, TimestampTz deadline)
 			return false;
 		rc = WaitLatchOrSocket(MyLatch,
 							   WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH | events,
-							   socket, timeout, PG_WAIT_EXTENSION);
+							   socket, timeout, WAIT_EVENT("QueueRelayConnect"));
 		if (rc & WL_LATCH_SET)
 		{
 			ResetLatch(MyLatch);
