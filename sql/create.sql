@@ -156,3 +156,19 @@ SELECT queue.send('gone', '1');
 DROP TABLE queues.gone CASCADE;
 SELECT queue.send('gone', '1');
 SELECT name FROM queue.queues;
+
+-- More queues than there is room for at the same time, one after the other
+CREATE PROCEDURE come_and_go(n integer) LANGUAGE plpgsql AS $$
+BEGIN
+	FOR i IN 1 .. n LOOP
+		PERFORM queue.create('passing');
+		PERFORM queue.send('passing', '1');
+		COMMIT;
+		PERFORM queue.receive('passing');
+		COMMIT;
+		PERFORM queue.drop('passing');
+		COMMIT;
+	END LOOP;
+END $$;
+CALL come_and_go(current_setting('queue.max_queues')::int + 1);
+DROP PROCEDURE come_and_go;

@@ -120,7 +120,7 @@ SELECT receipt AS second, attempts, payload FROM queue.receive('s', wait => '1 h
 SELECT :attempts AS attempts, :'payload' AS payload;
 SELECT queue.ack(:first), queue.nack(:first), queue.reject(:first), queue.extend(:first);
 SELECT queue.ack_batch(ARRAY[:first]);
-SELECT id, attempts, state FROM queue.leases;
+SELECT id, attempts, state FROM queue.leases WHERE state = 'held';
 
 -- Extended to the past, the second lease ends too, then the third, the last.
 SELECT queue.extend(:second, '1 microsecond');
@@ -137,6 +137,6 @@ BEGIN
 END $$;
 SELECT payload, attempts, reason, error FROM queue.dead_letters WHERE payload = '"crash"';
 SELECT queue.ack(:second), queue.ack(:receipt);
-SELECT count(*) FROM queue.leases;
+SELECT count(*) FROM queue.leases WHERE state = 'held';
 SELECT count(*) FROM queue.deferred;
 SELECT queue.drop('s');

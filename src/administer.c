@@ -291,6 +291,7 @@ queue_drop(PG_FUNCTION_ARGS)
 	}
 	performMultipleDeletions(objects, DROP_RESTRICT, 0);
 	free_object_addresses(objects);
+	wake_drop_at_commit(queue->shared);
 	PG_RETURN_VOID();
 }
 

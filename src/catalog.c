@@ -206,9 +206,12 @@ read_settings(Queue *queue)
 	return found;
 }
 
-/* Find this queue's shared element, or give it a free one. */
+/*
+ * Find this queue's shared element, or give it a free one; if there is none,
+ * one of a queue that was dropped and not cleared away yet.
+ */
 static QueueShared *
-attach_shared(Oid relid)
+attach_shared(Oid relid, bool may_retry)
 {
 	QueueShared *q;
 	QueueShared *unused = NULL;
@@ -228,6 +231,11 @@ attach_shared(Oid relid)
 	if (unused == NULL)
 	{
 		LWLockRelease(&queue_state->registry_lock);
+		if (may_retry)
+		{
+			queue_forget_dropped(false);
+			return attach_shared(relid, false);
+		}
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("too many queues are in use"),
@@ -246,8 +254,6 @@ attach_shared(Oid relid)
 static void
 clear_shared(QueueShared *q)
 {
-	lease_forget_queue(q);
-
 	q->nsegments = q->nscan = 0;
 	for (int i = 0; i < QUEUE_MAX_SEGMENTS; i++)
 		pg_atomic_write_u32(&q->segments[i].state, SEGMENT_UNUSED);
@@ -283,12 +289,47 @@ queue_forget(Oid dboid, Oid relid)
 			(OidIsValid(relid) && q->relid != relid))
 			continue;
 		LWLockAcquire(&q->lock, LW_EXCLUSIVE);
-		clear_shared(q);
-		q->relid = q->dboid = InvalidOid;
-		pg_atomic_write_u32(&q->generation, 0);
+
+		/* What a transaction has its hands on is left for the next time. */
+		if (lease_forget_queue(q))
+		{
+			clear_shared(q);
+			q->relid = q->dboid = InvalidOid;
+			pg_atomic_write_u32(&q->generation, 0);
+		}
 		LWLockRelease(&q->lock);
 	}
 	LWLockRelease(&queue_state->registry_lock);
+}
+
+void
+queue_forget_dropped(bool wait)
+{
+	List	   *relids = NIL;
+	ListCell   *lc;
+
+	LWLockAcquire(&queue_state->registry_lock, LW_SHARED);
+	for (int i = 0; i < queue_max_queues; i++)
+	{
+		QueueShared *q = &queue_state->queues[i];
+
+		if (q->dboid == MyDatabaseId && OidIsValid(q->relid))
+			relids = lappend_oid(relids, q->relid);
+	}
+	LWLockRelease(&queue_state->registry_lock);
+
+	foreach(lc, relids)
+	{
+		Oid			relid = lfirst_oid(lc);
+
+		if (wait)
+			LockRelationOid(relid, AccessShareLock);
+		else if (!ConditionalLockRelationOid(relid, AccessShareLock))
+			continue;
+		if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+			queue_forget(MyDatabaseId, relid);
+		UnlockRelationOid(relid, AccessShareLock);
+	}
 }
 
 Queue *
@@ -335,7 +376,7 @@ queue_by_relid(Oid relid)
 	if (queue->shared == NULL ||
 		pg_atomic_read_u32(&queue->shared->generation) != queue->generation)
 	{
-		queue->shared = attach_shared(relid);
+		queue->shared = attach_shared(relid, true);
 		queue->generation = pg_atomic_read_u32(&queue->shared->generation);
 	}
 	if (pg_atomic_read_u32(&queue->shared->loaded) == 0)

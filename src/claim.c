@@ -67,7 +67,8 @@ claim_returned(ClaimScan *scan)
 	QueueShared *q = scan->q;
 	int			n = pg_atomic_read_u32(&q->nreturned);
 
-	for (; n > 0 && scan->nclaims < scan->max; n--)
+	for (; n > 0 && scan->nclaims < scan->max &&
+		 pg_atomic_read_u32(&q->generation) == scan->generation; n--)
 	{
 		int			slotno = lease_take_returned(q);
 		LeaseSlot  *slot;
@@ -153,6 +154,7 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Message **mes
 
 	memset(&scan, 0, sizeof(scan));
 	scan.q = q;
+	scan.generation = queue->generation;
 	scan.kind = kind;
 	scan.now = GetCurrentTimestamp();
 	scan.expires_at = (kind == LEASE_TIMED) ? scan.now + lease : DT_NOEND;

@@ -31,6 +31,7 @@ typedef struct Claim
 typedef struct ClaimScan
 {
 	QueueShared *q;
+	uint32		generation;		/* q's, or it is another queue by now */
 	Snapshot	snapshot;		/* every verdict is as of this */
 	LeaseKind	kind;
 	TimestampTz now;

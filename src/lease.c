@@ -682,22 +682,41 @@ lease_move(int slotno, Oid relid, ItemPointer tid)
 	relocate(slotno, relid, tid, LEASE_IN_DEFERRED);
 }
 
-void
+bool
 lease_forget_queue(QueueShared *q)
 {
+	bool		all = true;
+	int			slotno;
+
+	SpinLockAcquire(&q->returned_mutex);
+	slotno = q->returned_head;
+	q->returned_head = q->returned_tail = -1;
+	SpinLockRelease(&q->returned_mutex);
+	while (slotno >= 0)
+	{
+		int			next = leases->slots[slotno].next;
+
+		pg_atomic_fetch_sub_u32(&q->nreturned, 1);
+		pg_atomic_fetch_add_u64(&q->leased, 1);
+		free_slot(slotno);
+		slotno = next;
+	}
+
 	for (int i = 0; i < leases->high_water; i++)
 	{
 		LeaseSlot  *slot = &leases->slots[i];
+		uint64		word = pg_atomic_read_u64(&slot->word);
 
-		if (LeaseWordState(pg_atomic_read_u64(&slot->word)) == LEASE_FREE ||
-			slot->queue != QueueIndex(q))
+		if (LeaseWordState(word) == LEASE_FREE || slot->queue != QueueIndex(q))
 			continue;
-		if (LeaseWordState(pg_atomic_read_u64(&slot->word)) == LEASE_RETURNED)
-			pg_atomic_fetch_add_u64(&q->leased, 1);
-		free_slot(i);
+		if (LeaseWordState(word) == LEASE_HELD &&
+			pg_atomic_compare_exchange_u64(&slot->word, &word,
+										   WORD(WORD_GENERATION(word), LEASE_SETTLING)))
+			free_slot(i);
+		else
+			all = false;
 	}
-	q->returned_head = q->returned_tail = -1;
-	pg_atomic_write_u32(&q->nreturned, 0);
+	return all;
 }
 
 /* Undo a deed, the transaction or subtransaction that did it having aborted. */

@@ -144,7 +144,10 @@ extern int	lease_in_segment(QueueShared *q, int segment, int *slots, int max);
 extern bool lease_begin_move(int slotno);
 extern void lease_move(int slotno, Oid relid, ItemPointer tid);
 
-/* Free every slot of a queue that is no more. */
-extern void lease_forget_queue(QueueShared *q);
+/*
+ * Free the slots of a queue that is no more.  False if a transaction is still
+ * at work on one.
+ */
+extern bool lease_forget_queue(QueueShared *q);
 
 #endif							/* QUEUE_LEASE_H */

@@ -361,7 +361,8 @@ open_tail(Queue *queue, int *segno)
 		SegmentShared *seg = &q->segments[tail];
 		Relation	rel = segment_open(q, tail, RowExclusiveLock);
 
-		if (rel == NULL)
+		/* While we waited for the table the queue can have been dropped. */
+		if (rel == NULL || pg_atomic_read_u32(&q->generation) != queue->generation)
 			queue_missing(NameStr(queue->name));
 		if (pg_atomic_read_u32(&seg->state) == SEGMENT_ACTIVE)
 		{

@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
@@ -49,6 +50,7 @@ typedef struct PendingWake
 	int			deferred;
 	int			dead;
 	bool		purged;
+	bool		dropped;
 	TimestampTz due_at;			/* DT_NOEND if nothing was deferred */
 } PendingWake;
 
@@ -226,7 +228,7 @@ pending_wake(QueueShared *q)
 	wake->generation = pg_atomic_read_u32(&q->generation);
 	wake->subid = GetCurrentSubTransactionId();
 	wake->messages = wake->deferred = wake->dead = 0;
-	wake->purged = false;
+	wake->purged = wake->dropped = false;
 	wake->due_at = DT_NOEND;
 	return wake;
 }
@@ -235,6 +237,12 @@ void
 wake_at_commit(QueueShared *q, int n)
 {
 	pending_wake(q)->messages += n;
+}
+
+void
+wake_drop_at_commit(QueueShared *q)
+{
+	pending_wake(q)->dropped = true;
 }
 
 void
@@ -265,6 +273,12 @@ wake_commit(PendingWake *wake)
 
 	if (pg_atomic_read_u32(&q->generation) != wake->generation)
 		return;
+	if (wake->dropped)
+	{
+		wake_waiters(q, INT_MAX);
+		queue_forget(q->dboid, q->relid);
+		return;
+	}
 	if (wake->purged)
 	{
 		pg_atomic_write_u64(&q->ready, 0);
@@ -346,6 +360,7 @@ hand_to_parent(SubTransactionId subid, SubTransactionId parent)
 			wake->messages += pending[i].messages;
 			wake->deferred += pending[i].deferred;
 			wake->dead += pending[i].dead;
+			wake->dropped |= pending[i].dropped;
 			wake->due_at = Min(wake->due_at, pending[i].due_at);
 			continue;
 		}
