@@ -275,7 +275,7 @@ COMMENT ON FUNCTION queue.after_insert() IS
 --
 
 CREATE FUNCTION queue.queue_stats(queue regclass,
-	OUT ready bigint, OUT leased bigint,
+	OUT ready bigint, OUT leased bigint, OUT deferred bigint, OUT dead bigint,
 	OUT sent bigint, OUT received bigint, OUT acked bigint, OUT failed bigint, OUT expired bigint,
 	OUT oldest_enqueued_at timestamptz, OUT waiting integer, OUT segments integer, OUT bytes bigint)
 AS 'MODULE_PATHNAME', 'queue_stats' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
@@ -299,10 +299,7 @@ FROM queue.queue q JOIN pg_catalog.pg_class c ON c.oid = q.relid;
 GRANT SELECT ON queue.queues TO PUBLIC;
 
 CREATE VIEW queue.stats AS
-SELECT c.relname::text AS queue, s.ready, s.leased,
-	(SELECT count(*) FROM queue.deferred d WHERE d.relid = q.relid) AS deferred,
-	(SELECT count(*) FROM queue.dead_letters d WHERE d.queue = c.relname) AS dead,
-	s.sent, s.received, s.acked, s.failed, s.expired, s.oldest_enqueued_at, s.waiting, s.segments, s.bytes
+SELECT c.relname::text AS queue, s.*
 FROM queue.queue q JOIN pg_catalog.pg_class c ON c.oid = q.relid,
 	LATERAL queue.queue_stats(q.relid) s
 WHERE pg_catalog.has_table_privilege(q.relid, 'SELECT');

@@ -8,12 +8,12 @@ SELECT count(*) FROM queue.send_batch('r', '{1,2,3,4,5,6,7,8,9,10}');
 SELECT receipt > 0 AS receipt, id, key, payload, body, headers, priority, attempts,
 	enqueued_at <= now() AS past FROM queue.receive('r');
 SELECT id, payload FROM queue.receive('r', max_messages => 3);
-SELECT queue, id, attempts, kind, state, date_trunc('second', expires_at - leased_at + '500 ms') AS lease, pid = pg_backend_pid() AS mine
+SELECT queue, id, attempts, kind, state, expires_at - leased_at AS lease, pid = pg_backend_pid() AS mine
 	FROM queue.leases ORDER BY id;
 
 -- A lease of one's own choice
 SELECT id FROM queue.receive('r', lease => '7 seconds');
-SELECT date_trunc('second', expires_at - leased_at + '500 ms') AS lease FROM queue.leases WHERE id = 5;
+SELECT expires_at - leased_at AS lease FROM queue.leases WHERE id = 5;
 
 -- More than there are
 SELECT id FROM queue.receive('r', 1000000);

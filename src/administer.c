@@ -161,6 +161,7 @@ queue_create(PG_FUNCTION_ARGS)
 	Oid			relid;
 
 	shmem_require();
+	PreventCommandIfReadOnly("queue.create()");
 	check_name(name);
 	for (int i = 1; i <= 5; i++)
 	{
@@ -301,6 +302,7 @@ queue_purge(PG_FUNCTION_ARGS)
 	Oid			relid = queue->relid;
 
 	queue_lock(relid, NameStr(queue->name), AccessExclusiveLock);
+	wake_purged_at_commit(queue->shared);
 	SPI_connect();
 	execute(psprintf("TRUNCATE queues.%s", quote_identifier(NameStr(queue->name))));
 	SPI_finish();
@@ -332,8 +334,9 @@ queue_redrive(PG_FUNCTION_ARGS)
 Datum
 queue_purge_dead_letters(PG_FUNCTION_ARGS)
 {
-	Queue	   *queue;
+	Queue	   *queue = owned_queue_argument(fcinfo, "queue.purge_dead_letters()");
+	int64		n = dead_letters_delete_all(NameStr(queue->name));
 
-	queue = owned_queue_argument(fcinfo, "queue.purge_dead_letters()");
-	PG_RETURN_INT64(dead_letters_delete_all(NameStr(queue->name)));
+	wake_dead_at_commit(queue->shared, -n);
+	PG_RETURN_INT64(n);
 }

@@ -25,6 +25,7 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/rls.h"
 #include "utils/syscache.h"
 #include "compat.h"
 
@@ -49,7 +50,6 @@ invalidate_queue(Datum arg, Oid relid)
 	HASH_SEQ_STATUS status;
 	Queue	   *queue;
 
-	invalidations++;
 	if (queue_cache == NULL)
 		return;
 
@@ -57,18 +57,32 @@ invalidate_queue(Datum arg, Oid relid)
 	{
 		queue = hash_search(queue_cache, &relid, HASH_FIND, NULL);
 		if (queue)
+		{
 			queue->valid = false;
+			invalidations++;
+		}
 		return;
 	}
+	invalidations++;
 	hash_seq_init(&status, queue_cache);
 	while ((queue = hash_seq_search(&status)) != NULL)
 		queue->valid = false;
+}
+
+/* Roles or schemas have changed, and with them perhaps who may do what. */
+static void
+invalidate_rights(Datum arg, int cacheid, uint32 hashvalue)
+{
+	invalidations++;
 }
 
 void
 catalog_init(void)
 {
 	CacheRegisterRelcacheCallback(invalidate_queue, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHOID, invalidate_rights, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMMEMROLE, invalidate_rights, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, invalidate_rights, (Datum) 0);
 }
 
 Oid
@@ -136,6 +150,14 @@ queue_check_rights(Oid relid, const char *name, AclMode rights)
 							   right == ACL_SELECT ? "SELECT" : "DELETE",
 							   quote_identifier(name))));
 	}
+
+	/* The engine does not go through policies, so it must not go past them. */
+	if (check_enable_rls(relid, InvalidOid, true) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("row-level security is not supported on queue \"%s\"", name),
+				 errhint("Disable it on the table queues.%s, and use grants.",
+						 quote_identifier(name))));
 }
 
 void
@@ -184,9 +206,12 @@ read_settings(Queue *queue)
 	return found;
 }
 
-/* Find this queue's shared element, or give it a free one. */
+/*
+ * Find this queue's shared element, or give it a free one; if there is none,
+ * one of a queue that was dropped and not cleared away yet.
+ */
 static QueueShared *
-attach_shared(Oid relid)
+attach_shared(Oid relid, bool may_retry)
 {
 	QueueShared *q;
 	QueueShared *unused = NULL;
@@ -206,6 +231,11 @@ attach_shared(Oid relid)
 	if (unused == NULL)
 	{
 		LWLockRelease(&queue_state->registry_lock);
+		if (may_retry)
+		{
+			queue_forget_dropped(false);
+			return attach_shared(relid, false);
+		}
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("too many queues are in use"),
@@ -235,6 +265,9 @@ clear_shared(QueueShared *q)
 	pg_atomic_write_u64(&q->next_due, 0);
 	pg_atomic_write_u32(&q->wants_segment, 0);
 	pg_atomic_write_u64(&q->ready, 0);
+	pg_atomic_write_u64(&q->deferred, 0);
+	pg_atomic_write_u64(&q->dead, 0);
+	q->counted = false;
 	pg_atomic_write_u64(&q->sent, 0);
 	pg_atomic_write_u64(&q->received, 0);
 	pg_atomic_write_u64(&q->acked, 0);
@@ -267,6 +300,36 @@ queue_forget(Oid dboid, Oid relid)
 		LWLockRelease(&q->lock);
 	}
 	LWLockRelease(&queue_state->registry_lock);
+}
+
+void
+queue_forget_dropped(bool wait)
+{
+	List	   *relids = NIL;
+	ListCell   *lc;
+
+	LWLockAcquire(&queue_state->registry_lock, LW_SHARED);
+	for (int i = 0; i < queue_max_queues; i++)
+	{
+		QueueShared *q = &queue_state->queues[i];
+
+		if (q->dboid == MyDatabaseId && OidIsValid(q->relid))
+			relids = lappend_oid(relids, q->relid);
+	}
+	LWLockRelease(&queue_state->registry_lock);
+
+	foreach(lc, relids)
+	{
+		Oid			relid = lfirst_oid(lc);
+
+		if (wait)
+			LockRelationOid(relid, AccessShareLock);
+		else if (!ConditionalLockRelationOid(relid, AccessShareLock))
+			continue;
+		if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+			queue_forget(MyDatabaseId, relid);
+		UnlockRelationOid(relid, AccessShareLock);
+	}
 }
 
 Queue *
@@ -313,7 +376,7 @@ queue_by_relid(Oid relid)
 	if (queue->shared == NULL ||
 		pg_atomic_read_u32(&queue->shared->generation) != queue->generation)
 	{
-		queue->shared = attach_shared(relid);
+		queue->shared = attach_shared(relid, true);
 		queue->generation = pg_atomic_read_u32(&queue->shared->generation);
 	}
 	if (pg_atomic_read_u32(&queue->shared->loaded) == 0)
@@ -321,23 +384,63 @@ queue_by_relid(Oid relid)
 	return queue;
 }
 
+/*
+ * What queue_by_name found last.  It holds as long as nothing about the
+ * table, its grants or a role has changed.
+ */
+static struct
+{
+	NameData	name;
+	Oid			relid;			/* InvalidOid: nothing */
+	Oid			userid;
+	AclMode		rights;			/* checked */
+	uint64		invalidations;
+}			last_found;
+
+static Queue *
+find_again(text *name, AclMode rights)
+{
+	int			len = VARSIZE_ANY_EXHDR(name);
+
+	if (!OidIsValid(last_found.relid) || last_found.invalidations != invalidations ||
+		last_found.userid != GetUserId() || (rights & ~last_found.rights) != 0 ||
+		len >= NAMEDATALEN || NameStr(last_found.name)[len] != '\0' ||
+		memcmp(NameStr(last_found.name), VARDATA_ANY(name), len) != 0)
+		return NULL;
+	return queue_by_relid(last_found.relid);
+}
+
 Queue *
 queue_by_name(text *name, AclMode rights)
 {
-	char	   *cname = text_to_cstring(name);
+	char	   *cname;
 	Oid			relid;
-	Queue	   *queue = NULL;
+	Queue	   *queue;
 
 	shmem_require();
 
 	/* One who waits takes no lock, and would never hear of a drop. */
 	AcceptInvalidationMessages();
+	queue = find_again(name, rights);
+	if (likely(queue != NULL))
+		return queue;
+
+	cname = text_to_cstring(name);
 	relid = get_relname_relid(cname, queues_namespace());
 	if (OidIsValid(relid))
 		queue = queue_by_relid(relid);
 	if (queue == NULL)
 		queue_missing(cname);
 	queue_check_rights(relid, cname, rights);
+
+	if (last_found.relid != relid || last_found.userid != GetUserId() ||
+		last_found.invalidations != invalidations)
+		last_found.rights = 0;
+	namestrcpy(&last_found.name, cname);
+	last_found.relid = relid;
+	last_found.userid = GetUserId();
+	last_found.rights |= rights;
+	last_found.invalidations = invalidations;
 	pfree(cname);
 	return queue;
 }

@@ -67,6 +67,13 @@ extern void queue_check_owner(Oid relid, const char *name);
  */
 extern void queue_forget(Oid dboid, Oid relid);
 
+/*
+ * Give up the elements of this database's queues that were dropped.  A table
+ * that is locked may be one that is just being created, and is skipped unless
+ * we wait.
+ */
+extern void queue_forget_dropped(bool wait);
+
 /* OID of one of the extension's own tables or schemas; error if missing. */
 extern Oid	extension_relation(const char *name);
 extern Oid	queues_namespace(void);

@@ -19,7 +19,7 @@
 #include "worker.h"
 
 /* While a transaction holds messages up, look whether it has let go of them. */
-#define LOOK_INTERVAL_MS	200
+#define LOOK_INTERVAL_MS	100
 
 /* A varlena in full; what was stored plain stays in its tuple. */
 static void *
@@ -144,8 +144,7 @@ build_messages(ClaimScan *scan)
 }
 
 int
-claim_messages(Queue *queue, LeaseKind kind, TimestampTz expires_at, int max,
-			   Message **messages)
+claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Message **messages)
 {
 	QueueShared *q = queue->shared;
 	ClaimScan	scan;
@@ -158,7 +157,7 @@ claim_messages(Queue *queue, LeaseKind kind, TimestampTz expires_at, int max,
 	scan.generation = queue->generation;
 	scan.kind = kind;
 	scan.now = GetCurrentTimestamp();
-	scan.expires_at = expires_at;
+	scan.expires_at = (kind == LEASE_TIMED) ? scan.now + lease : DT_NOEND;
 	scan.max = Min(max, queue_max_leases);
 	scan.claims = palloc(sizeof(Claim) * scan.max);
 	lease_reserve(scan.max + 1);
@@ -198,7 +197,7 @@ claim_messages(Queue *queue, LeaseKind kind, TimestampTz expires_at, int max,
 		pg_atomic_write_u64(&q->frontier_time, (*messages)[scan.nclaims - 1].enqueued_at);
 		pg_atomic_fetch_add_u64(&q->received, scan.nclaims);
 		if (kind == LEASE_TIMED)
-			maintenance_wake_by(MyDatabaseId, expires_at);
+			maintenance_wake_by(MyDatabaseId, scan.expires_at);
 	}
 	return scan.nclaims;
 }

@@ -115,6 +115,7 @@ dead_letter_insert(Queue *queue, Message *message, const char *reason, const cha
 	values[Anum_dead_enqueued_at - 1] = TimestampTzGetDatum(message->enqueued_at);
 	values[Anum_dead_died_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
 	insert_row("dead_letters", values, isnull, NULL);
+	wake_dead_at_commit(queue->shared, 1);
 }
 
 static void
@@ -339,5 +340,8 @@ dead_letters_delete_all(const char *name)
 int64
 dead_letters_redrive(Queue *queue, int64 max)
 {
-	return take_dead_letters(NameStr(queue->name), queue, max);
+	int64		n = take_dead_letters(NameStr(queue->name), queue, max);
+
+	wake_dead_at_commit(queue->shared, -n);
+	return n;
 }

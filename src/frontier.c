@@ -32,8 +32,12 @@
 /* How soon a tuple held by one of several transactions is looked at again. */
 #define LOOK_INTERVAL	100000	/* microseconds */
 
-/* frontier_scan found that it needs a table opened, or that it is done. */
+/* Pages judged before others get a turn with the queue's lock. */
+#define PAGES_AT_ONCE	128
+
+/* Results of scan_looks and scan_forward other than a segment to be opened. */
 #define SCAN_DONE		(-1)
+#define SCAN_INTERRUPTED (-2)
 
 Verdict
 frontier_judge(HeapTupleHeader tuple, Snapshot snapshot, Buffer buffer,
@@ -454,6 +458,14 @@ scan_looks(ClaimScan *scan)
 				return SCAN_DONE;
 			}
 			place = MakePlace(block + 1, FirstOffsetNumber);
+			if (--scan->pages_left <= 0 && place <= look.last)
+			{
+				look.first = place;
+				look.xid = InvalidTransactionId;
+				look.not_before = 0;
+				insert_look(q, &look);
+				return SCAN_INTERRUPTED;
+			}
 		}
 
 		/* Notes may have moved: start over with those that are due. */
@@ -505,6 +517,8 @@ scan_forward(ClaimScan *scan)
 				break;
 			if (scan_full(scan))
 				return SCAN_DONE;
+			if (--scan->pages_left <= 0)
+				return SCAN_INTERRUPTED;
 		}
 		seg->scanned = seg_appended;
 	}
@@ -524,6 +538,7 @@ frontier_claim(ClaimScan *scan)
 		int			needed;
 
 		CHECK_FOR_INTERRUPTS();
+		scan->pages_left = PAGES_AT_ONCE;
 		LWLockAcquire(&q->lock, LW_EXCLUSIVE);
 		if (pg_atomic_read_u32(&q->generation) != scan->generation)
 		{
@@ -539,6 +554,8 @@ frontier_claim(ClaimScan *scan)
 		LWLockRelease(&q->lock);
 		if (needed == SCAN_DONE)
 			break;
+		if (needed == SCAN_INTERRUPTED)
+			continue;
 
 		scan->rels[needed] = segment_open(q, needed, AccessShareLock);
 		scan->gone[needed] = (scan->rels[needed] == NULL);

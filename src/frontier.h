@@ -7,6 +7,7 @@
 
 #include "access/htup_details.h"
 #include "lease.h"
+#include "storage/buf.h"
 #include "utils/rel.h"
 #include "utils/snapshot.h"
 
@@ -39,6 +40,7 @@ typedef struct ClaimScan
 	int			nclaims;
 	Claim	   *claims;
 	bool		out_of_leases;	/* stopped for want of a lease slot */
+	int			pages_left;		/* before the queue's lock is let go of */
 	Relation	rels[QUEUE_MAX_SEGMENTS];	/* opened so far */
 	bool		gone[QUEUE_MAX_SEGMENTS];
 } ClaimScan;

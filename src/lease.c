@@ -142,8 +142,10 @@ place_bucket(Oid relid, ItemPointer tid)
 }
 
 /*
- * The lease on a message at a place.  The id tells it from one that held the
- * place before and whose lease has not ended yet: see TRUNCATE and VACUUM.
+ * The lease on a message at a place of this database.  The id tells it from
+ * one that held the place before and whose lease has not ended yet (TRUNCATE,
+ * VACUUM); the database, from one copied from it, whose tables have the same
+ * OIDs.
  */
 static int
 find_in_bucket(int bucket, Oid relid, ItemPointer tid, int64 id)
@@ -154,7 +156,9 @@ find_in_bucket(int bucket, Oid relid, ItemPointer tid, int64 id)
 	{
 		LeaseSlot  *slot = &leases->slots[slotno];
 
-		if (slot->relid == relid && slot->id == id && ItemPointerEquals(&slot->tid, tid))
+		if (slot->relid == relid && slot->id == id &&
+			ItemPointerEquals(&slot->tid, tid) &&
+			queue_state->queues[slot->queue].dboid == MyDatabaseId)
 			break;
 		slotno = slot->hash_next;
 	}
@@ -810,6 +814,8 @@ finish(LeaseDeed *deed, bool prepared)
 				pg_atomic_fetch_add_u64(&q->acked, 1);
 			else if (deed->outcome == LEASE_FAILED)
 				pg_atomic_fetch_add_u64(&q->failed, 1);
+			if (slot->segment == LEASE_IN_DEFERRED)
+				pg_atomic_fetch_sub_u64(&q->deferred, 1);
 			free_slot(deed->slotno);
 			break;
 		case LEASE_DID_MOVE:

@@ -13,6 +13,7 @@
 #include "access/heapam.h"
 #include "access/relation.h"
 #include "access/xact.h"
+#include "catalog/pg_type.h"
 #include "claim.h"
 #include "deferred.h"
 #include "executor/spi.h"
@@ -29,7 +30,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-/* An idle tail of this many blocks is worth a truncation. */
+/* Blocks of the tail, or of the queue's own table, worth a truncation. */
 #define IDLE_TAIL_BLOCKS	64
 
 /* How long the tail must have been idle for that. */
@@ -37,6 +38,9 @@
 
 /* Time between rounds while there is something to truncate. */
 #define ROUND_MS			2000
+
+/* The gauges of so many stored messages are counted afresh at each sweep. */
+#define RECOUNT_ROWS		10000
 
 /* Messages moved out of a segment in one transaction. */
 #define STRAGGLER_BATCH		500
@@ -111,23 +115,6 @@ drained_up_to(Relation rel, BlockNumber block)
 	return block;
 }
 
-/* Whether nothing in a segment is claimed, noted, or yet to be scanned. */
-static bool
-segment_quiet(QueueShared *q, int segno)
-{
-	SegmentShared *seg = &q->segments[segno];
-	bool		quiet;
-
-	LWLockAcquire(&q->lock, LW_SHARED);
-	quiet = pg_atomic_read_u32(&seg->state) == SEGMENT_ACTIVE &&
-		pg_atomic_read_u32(&seg->leases) == 0 &&
-		seg->scanned == pg_atomic_read_u64(&seg->appended);
-	for (int i = pg_atomic_read_u32(&q->nlooks) - 1; quiet && i >= 0; i--)
-		quiet = (q->looks[i].segment != segno);
-	LWLockRelease(&q->lock);
-	return quiet;
-}
-
 /* A tail that has been idle for a while may be truncated like any other. */
 static bool
 leave_idle_tail(QueueShared *q, int segno)
@@ -142,8 +129,7 @@ leave_idle_tail(QueueShared *q, int segno)
 		seg->idle_since = now;
 		return false;
 	}
-	if (pg_atomic_read_u32(&seg->nblocks) < IDLE_TAIL_BLOCKS ||
-		!TimestampDifferenceExceeds(seg->idle_since, now, IDLE_TAIL_MS))
+	if (!TimestampDifferenceExceeds(seg->idle_since, now, IDLE_TAIL_MS))
 		return false;
 
 	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
@@ -182,7 +168,7 @@ truncate_if_drained(QueueShared *q, int segno)
 	rel = try_relation_open(seg->relid, NoLock);
 	if (rel == NULL)
 		return false;
-	drained = segment_quiet(q, segno) && pg_atomic_read_u32(&q->tail) != segno &&
+	drained = pg_atomic_read_u32(&q->tail) != segno &&
 		drained_up_to(rel, 0) >= RelationGetNumberOfBlocks(rel);
 	name = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 									  RelationGetRelationName(rel));
@@ -209,6 +195,14 @@ truncate_if_drained(QueueShared *q, int segno)
 	return true;
 }
 
+/* The tail and the queue's own table are soon filled again: not if small. */
+static bool
+worth_truncating(QueueShared *q, int segno)
+{
+	return (segno != 0 && pg_atomic_read_u32(&q->tail) != segno) ||
+		pg_atomic_read_u32(&q->segments[segno].nblocks) >= IDLE_TAIL_BLOCKS;
+}
+
 /* Truncate what is drained.  True if segments with messages in them are left. */
 static bool
 reclaim_segments(Oid relid)
@@ -222,27 +216,45 @@ reclaim_segments(Oid relid)
 	for (int segno = 0; segno < nsegments; segno++)
 	{
 		QueueShared *q;
-		bool		truncated = false;
+		SegmentShared *seg;
+		bool		empty;
 
 		if ((queue = begin(relid)) == NULL)
 			return false;
 		q = queue->shared;
-		if (segno < q->nsegments &&
-			pg_atomic_read_u32(&q->segments[segno].state) == SEGMENT_ACTIVE &&
-			pg_atomic_read_u32(&q->segments[segno].nblocks) > 0)
+		seg = &q->segments[segno];
+		empty = (pg_atomic_read_u32(&seg->nblocks) == 0);
+		if (pg_atomic_read_u32(&seg->state) != SEGMENT_ACTIVE ||
+			(empty && (segno == 0 || pg_atomic_read_u32(&q->tail) == segno)))
 		{
-			if (segment_quiet(q, segno))
-				truncated = truncate_if_drained(q, segno);
-			if (!truncated && (pg_atomic_read_u32(&q->tail) != segno ||
-							   pg_atomic_read_u32(&q->segments[segno].nblocks) >= IDLE_TAIL_BLOCKS))
-				left = true;
+			finish();
+			continue;
 		}
+		if (empty)
+			segment_pool(q, segno);
+		else if (worth_truncating(q, segno) && pg_atomic_read_u32(&seg->leases) == 0)
+			empty = truncate_if_drained(q, segno);
 		finish();
+		left |= !empty && worth_truncating(q, segno);
 	}
 	return left;
 }
 
-/* Have an empty segment ready to rotate into. */
+/* Leave a tail that grew beyond its size while there was nothing to leave it for. */
+static void
+leave_full_tail(QueueShared *q)
+{
+	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
+	if (pg_atomic_read_u32(&q->segments[pg_atomic_read_u32(&q->tail)].nblocks) >= segment_limit(q))
+		(void) segment_rotate(q);
+	LWLockRelease(&q->lock);
+}
+
+/*
+ * Have an empty segment ready to rotate into.  Nobody may send any more, so
+ * the tail that waited for it is left at once, or it would keep its size for
+ * the sake of a single message.
+ */
 static void
 provide_segment(Oid relid)
 {
@@ -251,6 +263,7 @@ provide_segment(Oid relid)
 
 	if (queue == NULL)
 		return;
+	leave_full_tail(queue->shared);
 	for (int i = 0; i < queue->shared->nsegments; i++)
 		pooled |= pg_atomic_read_u32(&queue->shared->segments[i].state) == SEGMENT_POOLED;
 	if (!pooled && queue->shared->nsegments < QUEUE_MAX_SEGMENTS)
@@ -260,17 +273,45 @@ provide_segment(Oid relid)
 	if (!pooled && (queue = begin(relid)) != NULL)
 	{
 		segment_refresh(queue);
+		leave_full_tail(queue->shared);
 		finish();
 	}
 }
 
-/* Note the messages before a segment's cursor that nobody knows of. */
+/* Make a message known that lies where nobody will look. */
+static void
+note_found(QueueShared *q, int segno, SegmentPlace place, int64 id)
+{
+	SegmentShared *seg = &q->segments[segno];
+	bool		before;
+	bool		known;
+
+	LWLockAcquire(&q->lock, LW_SHARED);
+	before = place < pg_atomic_read_u64(&seg->cursor);
+	known = before ? frontier_noted(q, segno, place) :
+		seg->scanned != pg_atomic_read_u64(&seg->appended) &&
+		PlaceBlock(place) < pg_atomic_read_u32(&seg->nblocks);
+	LWLockRelease(&q->lock);
+
+	if (known)
+		return;
+	if (before)
+		frontier_remember(q, segno, place, place, id, InvalidTransactionId);
+	else
+		segment_found(q, segno, place);
+}
+
+/*
+ * Go through the blocks before the cursor and, if claimers believe that they
+ * have seen everything, those after it.
+ */
 static void
 sweep_segment(QueueShared *q, int segno)
 {
 	SegmentShared *seg = &q->segments[segno];
 	Relation	rel = segment_open(q, segno, AccessShareLock);
-	SegmentPlace cursor = pg_atomic_read_u64(&seg->cursor);
+	bool		to_end = (seg->scanned == pg_atomic_read_u64(&seg->appended));
+	BlockNumber end = PlaceBlock(pg_atomic_read_u64(&seg->cursor));
 	Snapshot	snapshot;
 	MemoryContext context;
 	MemoryContext old;
@@ -281,30 +322,68 @@ sweep_segment(QueueShared *q, int segno)
 	context = AllocSetContextCreate(CurrentMemoryContext, "queue sweep", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
 	for (BlockNumber block = 0;
-		 block <= PlaceBlock(cursor) && block < RelationGetNumberOfBlocks(rel); block++)
+		 (to_end || block <= end) && block < RelationGetNumberOfBlocks(rel); block++)
 	{
 		HeapTuple	tuples[MaxHeapTuplesPerPage];
 		int			n = frontier_page_tuples(rel, block, snapshot, false, tuples);
 
 		CHECK_FOR_INTERRUPTS();
 		for (int i = 0; i < n; i++)
-		{
-			SegmentPlace place = MakePlace(block, ItemPointerGetOffsetNumber(&tuples[i]->t_self));
-			bool		noted;
-
-			LWLockAcquire(&q->lock, LW_SHARED);
-			noted = place >= pg_atomic_read_u64(&seg->cursor) || frontier_noted(q, segno, place);
-			LWLockRelease(&q->lock);
-			if (!noted)
-				frontier_remember(q, segno, place, place, frontier_tuple_id(tuples[i]->t_data),
-								  InvalidTransactionId);
-		}
+			note_found(q, segno,
+					   MakePlace(block, ItemPointerGetOffsetNumber(&tuples[i]->t_self)),
+					   frontier_tuple_id(tuples[i]->t_data));
 		MemoryContextReset(context);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	UnregisterSnapshot(snapshot);
 	relation_close(rel, AccessShareLock);
+}
+
+/* Rows a statement counts; $1 is the queue's table, $2 its name. */
+static int64
+count_rows(const char *sql, Queue *queue)
+{
+	Oid			types[2] = {OIDOID, TEXTOID};
+	Datum		values[2] = {ObjectIdGetDatum(queue->relid), CStringGetTextDatum(NameStr(queue->name))};
+	int64		n;
+	bool		isnull;
+
+	if (SPI_execute_with_args(sql, 2, types, values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not execute \"%s\"", sql);
+	n = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	return n;
+}
+
+/* Set a gauge to what was counted, unless it has changed meanwhile. */
+static bool
+set_gauge(pg_atomic_uint64 *gauge, uint64 before, int64 n)
+{
+	return pg_atomic_compare_exchange_u64(gauge, &before, (uint64) n);
+}
+
+/*
+ * The gauges of deferred messages and dead letters start from zero with
+ * shared memory, and miss what SQL does to these tables: count once, and
+ * again while that is cheap.
+ */
+static void
+count_stored(Queue *queue)
+{
+	QueueShared *q = queue->shared;
+	uint64		deferred = pg_atomic_read_u64(&q->deferred);
+	uint64		dead = pg_atomic_read_u64(&q->dead);
+	bool		good = true;
+
+	if (q->counted && (int64) (deferred + dead) > RECOUNT_ROWS)
+		return;
+	SPI_connect();
+	good &= set_gauge(&q->deferred, deferred,
+					  count_rows("SELECT count(*) FROM queue.deferred WHERE relid = $1 AND $2 IS NOT NULL", queue));
+	good &= set_gauge(&q->dead, dead,
+					  count_rows("SELECT count(*) FROM queue.dead_letters WHERE queue = $2 AND $1 IS NOT NULL", queue));
+	SPI_finish();
+	q->counted |= good;
 }
 
 /* Look for rows that came by restore, logical replication or raw SQL. */
@@ -323,6 +402,7 @@ sweep(Oid relid)
 		if (pg_atomic_read_u32(&q->segments[segno].state) == SEGMENT_ACTIVE)
 			sweep_segment(q, segno);
 	}
+	count_stored(queue);
 	q->swept_at = GetCurrentTimestamp();
 	finish();
 }

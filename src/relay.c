@@ -17,8 +17,9 @@
  * kept in the order of claiming and passed through in that order; a message
  * that cannot go now holds back those of its key behind it and nobody else.
  * So a key's messages leave in order, whatever was refused or lost between.
- * What a sink has in flight when one of the same key is refused cannot be
- * called back; with strict_order a key has only one message in flight.
+ * What is in flight when one of the same key is refused cannot be called back;
+ * so a key has one message in flight at most, unless the sink publishes all or
+ * nothing of what is in flight, or the option strict_order is off.
  *
  * A refused message with a key stays in hand, for its followers have to wait
  * for it and must not overtake it should this process end.  One without a key
@@ -250,6 +251,13 @@ sink_verdict(SinkItem *base, SinkVerdict verdict, const char *text)
 	}
 }
 
+/* A sink has something to say that it can go on with. */
+static void
+sink_complaint(const char *text)
+{
+	relay_report_error(slot, text);
+}
+
 /* Hang up; what was in flight is pending again, in its order. */
 static void
 disconnect(void)
@@ -431,6 +439,7 @@ static bool
 publish(TimestampTz *next_retry)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	bool		one_per_key = strict_order && !routine->as_one;
 	dlist_mutable_iter iter;
 
 	pass++;
@@ -440,7 +449,7 @@ publish(TimestampTz *next_retry)
 		RelayItem	   *item = dlist_container(RelayItem, node, iter.cur);
 		Key		   *key = item->key;
 
-		if (key && (key->held_back == pass || (strict_order && key->nsent > 0)))
+		if (key && (key->held_back == pass || (one_per_key && key->nsent > 0)))
 		{
 			key->held_back = pass;
 			continue;
@@ -609,7 +618,7 @@ claim(int max)
 	wait_begin(queue_shared);
 	context = AllocSetContextCreate(CurTransactionContext, "queue relay batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
-	n = claim_messages(queue, LEASE_PROCESS, DT_NOEND, max, &messages);
+	n = claim_messages(queue, LEASE_PROCESS, 0, max, &messages);
 	if (n > 0)
 		MemoryContextSetParent(context, TopMemoryContext);
 	PopActiveSnapshot();
@@ -718,7 +727,7 @@ sleep_until(TimestampTz until)
 		(void) WaitLatchOrSocket(MyLatch,
 								 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH |
 								 (socket == PGINVALID_SOCKET ? 0 : events),
-								 socket, timeout, PG_WAIT_EXTENSION);
+								 socket, timeout, WAIT_EVENT("QueueRelayMain"));
 	ResetLatch(MyLatch);
 }
 
@@ -851,11 +860,32 @@ read_config(void)
 	sink_config.window = atoi(sink_option(relay->options, "batch", CppAsString2(RELAY_BATCH)));
 	sink_config.options = relay->options;
 	sink_config.verdict = sink_verdict;
+	sink_config.complain = sink_complaint;
 	sink_config.settle = settle_ack;
-	(void) parse_bool(sink_option(relay->options, "strict_order", "false"), &strict_order);
+	(void) parse_bool(sink_option(relay->options, "strict_order", "true"), &strict_order);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
 	return true;
+}
+
+/*
+ * Settings the role or the database may have that must not govern our own
+ * work.  A procedure's transaction is isolated as the owner has it set.
+ */
+static void
+override_settings(void)
+{
+	static const char *const settings[][2] = {
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
+		{"default_transaction_isolation", "read committed"},
+	};
+	int			n = relay->server ? lengthof(settings) : lengthof(settings) - 1;
+
+	for (int i = 0; i < n; i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("application_name", psprintf("queue relay %s", relay->name),
+					PGC_USERSET, PGC_S_OVERRIDE);
 }
 
 /* Work until the process is ended, or is not needed. */
@@ -872,6 +902,8 @@ run(void)
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, note_server_change, (Datum) 0);
 	if (!read_config())
 		return;
+	override_settings();
+	pgstat_report_activity(STATE_IDLE, NULL);
 	claim_size = Min(CLAIM_FIRST, sink_config.window);
 
 	for (;;)

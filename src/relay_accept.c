@@ -186,6 +186,10 @@ queue_relay_accept(PG_FUNCTION_ARGS)
 	elements(fcinfo, ARG_HEADERS, JSONBOID, n, &columns[ARG_HEADERS], &nulls[ARG_HEADERS]);
 	for (int i = 0; i < n; i++)
 	{
+		if (nulls[ARG_IDS][i] || nulls[ARG_ENQUEUED_ATS][i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("ids and enqueued_ats must not contain nulls")));
 		if (nulls[ARG_PAYLOADS][i] == nulls[ARG_BODIES][i])
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -8,6 +8,7 @@
 #include "access/htup_details.h"
 #include "access/reloptions.h"
 #include "access/table.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_user_mapping.h"
@@ -17,7 +18,6 @@
 #include "foreign/foreign.h"
 #include "mb/pg_wchar.h"
 #include "nodes/makefuncs.h"
-#include "parser/parse_func.h"
 #include "relay.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -60,7 +60,7 @@ typedef struct Option
 	OptionType	type;
 	int			min;
 	int			max;
-	const char *choices;		/* separated and surrounded by spaces */
+	const char *choices;		/* separated by a comma and a space */
 } Option;
 
 static const Option options[] = {
@@ -69,9 +69,9 @@ static const Option options[] = {
 	{"vhost", ON_SERVER, RELAY_AMQP, TYPE_TEXT, 1, SHORT_STRING},
 	{"dbname", ON_SERVER, RELAY_POSTGRES, TYPE_TEXT, 1, 0},
 	{"sslmode", ON_SERVER, RELAY_AMQP, TYPE_CHOICE, 0, 0,
-	" disable require verify-ca verify-full "},
+	"disable, require, verify-ca, verify-full"},
 	{"sslmode", ON_SERVER, RELAY_POSTGRES, TYPE_CHOICE, 0, 0,
-	" disable allow prefer require verify-ca verify-full "},
+	"disable, allow, prefer, require, verify-ca, verify-full"},
 	{"sslrootcert", ON_SERVER, RELAY_AMQP | RELAY_POSTGRES, TYPE_TEXT, 1, 0},
 
 	{"username", ON_MAPPING, RELAY_AMQP, TYPE_TEXT, 1, 0},
@@ -172,6 +172,21 @@ valid_template(const char *text)
 	return true;
 }
 
+static bool
+is_choice(const char *choices, const char *value)
+{
+	for (;;)
+	{
+		int			length = strcspn(choices, ",");
+
+		if (strlen(value) == length && strncmp(choices, value, length) == 0)
+			return true;
+		if (choices[length] == '\0')
+			return false;
+		choices += length + 2;
+	}
+}
+
 static void
 check_option(DefElem *given, RelayKind kind, OptionPlace place)
 {
@@ -223,9 +238,8 @@ check_option(DefElem *given, RelayKind kind, OptionPlace place)
 				bad_value(name, value, "true or false");
 			break;
 		case TYPE_CHOICE:
-			if (value[0] == '\0' || strchr(value, ' ') ||
-				!strstr(option->choices, psprintf(" %s ", value)))
-				bad_value(name, value, psprintf("one of%s", pnstrdup(option->choices, strlen(option->choices) - 1)));
+			if (!is_choice(option->choices, value))
+				bad_value(name, value, psprintf("one of %s", option->choices));
 			break;
 	}
 }
@@ -309,7 +323,7 @@ relay_options_parse(Datum jsonb)
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						 errmsg("invalid value for option \"%s\"", name),
-						 errhint("It must be a text, a number or a boolean.")));
+						 errhint("It must be text, a number or a boolean.")));
 		}
 		result = lappend(result, makeDefElem(name, (Node *) makeString(value), -1));
 	}
@@ -350,6 +364,17 @@ relay_options_check(RelayKind kind, List *given)
 				 errhint("Without an exchange the routing key is the name of a queue of the broker.")));
 }
 
+/* The routine of this name with exactly one argument, of a type. */
+static Oid
+find_routine(List *names, Oid argument)
+{
+	FuncCandidateList found = FuncnameGetCandidates(names, 1, NIL, false, false, false, true);
+
+	while (found && found->args[0] != argument)
+		found = found->next;
+	return found ? found->oid : InvalidOid;
+}
+
 /*
  * The procedure a relay calls, checked: it takes one queue.message, or an
  * array of them (batch), and the owner may execute it.
@@ -363,15 +388,11 @@ relay_procedure(const char *name, Oid owner, bool *batch)
 #endif
 		);
 	Oid			message = get_rel_type_id(extension_relation("message"));
-	Oid			argument = message;
-	Oid			procedure = LookupFuncName(names, 1, &argument, true);
+	Oid			procedure = find_routine(names, message);
 
 	*batch = !OidIsValid(procedure);
 	if (*batch)
-	{
-		argument = get_array_type(message);
-		procedure = LookupFuncName(names, 1, &argument, true);
-	}
+		procedure = find_routine(names, get_array_type(message));
 	if (!OidIsValid(procedure))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),

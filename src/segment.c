@@ -10,11 +10,11 @@
 #include "postgres.h"
 
 #include "access/heapam.h"
-#include "access/heaptoast.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
@@ -24,6 +24,7 @@
 #include "guc.h"
 #include "identity.h"
 #include "miscadmin.h"
+#include "room.h"
 #include "segment.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
@@ -147,7 +148,7 @@ add_segment(QueueShared *q, Oid relid, uint32 filenumber, BlockNumber nblocks)
 	seg->idle_since = 0;
 	pg_atomic_write_u32(&seg->state, SEGMENT_POOLED);
 	pg_atomic_write_u32(&seg->nblocks, nblocks);
-	pg_atomic_write_u64(&seg->room, 0);
+	room_forget(seg, nblocks);
 	pg_atomic_write_u64(&seg->cursor, MakePlace(0, FirstOffsetNumber));
 	pg_atomic_write_u64(&seg->appended, nblocks > 0 ? 1 : 0);
 	pg_atomic_write_u32(&seg->leases, 0);
@@ -164,7 +165,8 @@ activate_segment(QueueShared *q, int segno)
 /*
  * Nothing about segments is written down anywhere: which are older follows
  * from the ids in them.  Whoever comes first gathers that without a lock and
- * installs it; until then nobody has sent or received through the engine.
+ * installs it; until then nobody has sent or received through the engine.  On
+ * a standby segments change without our doing, so there it is not for good.
  */
 void
 segment_load(Queue *queue)
@@ -175,6 +177,7 @@ segment_load(Queue *queue)
 	SegmentInfo *infos = palloc0(sizeof(SegmentInfo) * list_length(relids));
 	int			ninfos = 0;
 	int64		live = 0;
+	bool		for_good = !RecoveryInProgress();
 	ListCell   *lc;
 
 	foreach(lc, relids)
@@ -227,7 +230,7 @@ segment_load(Queue *queue)
 		/* Zero is always due: the first look finds out when the next one is. */
 		pg_atomic_write_u64(&q->next_due, 0);
 		pg_write_barrier();
-		pg_atomic_write_u32(&q->loaded, 1);
+		pg_atomic_write_u32(&q->loaded, for_good ? 1 : 0);
 	}
 	LWLockRelease(&q->lock);
 
@@ -251,7 +254,7 @@ reset_segment(QueueShared *q, int segno, uint32 filenumber, BlockNumber nblocks)
 		seg->filenumber = filenumber;
 		seg->drained = 0;
 		pg_atomic_write_u32(&seg->nblocks, nblocks);
-		pg_atomic_write_u64(&seg->room, 0);
+		room_forget(seg, nblocks);
 		pg_atomic_write_u64(&seg->cursor, MakePlace(0, FirstOffsetNumber));
 		frontier_forget_segment(q, segno);
 		pg_atomic_fetch_add_u64(&seg->appended, 1);
@@ -272,11 +275,22 @@ segment_open(QueueShared *q, int segno, LOCKMODE lockmode)
 		return NULL;
 	segment_check_columns(rel);
 
+	/*
+	 * A table that is cut short or rewritten makes us forget the block we
+	 * aimed at last (RelationSetTargetBlock), so only then we need ask how
+	 * long it is.
+	 */
+	if (RelationGetTargetBlock(rel) != InvalidBlockNumber &&
+		likely(RELATION_FILE_NUMBER(rel) == seg->filenumber))
+		return rel;
+
 	/* What senders have published can only be less than what there is. */
 	known = pg_atomic_read_u32(&seg->nblocks);
 	nblocks = RelationGetNumberOfBlocks(rel);
 	if (unlikely(RELATION_FILE_NUMBER(rel) != seg->filenumber || nblocks < known))
 		reset_segment(q, segno, RELATION_FILE_NUMBER(rel), nblocks);
+	else if (known > 0)
+		RelationSetTargetBlock(rel, known - 1);
 	return rel;
 }
 
@@ -373,6 +387,16 @@ raise_nblocks(SegmentShared *seg, BlockNumber nblocks)
 }
 
 void
+segment_found(QueueShared *q, int segno, SegmentPlace place)
+{
+	SegmentShared *seg = &q->segments[segno];
+
+	raise_nblocks(seg, PlaceBlock(place) + 1);
+	pg_atomic_fetch_add_u64(&seg->appended, 1);
+	pg_atomic_fetch_add_u64(&q->appended, 1);
+}
+
+void
 segment_appended(QueueShared *q, int segno, SegmentPlace first, SegmentPlace last,
 				 int64 first_id)
 {
@@ -383,54 +407,9 @@ segment_appended(QueueShared *q, int segno, SegmentPlace first, SegmentPlace las
 	 * sees them there; one that read it earlier published its cursor before
 	 * it let go of the page, so that we see here that it has passed us.
 	 */
-	raise_nblocks(seg, PlaceBlock(last) + 1);
-	pg_atomic_fetch_add_u64(&seg->appended, 1);
-	pg_atomic_fetch_add_u64(&q->appended, 1);
-
+	segment_found(q, segno, last);
 	if (first < pg_atomic_read_u64(&seg->cursor))
 		frontier_remember(q, segno, first, last, first_id, GetCurrentTransactionId());
-}
-
-/*
- * Reserve this many bytes, or with all the whole of it, of the room senders
- * share.  InvalidBlockNumber if there is not as much.
- */
-static BlockNumber
-reserve_room(SegmentShared *seg, uint32 bytes, bool all)
-{
-	SegmentRoom room = pg_atomic_read_u64(&seg->room);
-
-	do
-	{
-		if (RoomBytes(room) < bytes)
-			return InvalidBlockNumber;
-	} while (!pg_atomic_compare_exchange_u64(&seg->room, &room,
-											 all ? 0 : room - bytes));
-	return RoomBlock(room);
-}
-
-/* Bytes a tuple takes of a page; what is longer will be toasted to less. */
-static uint32
-tuple_room(uint32 len)
-{
-	return MAXALIGN(Min(len, TOAST_TUPLE_TARGET)) + sizeof(ItemIdData);
-}
-
-/* Offer what is left of a block to all senders, if it is more than there is. */
-static void
-offer_room(Relation rel, SegmentShared *seg, BlockNumber block)
-{
-	Buffer		buffer = ReadBuffer(rel, block);
-	SegmentRoom room = pg_atomic_read_u64(&seg->room);
-	uint32		bytes;
-
-	LockBuffer(buffer, BUFFER_LOCK_SHARE);
-	bytes = PageGetExactFreeSpace(BufferGetPage(buffer));
-	UnlockReleaseBuffer(buffer);
-
-	while (RoomBytes(room) < bytes &&
-		   !pg_atomic_compare_exchange_u64(&seg->room, &room, MakeRoom(block, bytes)))
-		;
 }
 
 static HeapTuple
@@ -457,61 +436,17 @@ segment_insert(Queue *queue, Datum *values, bool *isnull)
 	int			segno;
 	Relation	rel = open_tail(queue, &segno);
 	QueueShared *q = queue->shared;
-	SegmentShared *seg = &q->segments[segno];
 	HeapTuple	tuple = form_message(RelationGetDescr(rel), values, isnull);
-	uint32		bytes = tuple_room(tuple->t_len);
-	BlockNumber block = reserve_room(seg, bytes, false);
-	bool		extending = false;
 	SegmentPlace place;
 
-	/* One extends the table; the others find room there afterwards. */
-	if (block == InvalidBlockNumber)
-	{
-		LWLockAcquire(&q->extend_lock, LW_EXCLUSIVE);
-		block = reserve_room(seg, bytes, false);
-		extending = (block == InvalidBlockNumber);
-		if (!extending)
-			LWLockRelease(&q->extend_lock);
-	}
-
-	RelationSetTargetBlock(rel, block);
+	RelationSetTargetBlock(rel, room_reserve(q, segno, rel, room_needed(tuple->t_len)));
 	heap_insert(rel, tuple, GetCurrentCommandId(true), HEAP_INSERT_SKIP_FSM, NULL);
-	block = ItemPointerGetBlockNumber(&tuple->t_self);
-	if (extending)
-	{
-		offer_room(rel, seg, block);
-		LWLockRelease(&q->extend_lock);
-	}
-
-	place = MakePlace(block, ItemPointerGetOffsetNumber(&tuple->t_self));
+	place = MakePlace(ItemPointerGetBlockNumber(&tuple->t_self),
+					  ItemPointerGetOffsetNumber(&tuple->t_self));
 	segment_appended(q, segno, place, place, DatumGetInt64(values[Anum_message_id - 1]));
 	relation_close(rel, NoLock);
 	heap_freetuple(tuple);
 	wake_at_commit(q, 1);
-}
-
-/* Tell the frontier where a batch lies: one range for each run of pages. */
-static void
-batch_appended(QueueShared *q, int segno, TupleTableSlot **slots, int n, int64 first_id)
-{
-	int			start = 0;
-
-	for (int i = 1; i <= n; i++)
-	{
-		ItemPointer previous = &slots[i - 1]->tts_tid;
-		ItemPointer begin = &slots[start]->tts_tid;
-
-		/* Anything but "same block, further on" and "later block" breaks it. */
-		if (i < n && ItemPointerCompare(previous, &slots[i]->tts_tid) < 0)
-			continue;
-		segment_appended(q, segno,
-						 MakePlace(ItemPointerGetBlockNumber(begin),
-								   ItemPointerGetOffsetNumber(begin)),
-						 MakePlace(ItemPointerGetBlockNumber(previous),
-								   ItemPointerGetOffsetNumber(previous)),
-						 first_id + start);
-		start = i;
-	}
 }
 
 /* n slots for tuples of this shape, made once and kept. */
@@ -544,6 +479,48 @@ batch_slots(TupleDesc shape, int n)
 	return slots;
 }
 
+/*
+ * Insert the tuples in these slots, a block of them at a time.  A segment
+ * once begun is filled beyond its limit if need be.
+ */
+static void
+insert_slots(Queue *queue, int segno, Relation rel, TupleTableSlot **slots, int n, int64 first_id)
+{
+	QueueShared *q = queue->shared;
+	int			done = 0;
+
+	while (done < n)
+	{
+		uint32		need = room_needed(((HeapTupleTableSlot *) slots[done])->tuple->t_len);
+		uint32		bytes;
+		BlockNumber block = room_take(q, segno, rel, need, &bytes);
+		int			part = 0;
+		ItemPointer first = &slots[done]->tts_tid;
+		ItemPointer last;
+
+		CHECK_FOR_INTERRUPTS();
+		do
+		{
+			bytes -= need;
+			part++;
+			if (done + part < n)
+				need = room_needed(((HeapTupleTableSlot *) slots[done + part])->tuple->t_len);
+		} while (done + part < n && bytes >= need);
+
+		RelationSetTargetBlock(rel, block);
+		heap_multi_insert(rel, slots + done, part, GetCurrentCommandId(true),
+						  HEAP_INSERT_SKIP_FSM, NULL);
+		last = &slots[done + part - 1]->tts_tid;
+		segment_appended(q, segno,
+						 MakePlace(ItemPointerGetBlockNumber(first), ItemPointerGetOffsetNumber(first)),
+						 MakePlace(ItemPointerGetBlockNumber(last), ItemPointerGetOffsetNumber(last)),
+						 first_id + done);
+		done += part;
+		if (done == n)
+			room_offer(q, segno, block, bytes);
+	}
+}
+
 void
 segment_insert_batch(Queue *queue, int n, Datum (*values)[Natts_message],
 					 bool (*isnull)[Natts_message])
@@ -554,29 +531,19 @@ segment_insert_batch(Queue *queue, int n, Datum (*values)[Natts_message],
 	{
 		int			part = Min(n - done, BATCH_SLOTS);
 		int			segno;
-		Relation	rel;
-		TupleTableSlot **slots;
+		Relation	rel = open_tail(queue, &segno);
+		TupleTableSlot **slots = batch_slots(RelationGetDescr(rel), part);
 
-		CHECK_FOR_INTERRUPTS();
-		rel = open_tail(queue, &segno);
-		slots = batch_slots(RelationGetDescr(rel), part);
 		for (int i = 0; i < part; i++)
 			tuples[i] = form_message(RelationGetDescr(rel), values[done + i], isnull[done + i]);
 		for (int i = 0; i < part; i++)
 			ExecStoreHeapTuple(tuples[i], slots[i], true);
 
-		/* Take what room there is, and extend the table without asking. */
-		RelationSetTargetBlock(rel, reserve_room(&queue->shared->segments[segno], 1, true));
-
 		/* The slots outlive an error; what they hold does not. */
 		PG_TRY();
 		{
-			heap_multi_insert(rel, slots, part, GetCurrentCommandId(true),
-							  HEAP_INSERT_SKIP_FSM, NULL);
-			batch_appended(queue->shared, segno, slots, part,
-						   DatumGetInt64(values[done][Anum_message_id - 1]));
-			offer_room(rel, &queue->shared->segments[segno],
-					   ItemPointerGetBlockNumber(&slots[part - 1]->tts_tid));
+			insert_slots(queue, segno, rel, slots, part,
+						 DatumGetInt64(values[done][Anum_message_id - 1]));
 		}
 		PG_FINALLY();
 		{
@@ -625,9 +592,13 @@ void
 segment_pool(QueueShared *q, int segno)
 {
 	SegmentShared *seg = &q->segments[segno];
-	Relation	rel = try_relation_open(seg->relid, AccessShareLock);
+	Relation	rel;
 	int			kept = 0;
 
+	/* A sender that took it for the tail may be about to insert in it. */
+	if (!ConditionalLockRelationOid(seg->relid, AccessExclusiveLock))
+		return;
+	rel = try_relation_open(seg->relid, NoLock);
 	if (rel == NULL)
 		return;
 
@@ -637,9 +608,10 @@ segment_pool(QueueShared *q, int segno)
 		frontier_forget_segment(q, segno);
 		seg->filenumber = RELATION_FILE_NUMBER(rel);
 		seg->drained = 0;
+		seg->idle_since = 0;
 		seg->scanned = pg_atomic_read_u64(&seg->appended);
 		pg_atomic_write_u32(&seg->nblocks, 0);
-		pg_atomic_write_u64(&seg->room, 0);
+		room_forget(seg, 0);
 		pg_atomic_write_u64(&seg->cursor, MakePlace(0, FirstOffsetNumber));
 
 		/* The queue's own table stays: rows can be inserted there any time. */
@@ -655,7 +627,7 @@ segment_pool(QueueShared *q, int segno)
 		}
 	}
 	LWLockRelease(&q->lock);
-	relation_close(rel, AccessShareLock);
+	relation_close(rel, NoLock);
 }
 
 void
@@ -688,14 +660,10 @@ segment_refresh(Queue *queue)
 
 			if (pg_atomic_read_u32(&seg->state) == SEGMENT_POOLED && nblocks > 0)
 				activate_segment(q, segno);
-			if (seg->filenumber == RELATION_FILE_NUMBER(rel) && nblocks > 0)
-				raise_nblocks(seg, nblocks);
-			pg_atomic_fetch_add_u64(&seg->appended, 1);
 		}
 		LWLockRelease(&q->lock);
 		relation_close(rel, AccessShareLock);
 	}
-	pg_atomic_fetch_add_u64(&q->appended, 1);
 	pg_atomic_write_u32(&q->wants_segment, 0);
 	list_free(relids);
 }

@@ -50,13 +50,16 @@ extern void segment_create(Oid parent);
 /* Blocks at which the tail is switched. */
 extern BlockNumber segment_limit(QueueShared *q);
 
-/* Take note of a segment emptied by TRUNCATE. */
+/*
+ * Put an empty segment in the pool, if nobody has it open; the lock for that
+ * is kept until the transaction ends.
+ */
 extern void segment_pool(QueueShared *q, int segno);
 
-/*
- * Take note of segments and blocks that have come without our doing, and have
- * claimers look at all segments' ends again.
- */
+/* Have the cursor look for tuples up to this place. */
+extern void segment_found(QueueShared *q, int segno, SegmentPlace place);
+
+/* Take note of segments that were made, or filled, without our doing. */
 extern void segment_refresh(Queue *queue);
 
 /* Move the tail to a pooled segment, if there is one; lock held by caller. */

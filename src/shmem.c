@@ -60,6 +60,8 @@ queue_shared_init(QueueShared *q)
 	pg_atomic_init_u32(&q->wants_segment, 0);
 	pg_atomic_init_u64(&q->ready, 0);
 	pg_atomic_init_u64(&q->leased, 0);
+	pg_atomic_init_u64(&q->deferred, 0);
+	pg_atomic_init_u64(&q->dead, 0);
 	pg_atomic_init_u64(&q->sent, 0);
 	pg_atomic_init_u64(&q->received, 0);
 	pg_atomic_init_u64(&q->acked, 0);

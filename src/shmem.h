@@ -56,6 +56,9 @@ typedef struct SegmentShared
 	pg_atomic_uint32 state;		/* SegmentState; under the queue's lock */
 	pg_atomic_uint32 nblocks;	/* blocks senders have put tuples in */
 	pg_atomic_uint64 room;		/* SegmentRoom that senders share */
+	BlockNumber next_block;		/* first empty block kept ahead; extend_lock */
+	BlockNumber extended;		/* end of those blocks */
+	BlockNumber extend_at;		/* who takes this one adds more */
 	pg_atomic_uint64 cursor;	/* SegmentPlace of the next tuple to judge */
 	pg_atomic_uint64 appended;	/* counts insertions */
 	uint64		scanned;		/* appended, when last scanned to its end */
@@ -96,7 +99,7 @@ typedef struct QueueShared
 	int			nscan;
 	uint8		scan_order[QUEUE_MAX_SEGMENTS]; /* oldest first */
 	pg_atomic_uint32 tail;		/* element of segments */
-	LWLock		extend_lock;	/* held by the sender that extends the tail */
+	LWLock		extend_lock;	/* guards the tail's empty blocks */
 	pg_atomic_uint64 appended;	/* counts insertions in any segment */
 	uint64		scanned;		/* appended, when last scanned to the end */
 	pg_atomic_uint32 nlooks;
@@ -130,6 +133,9 @@ typedef struct QueueShared
 	/* Statistics. */
 	pg_atomic_uint64 ready;		/* an int64: visible and not leased, about */
 	pg_atomic_uint64 leased;
+	pg_atomic_uint64 deferred;	/* an int64: rows in queue.deferred */
+	pg_atomic_uint64 dead;		/* an int64: dead letters */
+	bool		counted;		/* the last two did not start from zero */
 	pg_atomic_uint64 sent;
 	pg_atomic_uint64 received;
 	pg_atomic_uint64 acked;

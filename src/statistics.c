@@ -65,8 +65,8 @@ queue_stats(PG_FUNCTION_ARGS)
 	Queue	   *queue = queue_by_relid(relid);
 	QueueShared *q;
 	TupleDesc	desc;
-	Datum		values[11];
-	bool		isnull[11] = {false};
+	Datum		values[13];
+	bool		isnull[13] = {false};
 	int			nsegments;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
@@ -78,16 +78,18 @@ queue_stats(PG_FUNCTION_ARGS)
 	q = queue->shared;
 	values[0] = gauge(&q->ready);
 	values[1] = gauge(&q->leased);
-	values[2] = gauge(&q->sent);
-	values[3] = gauge(&q->received);
-	values[4] = gauge(&q->acked);
-	values[5] = gauge(&q->failed);
-	values[6] = gauge(&q->expired);
-	values[7] = TimestampTzGetDatum(pg_atomic_read_u64(&q->frontier_time));
-	isnull[7] = (pg_atomic_read_u64(&q->ready) == 0 || pg_atomic_read_u64(&q->frontier_time) == 0);
-	values[8] = Int32GetDatum(pg_atomic_read_u32(&q->nwaiting));
-	values[10] = Int64GetDatum(segment_bytes(q, &nsegments));
-	values[9] = Int32GetDatum(nsegments);
+	values[2] = gauge(&q->deferred);
+	values[3] = gauge(&q->dead);
+	values[4] = gauge(&q->sent);
+	values[5] = gauge(&q->received);
+	values[6] = gauge(&q->acked);
+	values[7] = gauge(&q->failed);
+	values[8] = gauge(&q->expired);
+	values[9] = TimestampTzGetDatum(pg_atomic_read_u64(&q->frontier_time));
+	isnull[9] = (pg_atomic_read_u64(&q->ready) == 0 || pg_atomic_read_u64(&q->frontier_time) == 0);
+	values[10] = Int32GetDatum(pg_atomic_read_u32(&q->nwaiting));
+	values[12] = Int64GetDatum(segment_bytes(q, &nsegments));
+	values[11] = Int32GetDatum(nsegments);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, isnull)));
 }
 

@@ -47,6 +47,9 @@ typedef struct PendingWake
 	uint32		generation;
 	SubTransactionId subid;
 	int			messages;
+	int			deferred;
+	int			dead;
+	bool		purged;
 	bool		dropped;
 	TimestampTz due_at;			/* DT_NOEND if nothing was deferred */
 } PendingWake;
@@ -224,8 +227,8 @@ pending_wake(QueueShared *q)
 	wake->q = q;
 	wake->generation = pg_atomic_read_u32(&q->generation);
 	wake->subid = GetCurrentSubTransactionId();
-	wake->messages = 0;
-	wake->dropped = false;
+	wake->messages = wake->deferred = wake->dead = 0;
+	wake->purged = wake->dropped = false;
 	wake->due_at = DT_NOEND;
 	return wake;
 }
@@ -247,7 +250,20 @@ wake_due_at_commit(QueueShared *q, TimestampTz due_at)
 {
 	PendingWake *wake = pending_wake(q);
 
+	wake->deferred++;
 	wake->due_at = Min(wake->due_at, due_at);
+}
+
+void
+wake_dead_at_commit(QueueShared *q, int n)
+{
+	pending_wake(q)->dead += n;
+}
+
+void
+wake_purged_at_commit(QueueShared *q)
+{
+	pending_wake(q)->purged = true;
 }
 
 static void
@@ -263,16 +279,24 @@ wake_commit(PendingWake *wake)
 		queue_forget(q->dboid, q->relid);
 		return;
 	}
+	if (wake->purged)
+	{
+		pg_atomic_write_u64(&q->ready, 0);
+		pg_atomic_write_u64(&q->deferred, 0);
+	}
 	if (wake->messages > 0)
 	{
 		pg_atomic_fetch_add_u64(&q->sent, wake->messages);
 		pg_atomic_fetch_add_u64(&q->ready, wake->messages);
 		wake_waiters(q, wake->messages);
 	}
+	if (wake->dead != 0)
+		pg_atomic_fetch_add_u64(&q->dead, wake->dead);
 	if (wake->due_at != DT_NOEND)
 	{
 		uint64		old = pg_atomic_read_u64(&q->next_due);
 
+		pg_atomic_fetch_add_u64(&q->deferred, wake->deferred);
 		while ((int64) old > wake->due_at)
 		{
 			if (pg_atomic_compare_exchange_u64(&q->next_due, &old, wake->due_at))
@@ -330,7 +354,12 @@ hand_to_parent(SubTransactionId subid, SubTransactionId parent)
 		}
 		if (wake != NULL)
 		{
+			if (pending[i].purged)
+				wake->messages = wake->deferred = 0;
+			wake->purged |= pending[i].purged;
 			wake->messages += pending[i].messages;
+			wake->deferred += pending[i].deferred;
+			wake->dead += pending[i].dead;
 			wake->dropped |= pending[i].dropped;
 			wake->due_at = Min(wake->due_at, pending[i].due_at);
 			continue;

@@ -20,6 +20,11 @@ extern void wake_drop_at_commit(QueueShared *q);
 /* At commit: a deferred message of the queue is due at this time. */
 extern void wake_due_at_commit(QueueShared *q, TimestampTz due_at);
 
+/* At commit: the queue has n more dead letters, or fewer. */
+extern void wake_dead_at_commit(QueueShared *q, int n);
+
+/* At commit: the queue is empty. */
+extern void wake_purged_at_commit(QueueShared *q);
 
 /* Wake up to n waiters now.  Safe after commit: raises nothing. */
 extern void wake_waiters(QueueShared *q, int n);

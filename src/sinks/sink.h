@@ -56,6 +56,9 @@ typedef struct SinkConfig
 	/* Report what became of an item taken; the item is gone after that. */
 	void		(*verdict) (SinkItem *item, SinkVerdict verdict, const char *text);
 
+	/* Show a trouble that is no reason to hang up. */
+	void		(*complain) (const char *text);
+
 	/* Delete the message in the current transaction, for SINK_SETTLED. */
 	bool		(*settle) (int64 receipt);
 } SinkConfig;
@@ -73,6 +76,12 @@ typedef struct SinkRoutine
 
 	/* Publishes within this database: no need to flush WAL before. */
 	bool		local;
+
+	/*
+	 * What is in flight is accepted or refused as one, so that messages of
+	 * one key may be in flight together and still arrive in order.
+	 */
+	bool		as_one;
 
 	/*
 	 * Connect.  NULL when that fails, with the reason in error, which has

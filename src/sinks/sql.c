@@ -299,6 +299,7 @@ sql_close(Sink *base)
 const SinkRoutine sql_sink = {
 	.magic = SINK_MAGIC,
 	.version = SINK_VERSION,
+	.as_one = true,
 	.local = true,
 	.open = sql_open,
 	.publish = sql_publish,

@@ -1,0 +1,72 @@
+/*
+ * amqp_link.h
+ *		An AMQP 0-9-1 connection with one channel in confirm mode.
+ */
+#ifndef QUEUE_AMQP_LINK_H
+#define QUEUE_AMQP_LINK_H
+
+#include <amqp.h>
+#include <amqp_framing.h>
+
+#include "amqp_wire.h"
+#include "sink.h"
+
+/* The channel we publish on. */
+#define LINK_CHANNEL	1
+
+typedef struct Link
+{
+	Wire	   *wire;
+	amqp_connection_state_t codec;	/* librabbitmq's, without its socket */
+	int			frame_max;
+	int64		heartbeat;		/* microseconds, 0: none */
+	TimestampTz sent_at;
+	TimestampTz received_at;
+	bool		lost;			/* nothing more can be said */
+	int			input_len;		/* bytes read and not decoded */
+	int			input_pos;
+	char		input[65536];
+} Link;
+
+/* What one call of link_next() found. */
+typedef enum LinkEvent
+{
+	LINK_FRAME,
+	LINK_NOTHING,
+	LINK_LOST
+} LinkEvent;
+
+/*
+ * Connect, log in, open a channel in confirm mode, and see that the exchange
+ * exists.  NULL when that fails, with the reason in error.
+ */
+extern Link *link_open(const SinkConfig *config, const char *exchange, char *error);
+
+/*
+ * The next frame, valid until the call after.  Heartbeats and the end of the
+ * connection are dealt with here.
+ */
+extern LinkEvent link_next(Link *link, amqp_frame_t *frame, char *error);
+
+/* Send what there is, and a heartbeat if one is due.  False if lost. */
+extern bool link_flush(Link *link, char *error);
+
+/* When link_flush() is due to be called at the latest. */
+extern TimestampTz link_due(Link *link);
+
+/* Encode a method; there must be no error but one of our own making. */
+extern void link_put_method(Link *link, amqp_channel_t channel,
+							amqp_method_number_t id, void *method);
+
+/* Encode a content header; false if it does not fit into a frame. */
+extern bool link_put_header(Link *link, uint64 body_size, amqp_basic_properties_t *properties);
+
+extern void link_put_body(Link *link, const char *data, Size size);
+
+/* Forget what was put since the output had this length. */
+extern void link_unput(Link *link, int length);
+
+/* Say goodbye, if that goes without waiting, and free it. */
+extern void link_close(Link *link);
+
+#endif							/* QUEUE_AMQP_LINK_H */

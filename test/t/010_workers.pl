@@ -1,0 +1,135 @@
+# The maintenance worker runs where the extension is, whatever happens to it
+# or to the server, and nowhere else.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+# Databases that have a maintenance worker.
+my $databases = q{
+SELECT coalesce(string_agg(datname, ',' ORDER BY datname), '') FROM pg_stat_activity
+WHERE backend_type = 'queue maintenance'};
+
+sub wait_for_workers
+{
+	my ($node, $expected, $test) = @_;
+	ok($node->poll_query_until('postgres', $databases, $expected), $test);
+}
+
+sub worker_pid
+{
+	my ($node, $database) = @_;
+	return $node->safe_psql('postgres',
+		qq{SELECT pid FROM pg_stat_activity WHERE backend_type = 'queue maintenance' AND datname = '$database'}
+	);
+}
+
+my $node = PostgreSQL::Test::Cluster->new('primary');
+$node->init(allows_streaming => 1);
+$node->append_conf(
+	'postgresql.conf', qq{
+shared_preload_libraries = 'queue'
+restart_after_crash = on
+max_prepared_transactions = 5
+});
+$node->start;
+
+$node->safe_psql('postgres', "CREATE DATABASE $_") for ('one', 'two', 'plain');
+
+# CREATE EXTENSION
+$node->safe_psql('one', 'BEGIN; CREATE EXTENSION queue; ROLLBACK');
+$node->safe_psql('two', 'CREATE EXTENSION queue');
+wait_for_workers($node, 'two', 'CREATE EXTENSION starts a worker there');
+$node->safe_psql('one', "BEGIN; CREATE EXTENSION queue; PREPARE TRANSACTION 'create'");
+$node->safe_psql('one', "COMMIT PREPARED 'create'");
+wait_for_workers($node, 'one,two', 'so does COMMIT PREPARED of one');
+is( $node->safe_psql(
+		'postgres',
+		q{SELECT count(DISTINCT application_name), min(application_name)
+		  FROM pg_stat_activity WHERE backend_type = 'queue maintenance'}),
+	'1|queue maintenance',
+	'workers tell their name');
+is( $node->safe_psql(
+		'postgres',
+		q{SELECT count(*) FROM pg_stat_activity
+		  WHERE backend_type LIKE 'queue%' AND (backend_xmin IS NOT NULL OR xact_start IS NOT NULL)
+		  AND state = 'idle'}),
+	'0',
+	'idle workers are in no transaction');
+
+# A worker that is terminated
+my $pid = worker_pid($node, 'one');
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
+ok( $node->poll_query_until(
+		'postgres',
+		qq{SELECT count(*) = 1 FROM pg_stat_activity
+		   WHERE backend_type = 'queue maintenance' AND datname = 'one' AND pid <> $pid}),
+	'a terminated worker is replaced');
+
+# The launcher terminated: it comes back and finds its workers running.
+my $launcher = $node->safe_psql('postgres',
+	q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'queue launcher'});
+my $workers = q{SELECT string_agg(pid::text, ',' ORDER BY pid) FROM pg_stat_activity
+	WHERE backend_type = 'queue maintenance'};
+my $before = $node->safe_psql('postgres', $workers);
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($launcher)");
+ok( $node->poll_query_until(
+		'postgres',
+		qq{SELECT count(*) = 1 FROM pg_stat_activity
+		   WHERE backend_type = 'queue launcher' AND pid <> $launcher}),
+	'a terminated launcher is restarted');
+is($node->safe_psql('postgres', $workers), $before, 'and adopts the workers there are');
+$node->safe_psql('plain', 'CREATE EXTENSION queue');
+wait_for_workers($node, 'one,plain,two', 'and starts new ones');
+$node->safe_psql('plain', 'DROP EXTENSION queue');
+wait_for_workers($node, 'one,two', 'DROP EXTENSION ends the worker');
+
+# Restart
+$node->restart;
+wait_for_workers($node, 'one,two', 'workers start with the server');
+
+# Crash: kill a backend as the OOM killer would.
+my $session = $node->background_psql('one');
+my $victim = $session->query('SELECT pg_backend_pid()');
+my $started = $node->safe_psql('postgres', 'SELECT pg_postmaster_start_time()');
+kill 'KILL', $victim;
+$session->{run}->finish;
+ok( $node->poll_query_until(
+		'postgres',
+		q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'queue launcher'}),
+	'server restarts after the crash');
+wait_for_workers($node, 'one,two', 'workers start after a crash');
+is($node->safe_psql('postgres', 'SELECT pg_postmaster_start_time()'),
+	$started, 'of a backend, not of the postmaster');
+
+# A standby, promoted
+$node->backup('base');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'base', has_streaming => 1);
+$standby->start;
+$node->wait_for_catchup($standby);
+is( $standby->safe_psql(
+		'postgres',
+		q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'queue%'}),
+	'0',
+	'nothing of ours runs on a standby');
+$node->stop;
+$standby->promote;
+wait_for_workers($standby, 'one,two', 'workers start at promotion');
+$standby->stop;
+
+# No room for workers
+$node->append_conf('postgresql.conf', 'max_worker_processes = 4');
+my $offset = -s $node->logfile;
+$node->start;
+wait_for_workers($node, 'one,two', 'workers start with just enough slots');
+$node->safe_psql('plain', 'CREATE EXTENSION queue');
+$node->wait_for_log(qr/WARNING: .*out of background worker slots for queue maintenance/, $offset);
+$node->safe_psql('two', 'DROP EXTENSION queue');
+wait_for_workers($node, 'one,plain', 'one that found no slot starts when there is one');
+$node->stop;
+
+done_testing();

@@ -1,0 +1,119 @@
+# The README's examples run as they are printed, and its reference is true.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $readme = slurp_file('README.md');
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init;
+$node->append_conf(
+	'postgresql.conf', qq(
+shared_preload_libraries = 'queue'
+max_worker_processes = 16
+));
+$node->start;
+$node->safe_psql('postgres', "CREATE DATABASE $_") for ('shop', 'warehouse');
+
+# The only thing that is not as printed is where the other database is.
+my ($host, $port) = ($node->host, $node->port);
+my %script = (shop => '', warehouse => '');
+my $blocks = 0;
+while ($readme =~ /^```sql\n(.*?)^```$/gms)
+{
+	my $block = $1;
+	my $database = ($block =~ /^-- database (\w+)/) ? $1 : 'shop';
+
+	$block =~ s/host 'warehouse\.example\.com', port '5432'/host '$host', port '$port'/;
+	$script{$database} .= $block;
+	$blocks++;
+}
+cmp_ok($blocks, '>', 20, 'examples found');
+
+foreach my $database ('warehouse', 'shop')
+{
+	my ($status, $stdout, $stderr) = $node->psql($database, $script{$database}, on_error_stop => 1);
+	is($status, 0, "the examples for the database $database run");
+	is($stderr, '', 'without a warning');
+}
+
+# What they leave behind says that each did what the text around it claims.
+is($node->safe_psql('shop', 'SELECT number, customer FROM orders'), '1|alice', 'the order was committed, the other not');
+is($node->safe_psql('shop', 'SELECT count(*) FROM parcels'), '4', 'pop and receive took what was sent');
+is($node->safe_psql('shop', "SELECT ready, leased, deferred, dead, failed FROM queue.stats WHERE queue = 'orders'"),
+	'1001|0|1|0|2', 'nothing else is left of the orders');
+is($node->safe_psql('shop', "SELECT payload FROM queues.orders ORDER BY id DESC LIMIT 1"),
+	'{"order": 1010}', 'a plain INSERT sends');
+ok($node->poll_query_until('shop', q(SELECT customer = 'alice' AND event = '{"paid": 42.50}' FROM ledger)),
+	'the procedure was called');
+ok($node->poll_query_until('warehouse', q(SELECT key = 'alice' AND payload = '{"parcel": 1}' FROM queues.arrivals)),
+	'the message went to the other database');
+is($node->safe_psql('shop', 'SELECT count(*) FROM queue.relays'), '2', 'a dropped relay is gone');
+
+# A section of the README, and the rows of its first table.
+sub rows
+{
+	my ($title) = @_;
+	my ($section) = $readme =~ /^### \Q$title\E\n(.*?)^##/ms;
+
+	return map { [ map { s/^\s+|\s+$//gr } (split /\s*\|\s*/)[ 1 .. 3 ] ] } grep { /^\| `/ } split /\n/, $section;
+}
+
+my %documented = map { $_->[0] =~ s/`//gr => $_->[1] } rows('Settings');
+my %existing = map { split /\|/ } split /\n/,
+  $node->safe_psql('shop', q(SELECT name, current_setting(name) FROM pg_settings WHERE name LIKE 'queue.%'));
+$existing{'queue.inbox_retention'} =~ s/^10080min$/7d/;
+$existing{'queue.sweep_interval'} =~ s/^1min$/60s/;
+$existing{'queue.straggler_age'} =~ s/^1min$/60s/;
+is_deeply(\%documented, \%existing, 'settings and their defaults');
+
+foreach my $row (rows('Views'))
+{
+	my $view = $row->[0] =~ s/`//gr;
+	my $columns = $row->[1] =~ s/`//gr;
+
+	is( $node->safe_psql(
+			'shop', "SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute
+			WHERE attrelid = '$view'::regclass AND attnum > 0"),
+		$columns, "columns of $view");
+}
+
+# Functions: the names, their arguments, and what those are by default.
+my %signatures;
+foreach my $row (rows('Functions'))
+{
+	while ($row->[0] =~ /(\w+)\(([^)]*)\)/g)
+	{
+		my ($name, $arguments) = ($1, $2);
+
+		# The interval is what a person would write.
+		$signatures{$name} = join ', ', map { /^(\w+) ?(.*)$/; $2 eq '' ? $1 : "$1 " . $2 =~ s/'//gr } split /, /, $arguments;
+	}
+}
+my %defaults = ('00:00:30' => '30 s', '00:00:01' => '1 s', '01:00:00' => '1 h');
+my %functions;
+foreach my $line (
+	split /\n/,
+	$node->safe_psql(
+		'shop', q(
+		SELECT proname, pg_get_function_arguments(oid) FROM pg_proc
+		WHERE pronamespace = 'queue'::regnamespace AND prorettype <> 'trigger'::regtype
+		AND proname NOT IN ('start_workers', 'relay_accept', 'relay_list', 'lease_list', 'queue_stats',
+			'amqp_validator', 'postgres_validator'))))
+{
+	my ($name, $arguments) = split /\|/, $line;
+
+	$functions{$name} = join ', ', map {
+		my ($argument) = /^(\w+)/;
+		my ($default) = /DEFAULT '?([^']+?)'?(?:::\w+)?$/;
+		(!defined $default || $default =~ /^(NULL|\{\})/) ? $argument : "$argument " . ($defaults{$default} // $default);
+	} split /, /, $arguments;
+}
+is_deeply(\%signatures, \%functions, 'functions, their arguments and defaults');
+
+$node->stop;
+done_testing();
