@@ -5,10 +5,14 @@
 #	directory for everything they start, and the build in it.
 #
 # Sets: root, the checkout; pg_config and bin, the PostgreSQL to use; user, who
-# runs servers; dir, the directory.
+# runs servers; dir, the directory; mark, which tells our processes from others.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 pg_config=${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}
+
+# A trap can run while the output is going to a file; it says what it has to
+# say here.
+exec 3>&1
 
 # Nothing of the caller's may lead us to another server.
 unset "${!PG@}"
@@ -44,12 +48,12 @@ as_root()
 # it writes in our directory and lets end_processes recognise it.
 as_user()
 {
-	local command=(env QUEUE_RUN="$dir" HOME="$dir/tmp" TMPDIR="$dir/tmp" LC_ALL=C.UTF-8 PATH="$bin:$PATH" "$@")
+	local command=(env QUEUE_RUN="$mark" HOME="$dir/tmp" TMPDIR="$dir/tmp" LC_ALL=C.UTF-8 PATH="$bin:$PATH" "$@")
 
 	if [ "$(id -u)" -eq 0 ]; then
 		command=(runuser -u "$user" -- "${command[@]}")
 	fi
-	(cd "$dir" && exec "${command[@]}" 9>&-)
+	(cd "$dir" && exec "${command[@]}" 3>&- 9>&-)
 }
 
 # Install those of the packages that are missing, without letting Debian start
@@ -73,9 +77,9 @@ install_packages()
 	fi
 	(
 		trap 'if grep -qxF "$ours" "$policy"; then as_root rm -f "$policy"; fi' EXIT
-		as_root env DEBIAN_FRONTEND=noninteractive apt-get -q update | show_apt || true
+		as_root env DEBIAN_FRONTEND=noninteractive apt-get -q update 2>&1 | show_apt || true
 		as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Use-Pty=0 \
-			install --no-install-recommends "${missing[@]}" </dev/null | show_apt
+			install --no-install-recommends "${missing[@]}" </dev/null 2>&1 | show_apt
 	) || fail "apt-get could not install ${missing[*]}"
 
 	# A broker that was not wanted before should not run after the next boot.
@@ -84,9 +88,12 @@ install_packages()
 	fi
 }
 
+# The lines of apt-get's output that say how far it is.
 show_apt()
 {
-	grep --line-buffered -E '^(Need to get|Fetched|Setting up|E:|W:)' | sed -u 's/^/        /'
+	perl -ne 'BEGIN { $| = 1 }
+		print "        $_" if /^(Need to get|Fetched|E:|W:)/;
+		print "        $n packages set up\n" if /^Setting up/ && ++$n % 20 == 0'
 }
 
 # The packages that build and run the extension, unless PG_CONFIG names a
@@ -129,6 +136,9 @@ prepare_directory()
 	if ! mkdir -m 755 "$dir" 2>/dev/null && { [ -L "$dir" ] || [ ! -d "$dir" ] || [ ! -O "$dir" ]; }; then
 		fail "$dir is in the way: it is not a directory of $(id -un)"
 	fi
+	# Containers may have a directory of the same name.
+	mark=$dir:$(stat -c %d:%i "$dir")
+
 	exec 9>"$dir/lock"
 	flock -n 9 || fail "another run is using $dir"
 	own_directory tmp
@@ -170,7 +180,7 @@ our_processes()
 	local environ
 
 	for environ in /proc/[0-9]*/environ; do
-		if grep -zqsxF "QUEUE_RUN=$dir" "$environ"; then
+		if grep -zqsxF "QUEUE_RUN=$mark" "$environ"; then
 			basename "${environ%/environ}"
 		fi
 	done

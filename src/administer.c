@@ -19,7 +19,6 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "segment.h"
-#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
@@ -74,13 +73,19 @@ name_argument(FunctionCallInfo fcinfo)
 	return text_to_cstring(PG_GETARG_TEXT_PP(0));
 }
 
-/* The queue of the first argument, which the caller must own. */
+/*
+ * The queue of the first argument, which the caller must own, to be changed
+ * by this function.
+ */
 static Queue *
-owned_queue_argument(FunctionCallInfo fcinfo)
+owned_queue_argument(FunctionCallInfo fcinfo, const char *function)
 {
 	char	   *name = name_argument(fcinfo);
-	Queue	   *queue = queue_by_name(PG_GETARG_TEXT_PP(0), ACL_NO_RIGHTS);
+	Queue	   *queue;
 
+	PreventCommandIfReadOnly(function);
+	PreventCommandIfParallelMode(function);
+	queue = queue_by_name(PG_GETARG_TEXT_PP(0), ACL_NO_RIGHTS);
 	queue_check_owner(queue->relid, name);
 	return queue;
 }
@@ -156,6 +161,7 @@ queue_create(PG_FUNCTION_ARGS)
 	Oid			relid;
 
 	shmem_require();
+	PreventCommandIfReadOnly("queue.create()");
 	check_name(name);
 	for (int i = 1; i <= 5; i++)
 	{
@@ -213,7 +219,7 @@ change_settings(Oid relid, Datum *values, bool *isnull, bool *replace)
 Datum
 queue_alter(PG_FUNCTION_ARGS)
 {
-	Queue	   *queue = owned_queue_argument(fcinfo);
+	Queue	   *queue = owned_queue_argument(fcinfo, "queue.alter()");
 	Datum		values[Natts_queue] = {0};
 	bool		isnull[Natts_queue] = {false};
 	bool		replace[Natts_queue] = {false};
@@ -221,7 +227,7 @@ queue_alter(PG_FUNCTION_ARGS)
 	check_settings(fcinfo);
 
 	/* Against another alter, which would make the update fail. */
-	LockRelationOid(queue->relid, ShareUpdateExclusiveLock);
+	queue_lock(queue->relid, NameStr(queue->name), ShareUpdateExclusiveLock);
 	for (int i = 1; i < Natts_queue; i++)
 	{
 		if (PG_ARGISNULL(settings_arguments[i]))
@@ -260,7 +266,7 @@ check_no_relay(Oid relid, const char *name)
 Datum
 queue_drop(PG_FUNCTION_ARGS)
 {
-	Queue	   *queue = owned_queue_argument(fcinfo);
+	Queue	   *queue = owned_queue_argument(fcinfo, "queue.drop()");
 	char	   *name = pstrdup(NameStr(queue->name));
 	Oid			relid = queue->relid;
 	ObjectAddresses *objects = new_object_addresses();
@@ -269,7 +275,7 @@ queue_drop(PG_FUNCTION_ARGS)
 	List	   *children;
 
 	check_no_relay(relid, name);
-	LockRelationOid(relid, AccessExclusiveLock);
+	queue_lock(relid, name, AccessExclusiveLock);
 	children = find_inheritance_children(relid, AccessExclusiveLock);
 	change_settings(relid, NULL, NULL, NULL);
 	deferred_delete_all(relid);
@@ -285,15 +291,17 @@ queue_drop(PG_FUNCTION_ARGS)
 	}
 	performMultipleDeletions(objects, DROP_RESTRICT, 0);
 	free_object_addresses(objects);
+	wake_drop_at_commit(queue->shared);
 	PG_RETURN_VOID();
 }
 
 Datum
 queue_purge(PG_FUNCTION_ARGS)
 {
-	Queue	   *queue = owned_queue_argument(fcinfo);
+	Queue	   *queue = owned_queue_argument(fcinfo, "queue.purge()");
 	Oid			relid = queue->relid;
 
+	queue_lock(relid, NameStr(queue->name), AccessExclusiveLock);
 	wake_purged_at_commit(queue->shared);
 	SPI_connect();
 	execute(psprintf("TRUNCATE queues.%s", quote_identifier(NameStr(queue->name))));
@@ -326,12 +334,9 @@ queue_redrive(PG_FUNCTION_ARGS)
 Datum
 queue_purge_dead_letters(PG_FUNCTION_ARGS)
 {
-	Queue	   *queue;
-	int64		n;
+	Queue	   *queue = owned_queue_argument(fcinfo, "queue.purge_dead_letters()");
+	int64		n = dead_letters_delete_all(NameStr(queue->name));
 
-	PreventCommandIfReadOnly("queue.purge_dead_letters()");
-	queue = owned_queue_argument(fcinfo);
-	n = dead_letters_delete_all(NameStr(queue->name));
 	wake_dead_at_commit(queue->shared, -n);
 	PG_RETURN_INT64(n);
 }

@@ -17,6 +17,7 @@
 #include "lease.h"
 #include "miscadmin.h"
 #include "segment.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -49,7 +50,6 @@ invalidate_queue(Datum arg, Oid relid)
 	HASH_SEQ_STATUS status;
 	Queue	   *queue;
 
-	invalidations++;
 	if (queue_cache == NULL)
 		return;
 
@@ -57,18 +57,32 @@ invalidate_queue(Datum arg, Oid relid)
 	{
 		queue = hash_search(queue_cache, &relid, HASH_FIND, NULL);
 		if (queue)
+		{
 			queue->valid = false;
+			invalidations++;
+		}
 		return;
 	}
+	invalidations++;
 	hash_seq_init(&status, queue_cache);
 	while ((queue = hash_seq_search(&status)) != NULL)
 		queue->valid = false;
+}
+
+/* Roles or schemas have changed, and with them perhaps who may do what. */
+static void
+invalidate_rights(Datum arg, int cacheid, uint32 hashvalue)
+{
+	invalidations++;
 }
 
 void
 catalog_init(void)
 {
 	CacheRegisterRelcacheCallback(invalidate_queue, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHOID, invalidate_rights, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMMEMROLE, invalidate_rights, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, invalidate_rights, (Datum) 0);
 }
 
 Oid
@@ -97,14 +111,37 @@ extension_exists(void)
 }
 
 void
+queue_missing(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("queue \"%s\" does not exist", name),
+			 errhint("Create it with queue.create().")));
+}
+
+void
+queue_lock(Oid relid, const char *name, LOCKMODE lockmode)
+{
+	LockRelationOid(relid, lockmode);
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+		queue_missing(name);
+}
+
+void
 queue_check_rights(Oid relid, const char *name, AclMode rights)
 {
 	/* One at a time: pg_class_aclcheck is content with any of them. */
 	for (AclMode right = 1; right <= rights; right <<= 1)
 	{
+		bool		missing = false;
+		AclResult	result;
+
 		if ((rights & right) == 0)
 			continue;
-		if (pg_class_aclcheck(relid, GetUserId(), right) != ACLCHECK_OK)
+		result = pg_class_aclcheck_ext(relid, GetUserId(), right, &missing);
+		if (missing)
+			queue_missing(name);
+		if (result != ACLCHECK_OK)
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 					 errmsg("permission denied for queue \"%s\"", name),
@@ -126,6 +163,8 @@ queue_check_rights(Oid relid, const char *name, AclMode rights)
 void
 queue_check_owner(Oid relid, const char *name)
 {
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+		queue_missing(name);
 #if PG_VERSION_NUM >= 160000
 	if (!object_ownercheck(RelationRelationId, relid, GetUserId()))
 #else
@@ -167,9 +206,12 @@ read_settings(Queue *queue)
 	return found;
 }
 
-/* Find this queue's shared element, or give it a free one. */
+/*
+ * Find this queue's shared element, or give it a free one; if there is none,
+ * one of a queue that was dropped and not cleared away yet.
+ */
 static QueueShared *
-attach_shared(Oid relid)
+attach_shared(Oid relid, bool may_retry)
 {
 	QueueShared *q;
 	QueueShared *unused = NULL;
@@ -189,6 +231,11 @@ attach_shared(Oid relid)
 	if (unused == NULL)
 	{
 		LWLockRelease(&queue_state->registry_lock);
+		if (may_retry)
+		{
+			queue_forget_dropped(false);
+			return attach_shared(relid, false);
+		}
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("too many queues are in use"),
@@ -207,8 +254,6 @@ attach_shared(Oid relid)
 static void
 clear_shared(QueueShared *q)
 {
-	lease_forget_queue(q);
-
 	q->nsegments = q->nscan = 0;
 	for (int i = 0; i < QUEUE_MAX_SEGMENTS; i++)
 		pg_atomic_write_u32(&q->segments[i].state, SEGMENT_UNUSED);
@@ -222,6 +267,7 @@ clear_shared(QueueShared *q)
 	pg_atomic_write_u64(&q->ready, 0);
 	pg_atomic_write_u64(&q->deferred, 0);
 	pg_atomic_write_u64(&q->dead, 0);
+	q->counted = false;
 	pg_atomic_write_u64(&q->sent, 0);
 	pg_atomic_write_u64(&q->received, 0);
 	pg_atomic_write_u64(&q->acked, 0);
@@ -243,12 +289,47 @@ queue_forget(Oid dboid, Oid relid)
 			(OidIsValid(relid) && q->relid != relid))
 			continue;
 		LWLockAcquire(&q->lock, LW_EXCLUSIVE);
-		clear_shared(q);
-		q->relid = q->dboid = InvalidOid;
-		pg_atomic_write_u32(&q->generation, 0);
+
+		/* What a transaction has its hands on is left for the next time. */
+		if (lease_forget_queue(q))
+		{
+			clear_shared(q);
+			q->relid = q->dboid = InvalidOid;
+			pg_atomic_write_u32(&q->generation, 0);
+		}
 		LWLockRelease(&q->lock);
 	}
 	LWLockRelease(&queue_state->registry_lock);
+}
+
+void
+queue_forget_dropped(bool wait)
+{
+	List	   *relids = NIL;
+	ListCell   *lc;
+
+	LWLockAcquire(&queue_state->registry_lock, LW_SHARED);
+	for (int i = 0; i < queue_max_queues; i++)
+	{
+		QueueShared *q = &queue_state->queues[i];
+
+		if (q->dboid == MyDatabaseId && OidIsValid(q->relid))
+			relids = lappend_oid(relids, q->relid);
+	}
+	LWLockRelease(&queue_state->registry_lock);
+
+	foreach(lc, relids)
+	{
+		Oid			relid = lfirst_oid(lc);
+
+		if (wait)
+			LockRelationOid(relid, AccessShareLock);
+		else if (!ConditionalLockRelationOid(relid, AccessShareLock))
+			continue;
+		if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+			queue_forget(MyDatabaseId, relid);
+		UnlockRelationOid(relid, AccessShareLock);
+	}
 }
 
 Queue *
@@ -295,7 +376,7 @@ queue_by_relid(Oid relid)
 	if (queue->shared == NULL ||
 		pg_atomic_read_u32(&queue->shared->generation) != queue->generation)
 	{
-		queue->shared = attach_shared(relid);
+		queue->shared = attach_shared(relid, true);
 		queue->generation = pg_atomic_read_u32(&queue->shared->generation);
 	}
 	if (pg_atomic_read_u32(&queue->shared->loaded) == 0)
@@ -303,24 +384,63 @@ queue_by_relid(Oid relid)
 	return queue;
 }
 
+/*
+ * What queue_by_name found last.  It holds as long as nothing about the
+ * table, its grants or a role has changed.
+ */
+static struct
+{
+	NameData	name;
+	Oid			relid;			/* InvalidOid: nothing */
+	Oid			userid;
+	AclMode		rights;			/* checked */
+	uint64		invalidations;
+}			last_found;
+
+static Queue *
+find_again(text *name, AclMode rights)
+{
+	int			len = VARSIZE_ANY_EXHDR(name);
+
+	if (!OidIsValid(last_found.relid) || last_found.invalidations != invalidations ||
+		last_found.userid != GetUserId() || (rights & ~last_found.rights) != 0 ||
+		len >= NAMEDATALEN || NameStr(last_found.name)[len] != '\0' ||
+		memcmp(NameStr(last_found.name), VARDATA_ANY(name), len) != 0)
+		return NULL;
+	return queue_by_relid(last_found.relid);
+}
+
 Queue *
 queue_by_name(text *name, AclMode rights)
 {
-	char	   *cname = text_to_cstring(name);
+	char	   *cname;
 	Oid			relid;
-	Queue	   *queue = NULL;
+	Queue	   *queue;
 
 	shmem_require();
 
+	/* One who waits takes no lock, and would never hear of a drop. */
+	AcceptInvalidationMessages();
+	queue = find_again(name, rights);
+	if (likely(queue != NULL))
+		return queue;
+
+	cname = text_to_cstring(name);
 	relid = get_relname_relid(cname, queues_namespace());
 	if (OidIsValid(relid))
 		queue = queue_by_relid(relid);
 	if (queue == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("queue \"%s\" does not exist", cname),
-				 errhint("Create it with queue.create().")));
+		queue_missing(cname);
 	queue_check_rights(relid, cname, rights);
+
+	if (last_found.relid != relid || last_found.userid != GetUserId() ||
+		last_found.invalidations != invalidations)
+		last_found.rights = 0;
+	namestrcpy(&last_found.name, cname);
+	last_found.relid = relid;
+	last_found.userid = GetUserId();
+	last_found.rights |= rights;
+	last_found.invalidations = invalidations;
 	pfree(cname);
 	return queue;
 }

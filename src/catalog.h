@@ -6,6 +6,7 @@
 #define QUEUE_CATALOG_H
 
 #include "shmem.h"
+#include "storage/lockdefs.h"
 #include "utils/acl.h"
 
 /* Columns of a queue's table, its segments included, in this order. */
@@ -48,6 +49,12 @@ extern Queue *queue_by_name(text *name, AclMode rights);
 /* The same by table and without a check of rights; NULL if it is no queue. */
 extern Queue *queue_by_relid(Oid relid);
 
+/* Raises 42704, also for a queue that was dropped a moment ago. */
+extern void queue_missing(const char *name) pg_attribute_noreturn();
+
+/* Lock a queue's table, and raise 42704 if it was dropped before we could. */
+extern void queue_lock(Oid relid, const char *name, LOCKMODE lockmode);
+
 /* Raises 42501 unless the current user has these rights. */
 extern void queue_check_rights(Oid relid, const char *name, AclMode rights);
 
@@ -59,6 +66,13 @@ extern void queue_check_owner(Oid relid, const char *name);
  * (InvalidOid), whose tables are no more.
  */
 extern void queue_forget(Oid dboid, Oid relid);
+
+/*
+ * Give up the elements of this database's queues that were dropped.  A table
+ * that is locked may be one that is just being created, and is skipped unless
+ * we wait.
+ */
+extern void queue_forget_dropped(bool wait);
 
 /* OID of one of the extension's own tables or schemas; error if missing. */
 extern Oid	extension_relation(const char *name);

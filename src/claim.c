@@ -67,7 +67,8 @@ claim_returned(ClaimScan *scan)
 	QueueShared *q = scan->q;
 	int			n = pg_atomic_read_u32(&q->nreturned);
 
-	for (; n > 0 && scan->nclaims < scan->max; n--)
+	for (; n > 0 && scan->nclaims < scan->max &&
+		 pg_atomic_read_u32(&q->generation) == scan->generation; n--)
 	{
 		int			slotno = lease_take_returned(q);
 		LeaseSlot  *slot;
@@ -130,6 +131,8 @@ build_messages(ClaimScan *scan)
 			if (rel != NULL)
 				relation_close(rel, AccessShareLock);
 			rel = relation_open(claim->relid, AccessShareLock);
+			if (!deferred)
+				segment_check_columns(rel);
 		}
 		claim_deform(claim->tuple, RelationGetDescr(rel), deferred, &messages[i]);
 		slot->attempts = messages[i].attempts;
@@ -141,8 +144,7 @@ build_messages(ClaimScan *scan)
 }
 
 int
-claim_messages(Queue *queue, LeaseKind kind, TimestampTz expires_at, int max,
-			   Message **messages)
+claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Message **messages)
 {
 	QueueShared *q = queue->shared;
 	ClaimScan	scan;
@@ -152,9 +154,10 @@ claim_messages(Queue *queue, LeaseKind kind, TimestampTz expires_at, int max,
 
 	memset(&scan, 0, sizeof(scan));
 	scan.q = q;
+	scan.generation = queue->generation;
 	scan.kind = kind;
 	scan.now = GetCurrentTimestamp();
-	scan.expires_at = expires_at;
+	scan.expires_at = (kind == LEASE_TIMED) ? scan.now + lease : DT_NOEND;
 	scan.max = Min(max, queue_max_leases);
 	scan.claims = palloc(sizeof(Claim) * scan.max);
 	lease_reserve(scan.max + 1);
@@ -194,7 +197,7 @@ claim_messages(Queue *queue, LeaseKind kind, TimestampTz expires_at, int max,
 		pg_atomic_write_u64(&q->frontier_time, (*messages)[scan.nclaims - 1].enqueued_at);
 		pg_atomic_fetch_add_u64(&q->received, scan.nclaims);
 		if (kind == LEASE_TIMED)
-			maintenance_wake_by(MyDatabaseId, expires_at);
+			maintenance_wake_by(MyDatabaseId, scan.expires_at);
 	}
 	return scan.nclaims;
 }
@@ -203,11 +206,13 @@ TimestampTz
 claim_next_look(QueueShared *q)
 {
 	TimestampTz next = (TimestampTz) pg_atomic_read_u64(&q->next_due);
-	TimestampTz soon = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOOK_INTERVAL_MS);
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz look = TimestampTzPlusMilliseconds(now, LOOK_INTERVAL_MS);
 
+	/* What is due and was not to be had is held up by a transaction, too. */
+	if (next <= now)
+		return look;
 	if (pg_atomic_read_u32(&q->nlooks) > 0 || pg_atomic_read_u32(&q->nreturned) > 0)
-		return Min(next, soon);
-
-	/* What is due and was not to be had, somebody has locked. */
-	return next <= soon ? soon : next;
+		return Min(next, look);
+	return next;
 }

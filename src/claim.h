@@ -30,15 +30,16 @@ extern void claim_deform(HeapTuple tuple, TupleDesc desc, bool deferred, Message
 
 /*
  * Lease up to max messages, in order of id, into an array palloc'd in the
- * current memory context; returns how many.  Needs a transaction and an
+ * current memory context; returns how many.  lease is in microseconds, of
+ * use for LEASE_TIMED only.  Needs a transaction and an
  * active snapshot, and holds weak locks on the tables read until its end.
  * Should the transaction abort, the leases are returned.  For
  * LEASE_PROCESS the caller must release or settle each receipt before the
  * process exits (before_shmem_exit).  Errors: 53400 if queue.max_leases is
  * used up and nothing was leased.
  */
-extern int	claim_messages(Queue *queue, LeaseKind kind, TimestampTz expires_at,
-						   int max, Message **messages);
+extern int	claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max,
+						   Message **messages);
 
 /* When a look at the queue is due even if nobody wakes us, DT_NOEND if never. */
 extern TimestampTz claim_next_look(QueueShared *q);

@@ -228,7 +228,7 @@ deferred_claim(ClaimScan *scan, Oid relid)
 	UnregisterSnapshot(snapshot);
 
 	lower_next_due(q, left);
-	if (left <= scan->now)
+	if (left <= scan->now && scan->nclaims >= scan->max)
 		wake_waiters(q, 1);
 }
 

@@ -540,6 +540,12 @@ frontier_claim(ClaimScan *scan)
 		CHECK_FOR_INTERRUPTS();
 		scan->pages_left = PAGES_AT_ONCE;
 		LWLockAcquire(&q->lock, LW_EXCLUSIVE);
+		if (pg_atomic_read_u32(&q->generation) != scan->generation)
+		{
+			/* Dropped while we waited for a table. */
+			LWLockRelease(&q->lock);
+			break;
+		}
 		needed = scan_looks(scan);
 		if (needed == SCAN_DONE)
 			needed = scan_forward(scan);
@@ -559,7 +565,7 @@ frontier_claim(ClaimScan *scan)
 void
 frontier_close(ClaimScan *scan)
 {
-	for (int i = 0; i < scan->q->nsegments; i++)
+	for (int i = 0; i < lengthof(scan->rels); i++)
 	{
 		if (scan->rels[i] != NULL)
 			relation_close(scan->rels[i], AccessShareLock);

@@ -7,6 +7,7 @@
 
 #include "access/htup_details.h"
 #include "lease.h"
+#include "storage/buf.h"
 #include "utils/rel.h"
 #include "utils/snapshot.h"
 
@@ -30,6 +31,7 @@ typedef struct Claim
 typedef struct ClaimScan
 {
 	QueueShared *q;
+	uint32		generation;		/* q's, or it is another queue by now */
 	Snapshot	snapshot;		/* every verdict is as of this */
 	LeaseKind	kind;
 	TimestampTz now;

@@ -41,7 +41,10 @@ identity_allocate(Queue *queue, int n)
 
 	while (!take_reserved(q, n, &id))
 	{
-		int64		reserved = nextval_internal(queue->sequence, false);
+		int64		reserved;
+
+		queue_lock(queue->sequence, NameStr(queue->name), RowExclusiveLock);
+		reserved = nextval_internal(queue->sequence, false);
 
 		/*
 		 * Adjacent reservations join; otherwise what was left of the old one

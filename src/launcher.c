@@ -12,7 +12,8 @@
  *		|  +--- failed -------+--------------------+-----------+
  *		+------ poke -------- ABSENT <-- exit 0 ---+-----------+
  *
- * The launcher alone starts workers; a worker alone moves on from STARTING.
+ * A worker that finds its database in another state than STARTING is not
+ * wanted and exits, so that there is never more than one.
  */
 #include "postgres.h"
 
@@ -349,19 +350,6 @@ launcher_block_database(Oid dboid)
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
-}
-
-bool
-launcher_database_blocked(Oid dboid)
-{
-	DatabaseShared *db;
-	bool		blocked;
-
-	LWLockAcquire(&launcher->lock, LW_SHARED);
-	db = find_database(dboid);
-	blocked = (db != NULL && db->blockers > 0);
-	LWLockRelease(&launcher->lock);
-	return blocked;
 }
 
 bool

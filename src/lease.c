@@ -56,7 +56,7 @@ typedef struct LeaseDeed
 {
 	int			slotno;
 	LeaseAction action;
-	bool		failed;			/* settled, but not acknowledged */
+	LeaseOutcome outcome;		/* of LEASE_DID_SETTLE */
 	uint64		generation;
 	SubTransactionId subid;
 	/* for LEASE_DID_MOVE: where the message was */
@@ -236,7 +236,7 @@ remember(int slotno, LeaseAction action)
 	ndeeds++;
 	deed->slotno = slotno;
 	deed->action = action;
-	deed->failed = false;
+	deed->outcome = LEASE_ACKED;
 	deed->generation = WORD_GENERATION(pg_atomic_read_u64(&leases->slots[slotno].word));
 	deed->subid = GetCurrentSubTransactionId();
 }
@@ -533,13 +533,13 @@ set_state(LeaseSlot *slot, LeaseState state)
 }
 
 void
-lease_mark_failed(LeaseSlot *slot)
+lease_mark(LeaseSlot *slot, LeaseOutcome outcome)
 {
 	for (int i = ndeeds - 1; i >= 0; i--)
 	{
 		if (deeds[i].slotno == slot - leases->slots)
 		{
-			deeds[i].failed = true;
+			deeds[i].outcome = outcome;
 			return;
 		}
 	}
@@ -682,22 +682,41 @@ lease_move(int slotno, Oid relid, ItemPointer tid)
 	relocate(slotno, relid, tid, LEASE_IN_DEFERRED);
 }
 
-void
+bool
 lease_forget_queue(QueueShared *q)
 {
+	bool		all = true;
+	int			slotno;
+
+	SpinLockAcquire(&q->returned_mutex);
+	slotno = q->returned_head;
+	q->returned_head = q->returned_tail = -1;
+	SpinLockRelease(&q->returned_mutex);
+	while (slotno >= 0)
+	{
+		int			next = leases->slots[slotno].next;
+
+		pg_atomic_fetch_sub_u32(&q->nreturned, 1);
+		pg_atomic_fetch_add_u64(&q->leased, 1);
+		free_slot(slotno);
+		slotno = next;
+	}
+
 	for (int i = 0; i < leases->high_water; i++)
 	{
 		LeaseSlot  *slot = &leases->slots[i];
+		uint64		word = pg_atomic_read_u64(&slot->word);
 
-		if (LeaseWordState(pg_atomic_read_u64(&slot->word)) == LEASE_FREE ||
-			slot->queue != QueueIndex(q))
+		if (LeaseWordState(word) == LEASE_FREE || slot->queue != QueueIndex(q))
 			continue;
-		if (LeaseWordState(pg_atomic_read_u64(&slot->word)) == LEASE_RETURNED)
-			pg_atomic_fetch_add_u64(&q->leased, 1);
-		free_slot(i);
+		if (LeaseWordState(word) == LEASE_HELD &&
+			pg_atomic_compare_exchange_u64(&slot->word, &word,
+										   WORD(WORD_GENERATION(word), LEASE_SETTLING)))
+			free_slot(i);
+		else
+			all = false;
 	}
-	q->returned_head = q->returned_tail = -1;
-	pg_atomic_write_u32(&q->nreturned, 0);
+	return all;
 }
 
 /* Undo a deed, the transaction or subtransaction that did it having aborted. */
@@ -738,6 +757,26 @@ undo(LeaseDeed *deed)
 	}
 }
 
+/*
+ * Undo the latest deeds, from one on.  Leases that were taken are given back
+ * in the order in which they were, after all that was done with them since.
+ */
+static void
+undo_from(int first)
+{
+	for (int i = ndeeds - 1; i >= first; i--)
+	{
+		if (deeds[i].action != LEASE_DID_TAKE)
+			undo(&deeds[i]);
+	}
+	for (int i = first; i < ndeeds; i++)
+	{
+		if (deeds[i].action == LEASE_DID_TAKE)
+			undo(&deeds[i]);
+	}
+	ndeeds = first;
+}
+
 /* The transaction has committed, or is prepared. */
 static void
 finish(LeaseDeed *deed, bool prepared)
@@ -771,7 +810,10 @@ finish(LeaseDeed *deed, bool prepared)
 				break;
 			}
 			q = &queue_state->queues[slot->queue];
-			pg_atomic_fetch_add_u64(deed->failed ? &q->failed : &q->acked, 1);
+			if (deed->outcome == LEASE_ACKED)
+				pg_atomic_fetch_add_u64(&q->acked, 1);
+			else if (deed->outcome == LEASE_FAILED)
+				pg_atomic_fetch_add_u64(&q->failed, 1);
 			if (slot->segment == LEASE_IN_DEFERRED)
 				pg_atomic_fetch_sub_u64(&q->deferred, 1);
 			free_slot(deed->slotno);
@@ -794,8 +836,7 @@ lease_xact_callback(XactEvent event, void *arg)
 			ndeeds = 0;
 			break;
 		case XACT_EVENT_ABORT:
-			while (ndeeds > 0)
-				undo(&deeds[--ndeeds]);
+			undo_from(0);
 			break;
 		default:
 			break;
@@ -813,8 +854,11 @@ lease_subxact_callback(SubXactEvent event, SubTransactionId subid,
 	}
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
-		while (ndeeds > 0 && deeds[ndeeds - 1].subid >= subid)
-			undo(&deeds[--ndeeds]);
+		int			first = ndeeds;
+
+		while (first > 0 && deeds[first - 1].subid >= subid)
+			first--;
+		undo_from(first);
 	}
 }
 

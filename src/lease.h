@@ -30,6 +30,14 @@ typedef enum LeaseState
 	LEASE_MOVING
 } LeaseState;
 
+/* What settling does to the message. */
+typedef enum LeaseOutcome
+{
+	LEASE_ACKED,
+	LEASE_FAILED,
+	LEASE_GONE					/* nothing: somebody else removed it */
+} LeaseOutcome;
+
 /* LeaseSlot.segment of a message in queue.deferred. */
 #define LEASE_IN_DEFERRED	(-1)
 
@@ -108,8 +116,8 @@ extern Oid	lease_queue(int64 receipt);
  */
 extern LeaseSlot *lease_begin_settle(int64 receipt);
 
-/* Say that a lease being settled ends in failure: for the statistics. */
-extern void lease_mark_failed(LeaseSlot *slot);
+/* Say how a lease being settled ends: for the statistics. */
+extern void lease_mark(LeaseSlot *slot, LeaseOutcome outcome);
 
 /* Take lease_begin_settle back at once, and let the lease end then. */
 extern void lease_cancel_settle(LeaseSlot *slot, TimestampTz expires_at);
@@ -136,7 +144,10 @@ extern int	lease_in_segment(QueueShared *q, int segment, int *slots, int max);
 extern bool lease_begin_move(int slotno);
 extern void lease_move(int slotno, Oid relid, ItemPointer tid);
 
-/* Free every slot of a queue that is no more. */
-extern void lease_forget_queue(QueueShared *q);
+/*
+ * Free the slots of a queue that is no more.  False if a transaction is still
+ * at work on one.
+ */
+extern bool lease_forget_queue(QueueShared *q);
 
 #endif							/* QUEUE_LEASE_H */

@@ -188,40 +188,6 @@ trim_inbox(void)
 	return deleted < INBOX_BATCH ? DT_NOEND : DT_NOBEGIN;
 }
 
-/*
- * Free the shared memory of queues whose tables are gone.  A table that is
- * locked may be one that is just being created, and is skipped unless we wait.
- */
-static void
-forget_dropped_queues(bool wait)
-{
-	List	   *relids = NIL;
-	ListCell   *lc;
-
-	LWLockAcquire(&queue_state->registry_lock, LW_SHARED);
-	for (int i = 0; i < queue_max_queues; i++)
-	{
-		QueueShared *q = &queue_state->queues[i];
-
-		if (q->dboid == MyDatabaseId && OidIsValid(q->relid))
-			relids = lappend_oid(relids, q->relid);
-	}
-	LWLockRelease(&queue_state->registry_lock);
-
-	foreach(lc, relids)
-	{
-		Oid			relid = lfirst_oid(lc);
-
-		if (wait)
-			LockRelationOid(relid, AccessShareLock);
-		else if (!ConditionalLockRelationOid(relid, AccessShareLock))
-			continue;
-		if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
-			queue_forget(MyDatabaseId, relid);
-		UnlockRelationOid(relid, AccessShareLock);
-	}
-}
-
 /* Remove what is left of queues dropped by DROP TABLE. */
 static TimestampTz
 remove_dropped_queues(void)
@@ -233,7 +199,7 @@ remove_dropped_queues(void)
 			"DELETE FROM queue.queue q WHERE NOT EXISTS"
 			" (SELECT FROM pg_catalog.pg_class c WHERE c.oid = q.relid) RETURNING q.relid)"
 			" DELETE FROM queue.deferred d USING gone WHERE d.relid = gone.relid");
-	forget_dropped_queues(false);
+	queue_forget_dropped(false);
 	end_transaction();
 	return DT_NOEND;
 }
@@ -339,7 +305,7 @@ list_queues(void)
 	begin_transaction();
 	if (!extension_exists())
 	{
-		forget_dropped_queues(true);
+		queue_forget_dropped(true);
 		end_transaction();
 		proc_exit(0);
 	}

@@ -116,8 +116,7 @@ sleep_until(TimestampTz when)
 
 /*
  * Claim messages, waiting for the first one up to wait microseconds.  The
- * lease begins when the message is claimed; lease is -1 for the queue's own
- * and 0 for none that ends by time.
+ * lease begins when the message is claimed; -1 is for the queue's own.
  */
 static int
 claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
@@ -132,15 +131,11 @@ claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 		Queue	   *queue = queue_argument(fcinfo, ACL_SELECT | ACL_DELETE);
 		QueueShared *q = queue->shared;
 		TimestampTz now = GetCurrentTimestamp();
-		TimestampTz expires_at = DT_NOEND;
-
-		if (kind == LEASE_TIMED)
-			expires_at = now + (lease >= 0 ? lease : queue->lease);
 
 		/* Be in the list before looking, or a wake-up may be missed. */
 		if (wait > 0 && deadline != 0)
 			wait_begin(q);
-		n = claim_messages(queue, kind, expires_at, max, messages);
+		n = claim_messages(queue, kind, lease >= 0 ? lease : queue->lease, max, messages);
 		if (n > 0 || wait == 0 || (deadline != 0 && now >= deadline))
 			break;
 		if (deadline == 0)

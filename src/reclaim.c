@@ -13,6 +13,7 @@
 #include "access/heapam.h"
 #include "access/relation.h"
 #include "access/xact.h"
+#include "catalog/pg_type.h"
 #include "claim.h"
 #include "deferred.h"
 #include "executor/spi.h"
@@ -38,19 +39,26 @@
 /* Time between rounds while there is something to truncate. */
 #define ROUND_MS			2000
 
+/* The gauges of so many stored messages are counted afresh at each sweep. */
+#define RECOUNT_ROWS		10000
+
 /* Messages moved out of a segment in one transaction. */
 #define STRAGGLER_BATCH		500
 
-/* Begin a transaction of maintenance; NULL (and none begun) if no queue. */
+/*
+ * Begin a transaction of maintenance; NULL (and none begun) if there is no
+ * such queue, or somebody has locked it: other queues shall not wait for him.
+ */
 static Queue *
 begin(Oid relid)
 {
-	Queue	   *queue;
+	Queue	   *queue = NULL;
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	queue = queue_by_relid(relid);
+	if (ConditionalLockRelationOid(relid, AccessShareLock))
+		queue = queue_by_relid(relid);
 	if (queue == NULL)
 	{
 		PopActiveSnapshot();
@@ -142,6 +150,9 @@ truncate_if_drained(QueueShared *q, int segno)
 	Relation	rel;
 	bool		drained;
 	char	   *name;
+	Oid			owner;
+	Oid			user;
+	int			context;
 
 	rel = segment_open(q, segno, AccessShareLock);
 	if (rel == NULL)
@@ -161,14 +172,26 @@ truncate_if_drained(QueueShared *q, int segno)
 		drained_up_to(rel, 0) >= RelationGetNumberOfBlocks(rel);
 	name = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 									  RelationGetRelationName(rel));
+	owner = rel->rd_rel->relowner;
 	relation_close(rel, NoLock);
 	if (!drained)
 		return false;
 
+	/* As its owner: there can be triggers of his on the table. */
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(owner, context | SECURITY_RESTRICTED_OPERATION);
 	SPI_connect();
 	if (SPI_execute(psprintf("TRUNCATE ONLY %s", name), false, 0) != SPI_OK_UTILITY)
 		elog(ERROR, "could not truncate %s", name);
 	SPI_finish();
+	SetUserIdAndSecContext(user, context);
+
+	/*
+	 * While we have the lock: a sender that waits for it finds the segment
+	 * pooled, and goes elsewhere.  Should the commit fail, there are none but
+	 * deleted tuples in it.
+	 */
+	segment_pool(q, segno);
 	return true;
 }
 
@@ -207,16 +230,11 @@ reclaim_segments(Oid relid)
 			finish();
 			continue;
 		}
-		if (!empty && worth_truncating(q, segno) && pg_atomic_read_u32(&seg->leases) == 0)
+		if (empty)
+			segment_pool(q, segno);
+		else if (worth_truncating(q, segno) && pg_atomic_read_u32(&seg->leases) == 0)
 			empty = truncate_if_drained(q, segno);
 		finish();
-
-		/* Once others can see that it is empty. */
-		if (empty && (queue = begin(relid)) != NULL)
-		{
-			segment_pool(queue->shared, segno);
-			finish();
-		}
 		left |= !empty && worth_truncating(q, segno);
 	}
 	return left;
@@ -306,6 +324,52 @@ sweep_segment(QueueShared *q, int segno)
 	relation_close(rel, AccessShareLock);
 }
 
+/* Rows a statement counts; $1 is the queue's table, $2 its name. */
+static int64
+count_rows(const char *sql, Queue *queue)
+{
+	Oid			types[2] = {OIDOID, TEXTOID};
+	Datum		values[2] = {ObjectIdGetDatum(queue->relid), CStringGetTextDatum(NameStr(queue->name))};
+	int64		n;
+	bool		isnull;
+
+	if (SPI_execute_with_args(sql, 2, types, values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not execute \"%s\"", sql);
+	n = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	return n;
+}
+
+/* Set a gauge to what was counted, unless it has changed meanwhile. */
+static bool
+set_gauge(pg_atomic_uint64 *gauge, uint64 before, int64 n)
+{
+	return pg_atomic_compare_exchange_u64(gauge, &before, (uint64) n);
+}
+
+/*
+ * The gauges of deferred messages and dead letters start from zero with
+ * shared memory, and miss what SQL does to these tables: count once, and
+ * again while that is cheap.
+ */
+static void
+count_stored(Queue *queue)
+{
+	QueueShared *q = queue->shared;
+	uint64		deferred = pg_atomic_read_u64(&q->deferred);
+	uint64		dead = pg_atomic_read_u64(&q->dead);
+	bool		good = true;
+
+	if (q->counted && (int64) (deferred + dead) > RECOUNT_ROWS)
+		return;
+	SPI_connect();
+	good &= set_gauge(&q->deferred, deferred,
+					  count_rows("SELECT count(*) FROM queue.deferred WHERE relid = $1 AND $2 IS NOT NULL", queue));
+	good &= set_gauge(&q->dead, dead,
+					  count_rows("SELECT count(*) FROM queue.dead_letters WHERE queue = $2 AND $1 IS NOT NULL", queue));
+	SPI_finish();
+	q->counted |= good;
+}
+
 /* Look for rows that came by restore, logical replication or raw SQL. */
 static void
 sweep(Oid relid)
@@ -322,6 +386,7 @@ sweep(Oid relid)
 		if (pg_atomic_read_u32(&q->segments[segno].state) == SEGMENT_ACTIVE)
 			sweep_segment(q, segno);
 	}
+	count_stored(queue);
 	q->swept_at = GetCurrentTimestamp();
 	finish();
 }
@@ -418,7 +483,7 @@ reclaim_queue(Oid relid)
 	provide_segment(relid);
 
 	if ((queue = begin(relid)) == NULL)
-		return DT_NOEND;
+		return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ROUND_MS);
 	swept_at = queue->shared->swept_at;
 	nsegments = queue->shared->nsegments;
 	finish();

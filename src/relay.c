@@ -619,7 +619,7 @@ claim(int max)
 	wait_begin(queue_shared);
 	context = AllocSetContextCreate(CurTransactionContext, "queue relay batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
-	n = claim_messages(queue, LEASE_PROCESS, DT_NOEND, max, &messages);
+	n = claim_messages(queue, LEASE_PROCESS, 0, max, &messages);
 	if (n > 0)
 		MemoryContextSetParent(context, TopMemoryContext);
 	PopActiveSnapshot();

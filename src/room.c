@@ -18,7 +18,7 @@
 
 /* Blocks a table is extended by: an eighth of it, within these bounds. */
 #define MIN_EXTEND	4
-#define MAX_EXTEND	64
+#define MAX_EXTEND	32
 
 uint32
 room_needed(uint32 len)
@@ -31,6 +31,7 @@ room_forget(SegmentShared *seg, BlockNumber nblocks)
 {
 	pg_atomic_write_u64(&seg->room, 0);
 	seg->next_block = seg->extended = nblocks;
+	seg->extend_at = InvalidBlockNumber;
 }
 
 /* Add n empty blocks to a table; the extension lock is held. */
@@ -74,6 +75,7 @@ extend(QueueShared *q, SegmentShared *seg, Relation rel)
 		if (nblocks != seg->extended)
 			seg->next_block = nblocks;
 		seg->extended = nblocks + n;
+		seg->extend_at = nblocks + n / 2;
 		LWLockRelease(&q->extend_lock);
 	}
 	UnlockRelationForExtension(rel, ExclusiveLock);
@@ -89,7 +91,7 @@ new_block(QueueShared *q, SegmentShared *seg, Relation rel, uint32 bytes, bool s
 	for (;;)
 	{
 		BlockNumber block = InvalidBlockNumber;
-		BlockNumber left;
+		bool		low;
 
 		LWLockAcquire(&q->extend_lock, LW_EXCLUSIVE);
 		if (share && RoomBytes(pg_atomic_read_u64(&seg->room)) >= bytes)
@@ -100,14 +102,14 @@ new_block(QueueShared *q, SegmentShared *seg, Relation rel, uint32 bytes, bool s
 		if (seg->next_block < seg->extended)
 		{
 			block = seg->next_block++;
-			if (share)
-				pg_atomic_write_u64(&seg->room, MakeRoom(block, ROOM_BLOCK - bytes));
+			/* What is left of the block before is given up: see room_offer. */
+			pg_atomic_write_u64(&seg->room, share ? MakeRoom(block, ROOM_BLOCK - bytes) : 0);
 		}
-		left = seg->extended - seg->next_block;
+		low = (block == seg->extend_at || block == InvalidBlockNumber);
 		LWLockRelease(&q->extend_lock);
 
-		/* Who takes the last but one extends, so that others need not wait. */
-		if (block == InvalidBlockNumber || left == 1)
+		/* One sender sees to more while the others use up what there is. */
+		if (low)
 			extend(q, seg, rel);
 		if (block != InvalidBlockNumber)
 			return block;
@@ -155,11 +157,16 @@ room_take(QueueShared *q, int segno, Relation rel, uint32 least, uint32 *bytes)
 }
 
 void
-room_offer(SegmentShared *seg, BlockNumber block, uint32 bytes)
+room_offer(QueueShared *q, int segno, BlockNumber block, uint32 bytes)
 {
-	SegmentRoom room = pg_atomic_read_u64(&seg->room);
+	SegmentShared *seg = &q->segments[segno];
 
-	while (RoomBytes(room) < bytes &&
-		   !pg_atomic_compare_exchange_u64(&seg->room, &room, MakeRoom(block, bytes)))
-		;
+	/*
+	 * Only the newest block: in an older one, later messages would come
+	 * before earlier ones.
+	 */
+	LWLockAcquire(&q->extend_lock, LW_EXCLUSIVE);
+	if (block + 1 == seg->next_block)
+		pg_atomic_write_u64(&seg->room, MakeRoom(block, bytes));
+	LWLockRelease(&q->extend_lock);
 }

@@ -24,8 +24,8 @@ extern BlockNumber room_reserve(QueueShared *q, int segno, Relation rel, uint32 
 extern BlockNumber room_take(QueueShared *q, int segno, Relation rel, uint32 least,
 							 uint32 *bytes);
 
-/* Let all senders have what is left of a block, if it is worth more. */
-extern void room_offer(SegmentShared *seg, BlockNumber block, uint32 bytes);
+/* Let all senders have what is left of a block from room_take. */
+extern void room_offer(QueueShared *q, int segno, BlockNumber block, uint32 bytes);
 
 /* Forget all room: the table was truncated or rewritten. */
 extern void room_forget(SegmentShared *seg, BlockNumber nblocks);

@@ -14,6 +14,7 @@
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
@@ -56,12 +57,8 @@ static const Oid message_types[Natts_message] = {
 	INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT2OID, TEXTOID, JSONBOID, JSONBOID, BYTEAOID
 };
 
-/*
- * The engine reads and forms tuples by column number, so it must refuse a
- * table whose columns are others.
- */
-static void
-check_columns(Relation rel)
+bool
+segment_columns_valid(Relation rel)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 	bool		good = desc->natts >= Natts_message && rel->rd_rel->relam == HEAP_TABLE_AM_OID;
@@ -72,7 +69,13 @@ check_columns(Relation rel)
 
 		good = !att->attisdropped && att->atttypid == message_types[i];
 	}
-	if (!good)
+	return good;
+}
+
+void
+segment_check_columns(Relation rel)
+{
+	if (unlikely(!segment_columns_valid(rel)))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"%s.%s\" is not as queue.create() made it",
@@ -162,7 +165,8 @@ activate_segment(QueueShared *q, int segno)
 /*
  * Nothing about segments is written down anywhere: which are older follows
  * from the ids in them.  Whoever comes first gathers that without a lock and
- * installs it; until then nobody has sent or received through the engine.
+ * installs it; until then nobody has sent or received through the engine.  On
+ * a standby segments change without our doing, so there it is not for good.
  */
 void
 segment_load(Queue *queue)
@@ -173,6 +177,7 @@ segment_load(Queue *queue)
 	SegmentInfo *infos = palloc0(sizeof(SegmentInfo) * list_length(relids));
 	int			ninfos = 0;
 	int64		live = 0;
+	bool		for_good = !RecoveryInProgress();
 	ListCell   *lc;
 
 	foreach(lc, relids)
@@ -182,7 +187,7 @@ segment_load(Queue *queue)
 
 		if (rel == NULL)
 			continue;
-		check_columns(rel);
+		segment_check_columns(rel);
 		info->relid = RelationGetRelid(rel);
 		info->is_parent = (info->relid == queue->relid);
 		info->filenumber = RELATION_FILE_NUMBER(rel);
@@ -225,7 +230,7 @@ segment_load(Queue *queue)
 		/* Zero is always due: the first look finds out when the next one is. */
 		pg_atomic_write_u64(&q->next_due, 0);
 		pg_write_barrier();
-		pg_atomic_write_u32(&q->loaded, 1);
+		pg_atomic_write_u32(&q->loaded, for_good ? 1 : 0);
 	}
 	LWLockRelease(&q->lock);
 
@@ -268,6 +273,7 @@ segment_open(QueueShared *q, int segno, LOCKMODE lockmode)
 
 	if (rel == NULL)
 		return NULL;
+	segment_check_columns(rel);
 
 	/*
 	 * A table that is cut short or rewritten makes us forget the block we
@@ -355,11 +361,9 @@ open_tail(Queue *queue, int *segno)
 		SegmentShared *seg = &q->segments[tail];
 		Relation	rel = segment_open(q, tail, RowExclusiveLock);
 
-		if (rel == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("queue \"%s\" does not exist", NameStr(queue->name)),
-					 errdetail("It was dropped, or one of its segments was.")));
+		/* While we waited for the table the queue can have been dropped. */
+		if (rel == NULL || pg_atomic_read_u32(&q->generation) != queue->generation)
+			queue_missing(NameStr(queue->name));
 		if (pg_atomic_read_u32(&seg->state) == SEGMENT_ACTIVE)
 		{
 			if (pg_atomic_read_u32(&seg->nblocks) >= segment_limit(q))
@@ -513,7 +517,7 @@ insert_slots(Queue *queue, int segno, Relation rel, TupleTableSlot **slots, int 
 						 first_id + done);
 		done += part;
 		if (done == n)
-			room_offer(&q->segments[segno], block, bytes);
+			room_offer(q, segno, block, bytes);
 	}
 }
 

@@ -9,6 +9,13 @@
 #include "storage/lockdefs.h"
 #include "utils/rel.h"
 
+/*
+ * The engine reads and forms tuples by column number, so it must not touch a
+ * table whose owner has made the columns others: whether it can, or an error.
+ */
+extern bool segment_columns_valid(Relation rel);
+extern void segment_check_columns(Relation rel);
+
 /* Fill in the queue's shared element from its tables. */
 extern void segment_load(Queue *queue);
 

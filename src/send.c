@@ -83,6 +83,9 @@ send_message(Queue *queue, Datum *values, bool *isnull, int64 delay)
 		return;
 	}
 
+	/* Whoever drops or purges the queue must see our row. */
+	queue_lock(queue->relid, NameStr(queue->name), RowExclusiveLock);
+
 #define VARLENA(column) \
 	(isnull[(column) - 1] ? NULL : (void *) PG_DETOAST_DATUM(values[(column) - 1]))
 	message.id = DatumGetInt64(values[Anum_message_id - 1]);

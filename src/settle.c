@@ -19,8 +19,10 @@
 #include "fmgr.h"
 #include "frontier.h"
 #include "miscadmin.h"
+#include "segment.h"
 #include "settle.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -123,8 +125,11 @@ ack(int64 receipt, Relation *cached)
 	if (slot == NULL)
 		return false;
 	rel = open_leased(slot, cached);
-	return rel != NULL && message_in_place(rel, slot, NULL) &&
-		delete_leased(rel, slot, true) == TM_Ok;
+	if (rel != NULL && message_in_place(rel, slot, NULL) &&
+		delete_leased(rel, slot, true) == TM_Ok)
+		return true;
+	lease_mark(slot, LEASE_GONE);
+	return false;
 }
 
 bool
@@ -159,10 +164,20 @@ typedef struct Failure
 	const char *error;
 } Failure;
 
+/* Lock a table for writing; false if we are not to wait and would have to. */
+static bool
+lock_table(Oid relid, bool wait)
+{
+	if (!wait)
+		return ConditionalLockRelationOid(relid, RowExclusiveLock);
+	LockRelationOid(relid, RowExclusiveLock);
+	return true;
+}
+
 /*
  * Move a leased message to where it is tried again, or to the dead letters.
- * If its row is locked and we are not to wait, *locked is set and the lease
- * left settling.
+ * If its row or a table is locked and we are not to wait, *locked is set and
+ * the lease left settling.
  */
 static bool
 fail(int64 receipt, const Failure *failure, Relation *cached, bool *locked)
@@ -178,8 +193,20 @@ fail(int64 receipt, const Failure *failure, Relation *cached, bool *locked)
 	if (!OidIsValid(relid) || (queue = queue_by_relid(relid)) == NULL ||
 		(slot = lease_begin_settle(receipt)) == NULL)
 		return false;
+	lease_mark(slot, LEASE_GONE);
+
+	/* The queue too, or it may be dropped before our row can be seen. */
+	if (!lock_table(relid, failure->wait) || !lock_table(slot->relid, failure->wait))
+	{
+		*locked = true;
+		return false;
+	}
 	rel = open_leased(slot, cached);
 	if (rel == NULL || !message_in_place(rel, slot, &tuple))
+		return false;
+
+	/* No error: it would keep the others from expiring. */
+	if (slot->segment != LEASE_IN_DEFERRED && !segment_columns_valid(rel))
 		return false;
 
 	/* Fetch toasted values while they are there. */
@@ -200,7 +227,7 @@ fail(int64 receipt, const Failure *failure, Relation *cached, bool *locked)
 						GetCurrentTimestamp() +
 						(failure->delay >= 0 ? failure->delay : backoff(queue, message.attempts)),
 						message.attempts, failure->error, NULL);
-	lease_mark_failed(slot);
+	lease_mark(slot, LEASE_FAILED);
 	return true;
 }
 

@@ -58,6 +58,7 @@ typedef struct SegmentShared
 	pg_atomic_uint64 room;		/* SegmentRoom that senders share */
 	BlockNumber next_block;		/* first empty block kept ahead; extend_lock */
 	BlockNumber extended;		/* end of those blocks */
+	BlockNumber extend_at;		/* who takes this one adds more */
 	pg_atomic_uint64 cursor;	/* SegmentPlace of the next tuple to judge */
 	pg_atomic_uint64 appended;	/* counts insertions */
 	uint64		scanned;		/* appended, when last scanned to its end */
@@ -132,8 +133,9 @@ typedef struct QueueShared
 	/* Statistics. */
 	pg_atomic_uint64 ready;		/* an int64: visible and not leased, about */
 	pg_atomic_uint64 leased;
-	pg_atomic_uint64 deferred;	/* an int64 */
-	pg_atomic_uint64 dead;		/* an int64 */
+	pg_atomic_uint64 deferred;	/* an int64: rows in queue.deferred */
+	pg_atomic_uint64 dead;		/* an int64: dead letters */
+	bool		counted;		/* the last two did not start from zero */
 	pg_atomic_uint64 sent;
 	pg_atomic_uint64 received;
 	pg_atomic_uint64 acked;

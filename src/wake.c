@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
@@ -44,10 +45,12 @@ typedef struct PendingWake
 {
 	QueueShared *q;
 	uint32		generation;
+	SubTransactionId subid;
 	int			messages;
 	int			deferred;
 	int			dead;
 	bool		purged;
+	bool		dropped;
 	TimestampTz due_at;			/* DT_NOEND if nothing was deferred */
 } PendingWake;
 
@@ -207,7 +210,7 @@ pending_wake(QueueShared *q)
 
 	for (int i = npending - 1; i >= 0; i--)
 	{
-		if (pending[i].q == q)
+		if (pending[i].q == q && pending[i].subid == GetCurrentSubTransactionId())
 			return &pending[i];
 	}
 	if (npending == max_pending)
@@ -223,8 +226,9 @@ pending_wake(QueueShared *q)
 	wake = &pending[npending++];
 	wake->q = q;
 	wake->generation = pg_atomic_read_u32(&q->generation);
+	wake->subid = GetCurrentSubTransactionId();
 	wake->messages = wake->deferred = wake->dead = 0;
-	wake->purged = false;
+	wake->purged = wake->dropped = false;
 	wake->due_at = DT_NOEND;
 	return wake;
 }
@@ -233,6 +237,12 @@ void
 wake_at_commit(QueueShared *q, int n)
 {
 	pending_wake(q)->messages += n;
+}
+
+void
+wake_drop_at_commit(QueueShared *q)
+{
+	pending_wake(q)->dropped = true;
 }
 
 void
@@ -263,6 +273,12 @@ wake_commit(PendingWake *wake)
 
 	if (pg_atomic_read_u32(&q->generation) != wake->generation)
 		return;
+	if (wake->dropped)
+	{
+		wake_waiters(q, INT_MAX);
+		queue_forget(q->dboid, q->relid);
+		return;
+	}
 	if (wake->purged)
 	{
 		pg_atomic_write_u64(&q->ready, 0);
@@ -317,8 +333,62 @@ wake_xact_callback(XactEvent event, void *arg)
 	}
 }
 
+/* What a subtransaction has to tell its parent has to tell now. */
+static void
+hand_to_parent(SubTransactionId subid, SubTransactionId parent)
+{
+	int			first = npending;
+	int			kept;
+
+	while (first > 0 && pending[first - 1].subid >= subid)
+		first--;
+	kept = first;
+	for (int i = first; i < npending; i++)
+	{
+		PendingWake *wake = NULL;
+
+		for (int j = kept - 1; j >= 0 && pending[j].subid >= parent && wake == NULL; j--)
+		{
+			if (pending[j].q == pending[i].q)
+				wake = &pending[j];
+		}
+		if (wake != NULL)
+		{
+			if (pending[i].purged)
+				wake->messages = wake->deferred = 0;
+			wake->purged |= pending[i].purged;
+			wake->messages += pending[i].messages;
+			wake->deferred += pending[i].deferred;
+			wake->dead += pending[i].dead;
+			wake->dropped |= pending[i].dropped;
+			wake->due_at = Min(wake->due_at, pending[i].due_at);
+			continue;
+		}
+		pending[kept] = pending[i];
+		pending[kept++].subid = parent;
+	}
+	npending = kept;
+}
+
+static void
+wake_subxact_callback(SubXactEvent event, SubTransactionId subid,
+					  SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_COMMIT_SUB)
+		hand_to_parent(subid, parent);
+	else if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		while (npending > 0 && pending[npending - 1].subid >= subid)
+			npending--;
+
+		/* An error that is caught ends a wait, too. */
+		wait_end(false);
+	}
+}
+
 void
 wake_init(void)
 {
 	RegisterXactCallback(wake_xact_callback, NULL);
+	RegisterSubXactCallback(wake_subxact_callback, NULL);
 }

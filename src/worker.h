@@ -22,9 +22,6 @@ extern void launcher_poke_at_commit(Oid dboid);
  */
 extern void launcher_block_database(Oid dboid);
 
-/* A worker about to connect to a database must exit if it is blocked. */
-extern bool launcher_database_blocked(Oid dboid);
-
 /* Whether a database has a maintenance worker that found the extension. */
 extern bool launcher_database_running(Oid dboid);
 

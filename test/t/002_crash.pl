@@ -148,6 +148,7 @@ for my $round (1 .. $rounds)
 
 # A backend killed while it has messages, one acknowledged and not committed:
 # the server restarts by itself and hands all of them out again.
+$node->safe_psql('postgres', 'SELECT count(produce(10)) FROM generate_series(1, 500)');
 my $session = $node->background_psql('postgres', on_error_stop => 0);
 my @held = split(
 	/\n/,

@@ -132,21 +132,4 @@ $node->safe_psql('two', 'DROP EXTENSION queue');
 wait_for_workers($node, 'one,plain', 'one that found no slot starts when there is one');
 $node->stop;
 
-# Without the library preloaded
-$node->append_conf(
-	'postgresql.conf', q{
-shared_preload_libraries = ''
-max_worker_processes = 8
-});
-$node->start;
-$node->safe_psql('two', 'CREATE EXTENSION queue');
-my ($ret, $stdout, $stderr) = $node->psql('two', q{SELECT queue.send('orders', '1')},
-	extra_params => [ '-v', 'VERBOSITY=verbose' ]);
-like(
-	$stderr,
-	qr/ERROR:  55000: queue must be loaded via "shared_preload_libraries"\n.*HINT:  Add queue to shared_preload_libraries/s,
-	'without preloading, functions say what is missing');
-$node->safe_psql('two', 'DROP EXTENSION queue');
-$node->stop;
-
 done_testing();

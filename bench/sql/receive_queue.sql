@@ -1,0 +1,2 @@
+SELECT receipt, payload FROM queue.receive('bench') \gset
+SELECT queue.ack(:receipt);

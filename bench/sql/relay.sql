@@ -1,0 +1,1 @@
+CALL bench.measure_relay(:n, NULL);

@@ -1,0 +1,1 @@
+INSERT INTO bench.handwritten (payload) VALUES (:payload);

@@ -1,0 +1,485 @@
+# A randomised model test.  Producers and consumers do everything the extension
+# knows, at once, while sessions are killed, tables are vacuumed and a backend
+# dies; ordinary tables, written in the same transactions, are the oracle.
+#
+# QUEUE_MODEL_SEED repeats a choice of work (not of timing), and
+# QUEUE_MODEL_SECONDS says for how long.
+
+use strict;
+use warnings;
+
+use POSIX ':sys_wait_h';
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use QueueNode;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my $seed = $ENV{QUEUE_MODEL_SEED} || (time * 1000) % 1_000_000_007;
+my $seconds = $ENV{QUEUE_MODEL_SECONDS} || 40;
+$seed = int($seed);
+diag("QUEUE_MODEL_SEED=$seed QUEUE_MODEL_SECONDS=$seconds");
+srand($seed);
+
+# The sweep would find what the engine has lost sight of, so it is put off.
+my $node = queue_node(
+	'primary',
+	conf => q{
+restart_after_crash = on
+log_statement = none
+queue.segment_size = '1MB'
+queue.straggler_age = 1
+queue.sweep_interval = 100000
+});
+$node->safe_psql(
+	'postgres', q{
+SELECT queue.create('work', max_attempts => 1000, backoff => '10 ms', backoff_max => '50 ms');
+SELECT queue.create('few', max_attempts => 3, backoff => '10 ms', backoff_max => '50 ms');
+SELECT queue.create('line');
+
+CREATE SCHEMA model;
+CREATE TABLE model.sent (q text, id bigint, digest text, PRIMARY KEY (q, id));
+CREATE TABLE model.delivery (q text, id bigint, receipt bigint, attempts int, digest text,
+	at timestamptz, expires_at timestamptz);
+CREATE TABLE model.gone (q text, id bigint, receipt bigint, how text, at timestamptz);
+CREATE TABLE model.nacked (q text, id bigint, receipt bigint);
+CREATE TABLE model.crash (since timestamptz, until timestamptz);
+CREATE TABLE model.arrival (n bigserial, key text, seq bigint);
+CREATE SEQUENCE model.contents;
+
+CREATE FUNCTION model.contents(size int) RETURNS jsonb LANGUAGE sql AS $$
+	SELECT jsonb_build_object('n', nextval('model.contents'), 'fill',
+		(SELECT string_agg(md5(random()::text), '') FROM generate_series(0, size / 32)));
+$$;
+
+-- Send, and say so.
+CREATE FUNCTION model.put(q text, how text, n int, size int) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	contents jsonb[] := array(SELECT model.contents(size) FROM generate_series(1, n));
+	bytes bytea;
+BEGIN
+	IF how = 'send' THEN
+		INSERT INTO model.sent SELECT q, queue.send(q, c, key => 'k' || n), md5(c::text)
+			FROM unnest(contents) c;
+	ELSIF how = 'delay' THEN
+		INSERT INTO model.sent SELECT q, queue.send(q, c, delay => random() * '100 ms'::interval),
+			md5(c::text) FROM unnest(contents) c;
+	ELSIF how = 'bytes' THEN
+		bytes := contents[1]::text::bytea;
+		INSERT INTO model.sent VALUES (q, queue.send_bytes(q, bytes, headers => '{"a": 1}'), md5(bytes));
+	ELSIF how = 'batch' THEN
+		INSERT INTO model.sent SELECT q, i, md5(c::text)
+			FROM ROWS FROM (queue.send_batch(q, contents), unnest(contents)) AS b (i, c);
+	ELSIF how = 'late batch' THEN
+		INSERT INTO model.sent SELECT q, i, md5(c::text)
+			FROM ROWS FROM (queue.send_batch(q, contents, delay => '20 ms'), unnest(contents)) AS b (i, c);
+	ELSIF how = 'insert' THEN
+		EXECUTE format('WITH i AS (INSERT INTO queues.%I (payload) SELECT unnest($1) RETURNING id, payload)
+			INSERT INTO model.sent SELECT %L, id, md5(payload::text) FROM i', q, q) USING contents;
+	END IF;
+END $$;
+
+-- Send a message in each of n subtransactions, some of which roll back.
+CREATE FUNCTION model.put_subtransactions(q text, n int) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	FOR i IN 1 .. n LOOP
+		BEGIN
+			PERFORM model.put(q, 'send', 1, 10);
+			IF random() < 0.3 THEN
+				RAISE EXCEPTION 'never mind' USING ERRCODE = 'QM001';
+			END IF;
+		EXCEPTION WHEN SQLSTATE 'QM001' THEN
+			NULL;
+		END;
+	END LOOP;
+END $$;
+
+CREATE PROCEDURE model.consume(q text, n int, lease_ms int, action text) LANGUAGE plpgsql AS $$
+DECLARE
+	lease interval := lease_ms * '1 ms'::interval;
+	begun timestamptz := clock_timestamp();
+	ids bigint[];
+	receipts bigint[];
+BEGIN
+	WITH m AS MATERIALIZED (
+		SELECT *, md5(coalesce(payload::text::bytea, body)) AS digest
+		FROM queue.receive(consume.q, n, lease => lease, wait => '100 ms')),
+	d AS (
+		INSERT INTO model.delivery
+		SELECT consume.q, id, receipt, attempts, digest, clock_timestamp(), begun + lease FROM m)
+	SELECT array_agg(id), array_agg(receipt) INTO ids, receipts FROM m;
+	IF action = 'give back' THEN
+		ROLLBACK;
+		RETURN;
+	END IF;
+	IF action = 'ack at once' THEN
+		INSERT INTO model.gone SELECT q, i, r, 'ack', clock_timestamp() FROM unnest(ids, receipts) u(i, r)
+			WHERE queue.ack(r);
+	END IF;
+	COMMIT;
+
+	IF action = 'undo ack' THEN
+		PERFORM queue.ack_batch(receipts);
+		ROLLBACK;
+	ELSIF action = 'undo savepoint' THEN
+		BEGIN
+			PERFORM queue.nack(r) FROM unnest(receipts) r;
+			RAISE EXCEPTION 'never mind' USING ERRCODE = 'QM001';
+		EXCEPTION WHEN SQLSTATE 'QM001' THEN
+			NULL;
+		END;
+	ELSIF action = 'extend' THEN
+		begun := clock_timestamp();
+		WITH e AS MATERIALIZED (SELECT r FROM unnest(receipts) r WHERE queue.extend(r, lease))
+		UPDATE model.delivery d SET expires_at = begun + lease FROM e WHERE d.receipt = e.r;
+		COMMIT;
+		PERFORM pg_sleep(lease_ms / 2000.0);
+	ELSIF action = 'be late' THEN
+		PERFORM pg_sleep(lease_ms / 1000.0);
+	END IF;
+
+	IF action = 'nack' THEN
+		INSERT INTO model.nacked SELECT q, i, r FROM unnest(ids, receipts) u(i, r)
+			WHERE queue.nack(r, delay => CASE WHEN random() < 0.5 THEN random() * '20 ms'::interval END,
+				error => 'model');
+	ELSIF action = 'reject' THEN
+		INSERT INTO model.gone SELECT q, i, r, 'reject', clock_timestamp() FROM unnest(ids, receipts) u(i, r)
+			WHERE queue.reject(r, 'model');
+	ELSIF action <> 'abandon' THEN
+		INSERT INTO model.gone SELECT q, i, r, 'ack', clock_timestamp() FROM unnest(ids, receipts) u(i, r)
+			WHERE queue.ack(r);
+	END IF;
+END $$;
+
+CREATE FUNCTION model.pop(q text, n int) RETURNS void LANGUAGE sql AS $$
+	INSERT INTO model.gone SELECT q, id, 0, 'pop', clock_timestamp() FROM queue.pop(q, n, wait => '100 ms');
+$$;
+
+CREATE FUNCTION model.raw(q text, n int) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('WITH d AS (DELETE FROM queues.%I WHERE id IN (
+		SELECT id FROM queues.%I LIMIT $1 FOR UPDATE SKIP LOCKED) RETURNING id)
+		INSERT INTO model.gone SELECT %L, id, 0, ''raw'', clock_timestamp() FROM d', q, q, q) USING n;
+END $$;
+
+CREATE PROCEDURE model.consume_line() LANGUAGE plpgsql AS $$
+DECLARE
+	m record;
+BEGIN
+	FOR m IN SELECT * FROM queue.receive('line', 7, wait => '100 ms') LOOP
+		INSERT INTO model.arrival (key, seq) VALUES (m.key, (m.payload ->> 'seq')::bigint);
+		INSERT INTO model.gone SELECT 'line', m.id, m.receipt, 'ack', clock_timestamp()
+			WHERE queue.ack(m.receipt);
+	END LOOP;
+END $$;
+});
+
+sub pick
+{
+	return $_[ int(rand(@_)) ];
+}
+
+my $prepared = 0;
+
+# End a transaction in one of the ways there are.
+sub end_transaction
+{
+	my $r = rand;
+
+	return "COMMIT;\n" if $r < 0.6;
+	return "ROLLBACK;\n" if $r < 0.8;
+	my $name = 'model ' . ++$prepared;
+	return "PREPARE TRANSACTION '$name';\n"
+	  . (rand() < 0.3 ? "SELECT pg_sleep(0.05);\n" : '')
+	  . (rand() < 0.7 ? 'COMMIT' : 'ROLLBACK')
+	  . " PREPARED '$name';\n";
+}
+
+sub put
+{
+	my $how = pick('send', 'send', 'send', 'bytes', 'batch', 'late batch', 'delay', 'insert');
+	my $n = $how eq 'bytes' ? 1 : pick(1, 1, 2, 10, $how eq 'batch' ? 300 : 3);
+	my $size = pick(10, 10, 100, 1000, $n < 20 ? 9000 : 10);
+
+	return sprintf("SELECT model.put('%s', '%s', %d, %d);\n", pick('work', 'work', 'few'), $how, $n, $size);
+}
+
+sub produce
+{
+	my $r = rand;
+
+	return put() if $r < 0.4;
+	return 'BEGIN'
+	  . pick('', '', ' ISOLATION LEVEL REPEATABLE READ', ' ISOLATION LEVEL SERIALIZABLE') . ";\n"
+	  . put()
+	  . (rand() < 0.3 ? 'SELECT pg_sleep(' . rand(0.2) . ");\n" : '')
+	  . put()
+	  . end_transaction()
+	  if $r < 0.7;
+	return "BEGIN;\n"
+	  . put()
+	  . "SAVEPOINT a;\n"
+	  . put()
+	  . "SAVEPOINT b;\n"
+	  . put()
+	  . pick("ROLLBACK TO a;\n", "ROLLBACK TO b;\n", "RELEASE b;\n")
+	  . put()
+	  . end_transaction()
+	  if $r < 0.98;
+
+	# More transactions in progress than there are places to remember.
+	return "BEGIN;\nSELECT model.put_subtransactions('work', 1500);\nSELECT pg_sleep(0.2);\n" . end_transaction();
+}
+
+sub consume
+{
+	my $q = pick('work', 'work', 'few');
+	my $n = pick(1, 3, 10, 100);
+	my $r = rand;
+
+	return "BEGIN;\nSELECT model.pop('$q', $n);\n" . end_transaction() if $r < 0.2;
+	return "BEGIN;\nSELECT model.raw('$q', " . pick(1, 3) . ");\n" . pick("COMMIT;\n", "ROLLBACK;\n")
+	  if $r < 0.25;
+	return sprintf("CALL model.consume('%s', %d, %d, '%s');\n",
+		$q, $n,
+		pick(50, 300, 2000),
+		pick('ack', 'ack', 'ack', 'ack at once', 'nack', 'reject', 'abandon', 'give back', 'undo ack',
+			'undo savepoint', 'extend', 'be late'));
+}
+
+# Sends with increasing numbers under a key of its own.
+my $sequence = 0;
+
+sub produce_line
+{
+	my ($name) = @_;
+	my $sql = "BEGIN;\n";
+
+	for (0 .. int(rand(4)))
+	{
+		$sequence++;
+		$sql .=
+		  "WITH p (p) AS (VALUES ('{\"seq\": $sequence}'::jsonb)) INSERT INTO model.sent SELECT 'line', queue.send('line', p, key => '$name'), md5(p::text) FROM p;\n";
+	}
+	return $sql . pick("COMMIT;\n", "COMMIT;\n", "ROLLBACK;\n");
+}
+
+my %workers = (
+	(map { ("producer_$_" => \&produce) } 1 .. 3),
+	(map { ("consumer_$_" => \&consume) } 1 .. 4),
+	(map { ("line_$_" => \&produce_line) } 1 .. 2),
+	'arrivals' => sub { return "CALL model.consume_line();\n" });
+my %running;
+my $errors = $node->basedir . '/errors';
+
+# Have psql run a script of a worker's; when it ends, for whatever reason,
+# another one follows.
+sub start_worker
+{
+	my ($name) = @_;
+	my $script = $node->basedir . "/$name.sql";
+
+	open(my $fh, '>', $script) or die "could not write $script: $!";
+	print $fh $workers{$name}->($name) for 1 .. 50;
+	close $fh;
+
+	my $pid = fork();
+	die "could not fork: $!" unless defined $pid;
+	if ($pid == 0)
+	{
+		$ENV{PGAPPNAME} = "model $name";
+		open(STDIN, '<', '/dev/null');
+		open(STDOUT, '>', '/dev/null');
+		open(STDERR, '>>', $errors);
+		exec('psql', '-X', '-q', '-d', $node->connstr('postgres'), '-f', $script) or POSIX::_exit(1);
+	}
+	$running{$name} = $pid;
+	return;
+}
+
+# What somebody else may do to a busy database.
+sub disturb
+{
+	my $r = rand;
+	my $table = pick('work', 'few') . pick('', '$1', '$2', '$3');
+	my $sql;
+
+	if ($r < 0.5)
+	{
+		my $class = pick('producer', 'consumer', 'line');
+		$sql = qq{SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+			WHERE application_name LIKE 'model $class%' ORDER BY random() LIMIT 1};
+	}
+	elsif ($r < 0.6)
+	{
+		$sql = q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'queue maintenance'};
+	}
+	elsif ($r < 0.8)
+	{
+		$sql = 'VACUUM ' . pick('', '(FREEZE) ') . "queues.$table";
+	}
+	elsif ($r < 0.9)
+	{
+		$sql = 'ALTER TABLE queues.' . pick('work', 'few') . ' ALTER COLUMN key SET STATISTICS ' . int(rand(1000));
+	}
+	elsif ($r < 0.95)
+	{
+		$sql = q{SELECT queue.alter('work', backoff_max => '60 ms')};
+	}
+	else
+	{
+		$sql = 'CHECKPOINT';
+	}
+	$node->psql('postgres', $sql, stderr => \my $ignored);
+	return;
+}
+
+sub kill_backend
+{
+	my ($since, $pid) = split(/\|/, $node->safe_psql('postgres', q{
+SELECT clock_timestamp(), pid FROM pg_stat_activity WHERE application_name LIKE 'model consumer%' LIMIT 1}));
+
+	return unless $pid;
+	kill('KILL', $pid);
+	$node->poll_query_until('postgres',
+		qq{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)})
+	  or die 'the server does not come back';
+	$node->safe_psql('postgres', "INSERT INTO model.crash VALUES ('$since', clock_timestamp())");
+	return;
+}
+
+start_worker($_) foreach sort keys %workers;
+my $begun = time;
+my $crashes = 0;
+while (time < $begun + $seconds)
+{
+	sleep(0.05 + rand(0.3));
+	foreach my $name (sort keys %running)
+	{
+		start_worker($name) if waitpid($running{$name}, WNOHANG) != 0;
+	}
+	disturb();
+	if (time > $begun + ($crashes + 1) * $seconds / 3 && $crashes < 2)
+	{
+		$crashes++;
+		kill_backend();
+	}
+}
+
+# Let the producers end, and what they left half done.
+kill('TERM', values %running);
+waitpid($_, 0) foreach values %running;
+$node->safe_psql('postgres',
+	q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'model %'});
+$node->poll_query_until('postgres',
+	q{SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name LIKE 'model %'});
+foreach my $gid (split(/\n/, $node->safe_psql('postgres', 'SELECT gid FROM pg_prepared_xacts')))
+{
+	$node->safe_psql('postgres', pick('COMMIT', 'ROLLBACK') . " PREPARED '$gid'");
+}
+
+# Take what is left, until leases have ended and nothing is deferred any more.
+my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+my $left;
+do
+{
+	$node->safe_psql(
+		'postgres', q{
+CALL model.consume('work', 10000, 600000, 'ack');
+CALL model.consume('few', 10000, 600000, 'ack');
+CALL model.consume_line();
+});
+	$left = $node->safe_psql(
+		'postgres', q{
+SELECT (SELECT count(*) FROM queues.work) + (SELECT count(*) FROM queues.few)
+	+ (SELECT count(*) FROM queues.line) + (SELECT count(*) FROM queue.deferred)});
+} while ($left > 0 && time < $deadline);
+is($left, 0, 'all that is in the queues can be received')
+  or diag($node->safe_psql(
+		'postgres', q{
+SELECT tableoid::regclass, count(*), min(id), max(id), min(ctid), max(ctid) FROM queues.work GROUP BY 1
+UNION ALL SELECT tableoid::regclass, count(*), min(id), max(id), min(ctid), max(ctid) FROM queues.few GROUP BY 1
+UNION ALL SELECT tableoid::regclass, count(*), min(id), max(id), min(ctid), max(ctid) FROM queues.line GROUP BY 1;
+SELECT relid, count(*), min(due_at), max(due_at) FROM queue.deferred GROUP BY 1;
+SELECT queue, state, kind, count(*), min(expires_at), max(expires_at) FROM queue.leases GROUP BY 1, 2, 3}));
+
+# Each of these queries finds what must not be.
+my %offenders = (
+	'a committed message was lost' => q{
+SELECT q, id FROM model.sent
+EXCEPT SELECT q, id FROM model.gone
+EXCEPT SELECT queue, id FROM queue.dead_letters},
+	'a message was received or died that was never committed' => q{
+(SELECT q, id FROM model.delivery UNION SELECT q, id FROM model.gone WHERE how <> 'reject'
+	UNION SELECT queue, id FROM queue.dead_letters)
+EXCEPT SELECT q, id FROM model.sent},
+	'a message was taken twice' => q{
+SELECT q, id, array_agg(how) FROM model.gone GROUP BY q, id HAVING count(*) > 1},
+	'a message was taken and died all the same' => q{
+SELECT q, id FROM model.gone WHERE how <> 'reject' INTERSECT SELECT queue, id FROM queue.dead_letters},
+	'a dead letter is there twice' => q{
+SELECT queue, id FROM queue.dead_letters GROUP BY 1, 2 HAVING count(*) > 1},
+	'a rejected message is no dead letter' => q{
+SELECT q, id FROM model.gone WHERE how = 'reject'
+EXCEPT SELECT queue, id FROM queue.dead_letters WHERE reason = 'model'},
+	'a message died without a reason' => q{
+SELECT queue, id, attempts, reason FROM queue.dead_letters d
+WHERE NOT (reason = 'max_attempts' AND queue = 'few' AND attempts = 3)
+	AND NOT EXISTS (SELECT FROM model.gone g
+		WHERE g.q = d.queue AND g.id = d.id AND how = 'reject' AND reason = 'model')},
+	'a message has other contents' => q{
+SELECT q, id FROM model.delivery d JOIN model.sent s USING (q, id) WHERE d.digest <> s.digest},
+	'a message came again without a nack, an expiry or a crash' => q{
+SELECT q, id, receipt, attempts, at, expires_at, next FROM (
+	SELECT *, lead(at) OVER (PARTITION BY q, id ORDER BY at) AS next FROM model.delivery) d
+WHERE next < expires_at
+	AND NOT EXISTS (SELECT FROM model.nacked n WHERE n.receipt = d.receipt)
+	AND NOT EXISTS (SELECT FROM model.crash c WHERE d.at <= c.until AND d.next >= c.since)},
+	'a message came again after it was acknowledged' => q{
+SELECT q, id, g.at, d.at FROM model.gone g JOIN model.delivery d USING (q, id)
+WHERE how <> 'raw' AND d.at > g.at},
+	'attempts went back' => q{
+SELECT q, id, attempts, previous FROM (
+	SELECT *, lag(attempts) OVER w AS previous, lag(at) OVER w AS previously FROM model.delivery
+	WINDOW w AS (PARTITION BY q, id ORDER BY at)) d
+WHERE attempts <= previous
+	AND NOT EXISTS (SELECT FROM model.crash c WHERE d.previously <= c.until AND d.at >= c.since)},
+	'messages of one key and sender came out of order' => q{
+SELECT key, seq, previous FROM (
+	SELECT *, lag(seq) OVER (PARTITION BY key ORDER BY n) AS previous FROM model.arrival) a
+WHERE seq <= previous});
+
+foreach my $what (sort keys %offenders)
+{
+	is($node->safe_psql('postgres', "SELECT count(*) FROM ($offenders{$what}) o"), '0', "not so: $what")
+	  or diag($node->safe_psql('postgres', "SELECT * FROM ($offenders{$what}) o LIMIT 10"));
+}
+
+# Nothing but what the disturbances explain.
+my $explained = join('|',
+	'terminating connection', 'could not serialize access', 'current transaction is aborted',
+	'prepared transaction with identifier .* does not exist', 'the database system is');
+my @unexplained = grep { /(ERROR|FATAL|PANIC):/ && !/$explained/ }
+  split(/\n/, -e $errors ? slurp_file($errors) : '');
+is(scalar(@unexplained), 0, 'no session met an error that nobody caused')
+  or diag(join("\n", @unexplained[ 0 .. ($#unexplained < 20 ? $#unexplained : 20) ]));
+
+# It is no test if nothing has happened.
+my @happened = split(
+	/\|/,
+	$node->safe_psql(
+		'postgres', q{
+SELECT (SELECT count(*) FROM model.sent), (SELECT count(*) FROM model.delivery WHERE attempts > 1),
+	(SELECT count(*) FROM model.nacked), (SELECT count(*) FROM queue.dead_letters),
+	(SELECT count(*) FROM model.arrival), (SELECT count(*) FROM model.crash),
+	(SELECT count(*) FROM model.gone WHERE how = 'pop'), (SELECT count(*) FROM model.gone WHERE how = 'raw')}));
+diag("sent $happened[0], delivered again $happened[1], nacked $happened[2], dead $happened[3], in line $happened[4], crashes $happened[5], popped $happened[6], raw $happened[7]");
+is(scalar(grep { $_ == 0 } @happened), 0, 'everything has happened');
+
+ok( $node->poll_query_until(
+		'postgres', q{SELECT count(*) = 0 FROM pg_class
+			WHERE relname ~ '^(work|few)\$[0-9]+$' AND pg_relation_size(oid) >= 1024 * 1024}),
+	'segments are truncated in the end');
+
+$node->stop;
+done_testing();
