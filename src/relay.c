@@ -620,13 +620,17 @@ claim(int max)
 	context = AllocSetContextCreate(CurTransactionContext, "queue relay batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
 	n = claim_messages(queue, LEASE_PROCESS, 0, max, &messages);
-	if (n > 0)
-		MemoryContextSetParent(context, TopMemoryContext);
+	if (n > 0 && !routine->local)
+		flush_commits(messages, n);
+	MemoryContextSetParent(context, TopMemoryContext);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
 	if (n == 0)
+	{
+		MemoryContextDelete(context);
 		return 0;
+	}
 
 	/* Ours from here on, to be given back when the process ends. */
 	batch = MemoryContextAlloc(context, sizeof(Batch));
@@ -637,8 +641,6 @@ claim(int max)
 	wait_end(true);
 
 	size_next_claim(n, hand_bytes - before);
-	if (!routine->local)
-		flush_commits(messages, n);
 	moved = true;
 	return n;
 }
@@ -764,7 +766,8 @@ turn(MemoryContext connection)
 
 	/* Little by little if there is time, in larger pieces if not. */
 	if (!dlist_is_empty(&failed) ||
-		(ndone > 0 && (ndone >= sink_config.window / 2 || nsent == 0 || now >= settle_at)))
+		(ndone > 0 && (ndone >= sink_config.window / 2 || now >= settle_at ||
+					   (nsent == 0 && dlist_is_empty(&pending)))))
 		settle();
 
 	if (sink && all)
