@@ -154,8 +154,8 @@ is($target->safe_psql('postgres', q{SELECT count(*) FROM queues.arrivals WHERE p
 
 # Asynchronous commits: what has arrived there is not forgotten here.
 $source->append_conf('postgresql.conf', "synchronous_commit = off\nwal_writer_delay = 10s\nfsync = on");
-$source->restart;
 $source->safe_psql('postgres', 'CREATE TABLE known (n int)');
+$source->restart;
 for my $n (1 .. 5)
 {
 	drain($target, 'arrivals');
