@@ -5,7 +5,8 @@
 #	directory for everything they start, and the build in it.
 #
 # Sets: root, the checkout; pg_config and bin, the PostgreSQL to use; user, who
-# runs servers; dir, the directory; mark, which tells our processes from others.
+# runs servers; dir, the directory; mark, which tells our processes from others,
+# once the directory is ours.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 pg_config=${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}
@@ -136,11 +137,11 @@ prepare_directory()
 	if ! mkdir -m 755 "$dir" 2>/dev/null && { [ -L "$dir" ] || [ ! -d "$dir" ] || [ ! -O "$dir" ]; }; then
 		fail "$dir is in the way: it is not a directory of $(id -un)"
 	fi
+	exec 9>"$dir/lock"
+	flock -n 9 || fail "another run is using $dir (set TMPDIR to choose another place)"
+
 	# Containers may have a directory of the same name.
 	mark=$dir:$(stat -c %d:%i "$dir")
-
-	exec 9>"$dir/lock"
-	flock -n 9 || fail "another run is using $dir"
 	own_directory tmp
 }
 
