@@ -39,12 +39,8 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/pg_database.h"
-#include "catalog/pg_foreign_server.h"
 #include "claim.h"
 #include "common/hashfn.h"
-#include "foreign/foreign.h"
-#include "fmgr.h"
 #include "lib/ilist.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -56,7 +52,6 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
@@ -294,65 +289,6 @@ back_off(const char *error)
 	relay_report_error(slot, error);
 }
 
-/* Add a list of options to a text that tells whether they have changed. */
-static void
-append_options(StringInfo all, List *options)
-{
-	ListCell   *cell;
-
-	foreach(cell, options)
-		appendStringInfo(all, "%s=%s\n", ((DefElem *) lfirst(cell))->defname,
-						 defGetString(lfirst(cell)));
-	appendStringInfoChar(all, '\n');
-}
-
-/*
- * Read the options of the relay's server and user mapping.  Returns a hash of
- * them; or 0, with the reason in error, if the server is of no use.
- */
-static uint64
-read_server(List **server_options, List **mapping_options, RelayKind *kind, char *error)
-{
-	ForeignServer *server = GetForeignServerByName(relay->server, true);
-	AclResult	allowed;
-	StringInfoData all;
-
-	if (server == NULL)
-	{
-		snprintf(error, SINK_ERROR_SIZE, "server \"%s\" does not exist", relay->server);
-		return 0;
-	}
-	if (!relay_kind_of_server(server->fdwid, kind))
-	{
-		snprintf(error, SINK_ERROR_SIZE, "server \"%s\" is not one a relay can publish to",
-				 relay->server);
-		return 0;
-	}
-#if PG_VERSION_NUM >= 160000
-	allowed = object_aclcheck(ForeignServerRelationId, server->serverid, relay->owner, ACL_USAGE);
-#else
-	allowed = pg_foreign_server_aclcheck(server->serverid, relay->owner, ACL_USAGE);
-#endif
-	if (allowed != ACLCHECK_OK)
-	{
-		snprintf(error, SINK_ERROR_SIZE, "permission denied for server \"%s\"", relay->server);
-		return 0;
-	}
-
-	*server_options = server->options;
-	*mapping_options = NIL;
-	if (SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(relay->owner),
-							  ObjectIdGetDatum(server->serverid)) ||
-		SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid),
-							  ObjectIdGetDatum(server->serverid)))
-		*mapping_options = GetUserMapping(relay->owner, server->serverid)->options;
-
-	initStringInfo(&all);
-	append_options(&all, *server_options);
-	append_options(&all, *mapping_options);
-	return hash_bytes_extended((unsigned char *) all.data, all.len, *kind) | 1;
-}
-
 /* Whether the server's options are not those we have connected with. */
 static bool
 server_differs(void)
@@ -369,7 +305,7 @@ server_differs(void)
 	StartTransactionCommand();
 	MemoryContextSwitchTo(context);
 	differs = relay->server != NULL &&
-		read_server(&server, &mapping, &kind, error) != server_hash;
+		relay_server_options(relay, &server, &mapping, &kind, error) != server_hash;
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
 	MemoryContextDelete(context);
@@ -380,21 +316,6 @@ static void
 note_server_change(Datum arg, int cacheid, uint32 hashvalue)
 {
 	server_changed = true;
-}
-
-/* The library's table of callbacks. */
-static const SinkRoutine *
-load_sink(RelayKind kind)
-{
-	char	   *library = psprintf("$libdir/queue_%s", relay_kind_name(kind));
-	SinkInit	init = (SinkInit) load_external_function(library, "queue_sink", true, NULL);
-	const SinkRoutine *loaded = init();
-
-	if (loaded->magic != SINK_MAGIC || loaded->version != SINK_VERSION)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("library \"%s\" is of another version of the extension", library)));
-	return loaded;
 }
 
 /* Try to connect; the context is the connection's. */
@@ -413,10 +334,11 @@ connect_sink(MemoryContext context)
 
 		StartTransactionCommand();
 		MemoryContextSwitchTo(context);
-		server_hash = read_server(&sink_config.server, &sink_config.mapping, &kind, error);
+		server_hash = relay_server_options(relay, &sink_config.server, &sink_config.mapping,
+										   &kind, error);
 		ok = server_hash != 0;
 		if (ok && routine == NULL)
-			routine = load_sink(kind);
+			routine = relay_sink(kind);
 		CommitTransactionCommand();
 	}
 	else
@@ -620,13 +542,17 @@ claim(int max)
 	context = AllocSetContextCreate(CurTransactionContext, "queue relay batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
 	n = claim_messages(queue, LEASE_PROCESS, 0, max, &messages);
-	if (n > 0)
-		MemoryContextSetParent(context, TopMemoryContext);
+	if (n > 0 && !routine->local)
+		flush_commits(messages, n);
+	MemoryContextSetParent(context, TopMemoryContext);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
 	if (n == 0)
+	{
+		MemoryContextDelete(context);
 		return 0;
+	}
 
 	/* Ours from here on, to be given back when the process ends. */
 	batch = MemoryContextAlloc(context, sizeof(Batch));
@@ -637,8 +563,6 @@ claim(int max)
 	wait_end(true);
 
 	size_next_claim(n, hand_bytes - before);
-	if (!routine->local)
-		flush_commits(messages, n);
 	moved = true;
 	return n;
 }
@@ -764,7 +688,8 @@ turn(MemoryContext connection)
 
 	/* Little by little if there is time, in larger pieces if not. */
 	if (!dlist_is_empty(&failed) ||
-		(ndone > 0 && (ndone >= sink_config.window / 2 || nsent == 0 || now >= settle_at)))
+		(ndone > 0 && (ndone >= sink_config.window / 2 || now >= settle_at ||
+					   (nsent == 0 && dlist_is_empty(&pending)))))
 		settle();
 
 	if (sink && all)

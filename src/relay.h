@@ -122,6 +122,14 @@ extern List *relay_options_parse(Datum jsonb);
 extern void relay_options_check(RelayKind kind, List *options);
 extern const char *relay_kind_name(RelayKind kind);
 extern bool relay_kind_of_server(Oid fdwid, RelayKind *kind);
+
+/*
+ * Read the options of a relay's server and user mapping.  Returns a hash of
+ * them; or 0, with the reason in error, if the server is of no use.
+ */
+extern uint64 relay_server_options(const RelayConfig *relay, List **server_options,
+								   List **mapping_options, RelayKind *kind, char *error);
+extern const struct SinkRoutine *relay_sink(RelayKind kind);
 extern Oid	relay_procedure(const char *name, Oid owner, bool *batch);
 
 #endif							/* QUEUE_RELAY_H */

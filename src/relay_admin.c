@@ -8,6 +8,7 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/relation.h"
 #include "access/table.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_authid.h"
@@ -15,20 +16,27 @@
 #include "catalog/pg_foreign_server.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
+#include "frontier.h"
 #include "funcapi.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "relay.h"
+#include "segment.h"
 #include "sinks/sink.h"
+#include "storage/bufmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "compat.h"
+
+/* Pages looked at for the oldest message that waits. */
+#define OLDEST_MAX_PAGES	16
 
 PG_FUNCTION_INFO_V1(queue_create_relay);
 PG_FUNCTION_INFO_V1(queue_alter_relay);
@@ -347,6 +355,46 @@ enum
 	LIST_COLUMNS
 };
 
+/*
+ * When the oldest message nobody has leased was sent, 0 if there seems to be
+ * none: the first one from the cursor on, or what the cursor met last.
+ */
+static TimestampTz
+oldest_waiting(QueueShared *q, Snapshot snapshot)
+{
+	uint8		order[QUEUE_MAX_SEGMENTS];
+	int			norder;
+
+	LWLockAcquire(&q->lock, LW_SHARED);
+	norder = q->nscan;
+	memcpy(order, q->scan_order, norder);
+	LWLockRelease(&q->lock);
+
+	for (int i = 0, pages = 0; i < norder && pages < OLDEST_MAX_PAGES; i++)
+	{
+		Relation	rel = segment_open(q, order[i], AccessShareLock);
+		BlockNumber block = PlaceBlock(pg_atomic_read_u64(&q->segments[order[i]].cursor));
+		TimestampTz oldest = 0;
+
+		if (rel == NULL)
+			continue;
+		for (; oldest == 0 && block < RelationGetNumberOfBlocks(rel) &&
+			 pages < OLDEST_MAX_PAGES; block++, pages++)
+		{
+			HeapTuple	tuples[MaxHeapTuplesPerPage];
+			bool		isnull;
+
+			if (frontier_page_tuples(rel, block, snapshot, true, tuples) > 0)
+				oldest = DatumGetTimestampTz(heap_getattr(tuples[0], Anum_message_enqueued_at,
+														  RelationGetDescr(rel), &isnull));
+		}
+		relation_close(rel, AccessShareLock);
+		if (oldest != 0)
+			return oldest;
+	}
+	return (TimestampTz) pg_atomic_read_u64(&q->frontier_time);
+}
+
 Datum
 queue_relay_list(PG_FUNCTION_ARGS)
 {
@@ -384,7 +432,7 @@ queue_relay_list(PG_FUNCTION_ARGS)
 		lag = (int64) pg_atomic_read_u64(&queue->shared->ready) +
 			(int64) pg_atomic_read_u64(&queue->shared->leased);
 		if (oldest == 0 && lag > 0)
-			oldest = (TimestampTz) pg_atomic_read_u64(&queue->shared->frontier_time);
+			oldest = oldest_waiting(queue->shared, GetActiveSnapshot());
 
 		values[LIST_NAME] = CStringGetTextDatum(relay->name);
 		values[LIST_STATE] = CStringGetTextDatum(state_name(relay, &slot));

@@ -19,6 +19,7 @@
 #include "mb/pg_wchar.h"
 #include "nodes/makefuncs.h"
 #include "relay.h"
+#include "sinks/sink.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
@@ -474,4 +475,75 @@ relay_config_find(const char *name)
 	List	   *found = read_relays(name);
 
 	return found ? linitial(found) : NULL;
+}
+
+/* Add a list of options to a text that tells whether they have changed. */
+static void
+append_options(StringInfo all, List *options)
+{
+	ListCell   *cell;
+
+	foreach(cell, options)
+		appendStringInfo(all, "%s=%s\n", ((DefElem *) lfirst(cell))->defname,
+						 defGetString(lfirst(cell)));
+	appendStringInfoChar(all, '\n');
+}
+
+uint64
+relay_server_options(const RelayConfig *relay, List **server_options,
+					 List **mapping_options, RelayKind *kind, char *error)
+{
+	ForeignServer *server = GetForeignServerByName(relay->server, true);
+	AclResult	allowed;
+	StringInfoData all;
+
+	if (server == NULL)
+	{
+		snprintf(error, SINK_ERROR_SIZE, "server \"%s\" does not exist", relay->server);
+		return 0;
+	}
+	if (!relay_kind_of_server(server->fdwid, kind))
+	{
+		snprintf(error, SINK_ERROR_SIZE, "server \"%s\" is not one a relay can publish to",
+				 relay->server);
+		return 0;
+	}
+#if PG_VERSION_NUM >= 160000
+	allowed = object_aclcheck(ForeignServerRelationId, server->serverid, relay->owner, ACL_USAGE);
+#else
+	allowed = pg_foreign_server_aclcheck(server->serverid, relay->owner, ACL_USAGE);
+#endif
+	if (allowed != ACLCHECK_OK)
+	{
+		snprintf(error, SINK_ERROR_SIZE, "permission denied for server \"%s\"", relay->server);
+		return 0;
+	}
+
+	*server_options = server->options;
+	*mapping_options = NIL;
+	if (SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(relay->owner),
+							  ObjectIdGetDatum(server->serverid)) ||
+		SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid),
+							  ObjectIdGetDatum(server->serverid)))
+		*mapping_options = GetUserMapping(relay->owner, server->serverid)->options;
+
+	initStringInfo(&all);
+	append_options(&all, *server_options);
+	append_options(&all, *mapping_options);
+	return hash_bytes_extended((unsigned char *) all.data, all.len, *kind) | 1;
+}
+
+/* The table of callbacks of a sink's library. */
+const SinkRoutine *
+relay_sink(RelayKind kind)
+{
+	char	   *library = psprintf("$libdir/queue_%s", relay_kind_name(kind));
+	SinkInit	init = (SinkInit) load_external_function(library, "queue_sink", true, NULL);
+	const SinkRoutine *loaded = init();
+
+	if (loaded->magic != SINK_MAGIC || loaded->version != SINK_VERSION)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("library \"%s\" is of another version of the extension", library)));
+	return loaded;
 }

@@ -152,6 +152,25 @@ $second->quit;
 is($target->safe_psql('postgres', q{SELECT count(*) FROM queues.arrivals WHERE payload = '"twice"'}),
 	'1', 'and is not');
 
+# Asynchronous commits: what has arrived there is not forgotten here.
+$source->append_conf('postgresql.conf', "synchronous_commit = off\nwal_writer_delay = 10s\nfsync = on");
+$source->safe_psql('postgres', 'CREATE TABLE known (n int)');
+$source->restart;
+for my $n (1 .. 5)
+{
+	drain($target, 'arrivals');
+	$source->safe_psql('postgres', qq{
+BEGIN; INSERT INTO known VALUES ($n); SELECT queue.send('orders', '$n'); COMMIT;});
+	$target->poll_query_until('postgres', 'SELECT count(*) = 1 FROM queues.arrivals') or die 'nothing arrives';
+	crash($source);
+	is($source->safe_psql('postgres', "SELECT count(*) FROM known WHERE n = $n"),
+		'1', "what went with message $n is there after a crash");
+}
+wait_until('(SELECT count(*) = 0 FROM queues.orders)', 'nothing is left');
+is($target->safe_psql('postgres', 'SELECT payload FROM queues.arrivals'), '5', 'and nothing came twice');
+$source->append_conf('postgresql.conf', 'synchronous_commit = on');
+$source->reload;
+
 # A message the other database cannot take
 $source->safe_psql('postgres', qq{
 SELECT queue.drop_relay('r');

@@ -105,27 +105,45 @@ SELECT queue.send('events', '3', 'b', '{"kind": "order.b"}');
 SELECT queue.send('events', '4', NULL, '{"kind": "nowhere"}');
 SELECT queue.send('events', '5', 'b');
 SELECT queue.send('events', '7', NULL, '{"kind": "full"}');
-SELECT queue.send('events', to_jsonb(repeat('x', 200000)), 'c', '{"kind": "order.large"}');
-SELECT queue.send('events', '9', 'c', '{"kind": "order.c"}');
 SELECT queue.send('events', '10', 'd', jsonb_build_object('kind', 'order.d', repeat('n', 300), 1));
 SELECT queue.send('events', '11', 'd', jsonb_build_object('kind', repeat('order.d', 100)));
 SELECT queue.send('events', '12', 'd', jsonb_build_object('kind', 'order.d', 'h', repeat('x', 200000)));
 SELECT queue.send('events', '13', 'd', '{"kind": "order.d"}');});
 wait_until_published('all is published or dead');
+
+# This one makes the broker close the channel.
+$node->safe_psql('postgres', q{
+SELECT queue.send('events', to_jsonb(repeat('x', 200000)), 'c', '{"kind": "order.large"}');
+SELECT queue.send('events', '15', 'c', '{"kind": "order.c"}');});
+wait_until_published('and the rest, whatever the broker does about it');
 is( $node->safe_psql('postgres', q{
 SELECT CASE WHEN length(payload::text) < 10 THEN payload END, attempts, reason, error FROM queue.dead_letters ORDER BY id}),
 	qq(1|2|max_attempts|broker returned the message: 312 NO_ROUTE (exchange "events", routing key "nowhere")
 4|2|max_attempts|broker returned the message: 312 NO_ROUTE (exchange "events", routing key "nowhere")
 5|2|max_attempts|message has no header "kind" for the routing key
 7|2|max_attempts|broker refused the message (basic.nack)
-|2|max_attempts|broker closed the channel: 406 PRECONDITION_FAILED - message size 200002 is larger than configured max size 100000
 10|2|max_attempts|name of a header has more than 255 bytes
 11|2|max_attempts|routing key has more than 255 bytes
-12|2|max_attempts|headers are too large for a frame of the broker),
+12|2|max_attempts|headers are too large for a frame of the broker
+|2|max_attempts|broker closed the channel: 406 PRECONDITION_FAILED - message size 200002 is larger than configured max size 100000),
 	'with the words of the broker, or ours');
 @got = $client->drain('all');
-is(join(' ', sort { $a <=> $b } map { $_->{body} } @got), '2 3 9 13', 'and the rest arrives, held back by nobody else');
+is(join(' ', sort { $a <=> $b } map { $_->{body} } @got), '2 3 13 15', 'and the rest arrives, held back by nobody else');
 is(scalar($client->drain('full')), 1, 'what the full queue took is there');
+
+# A follower waits for the one of its key before it, which is refused late.
+$node->safe_psql('postgres', q{
+SELECT queue.alter('events', max_attempts => 1000);
+SELECT queue.send('events', '1', 'z', '{"kind": "late"}');
+SELECT queue.send('events', '2', 'z', '{"kind": "order.z"}');
+SELECT queue.send('events', '3', 'y', '{"kind": "order.y"}');});
+my $failed = $node->safe_psql('postgres', 'SELECT failed FROM queue.relays');
+wait_until("(SELECT failed >= $failed + 3 FROM queue.relays)", 'a message is refused again and again');
+is(join(' ', map { $_->{body} } $client->drain('all')), '3', 'other keys go on');
+$client->bind_queue('all', 'events', 'late');
+wait_until_published('until there is a way for it');
+is(join(' ', map { $_->{body} } $client->drain('all')), '1 2', 'and its followers come after it');
+$node->safe_psql('postgres', q{SELECT queue.alter('events', max_attempts => 2)});
 
 # Killed, and stopped in good order, with messages on their way; with a key in
 # flight once, and without that.
