@@ -9,6 +9,7 @@ SELECT dblink_connect(name, 'dbname=' || quote_literal(current_database())
 CREATE PROCEDURE until_waiting(n integer) LANGUAGE plpgsql AS $$
 BEGIN
 	WHILE (SELECT waiting <> n FROM queue.stats WHERE queue = 'w') LOOP
+		ASSERT clock_timestamp() < now() + interval '5 min', 'others wait, or nobody';
 	END LOOP;
 END $$;
 CREATE FUNCTION wait_in(name text) RETURNS void LANGUAGE plpgsql AS $$
@@ -30,6 +31,7 @@ BEGIN
 			RAISE NOTICE 'received %', got;
 			RETURN;
 		END LOOP;
+		ASSERT clock_timestamp() < now() + interval '5 min', 'nobody has received anything';
 	END LOOP;
 END $$;
 

@@ -9,9 +9,13 @@
  */
 #include "postgres.h"
 
+#include "access/relation.h"
+#include "access/xlog.h"
 #include "commands/sequence.h"
 #include "identity.h"
+#include "storage/bufmgr.h"
 #include "storage/spin.h"
+#include "utils/rel.h"
 
 /* The increment of every queue's sequence; see administer.c. */
 #define IDENTITY_RESERVE	1000
@@ -33,6 +37,26 @@ take_reserved(QueueShared *q, int n, int64 *id)
 	return enough;
 }
 
+/*
+ * See to it that a crash cannot forget what the sequence has given out.  With
+ * asynchronous commit others see messages, and their ids, before anything of
+ * the sender's has reached the disk.
+ */
+static void
+flush_reservation(Oid sequence)
+{
+	Relation	rel = relation_open(sequence, AccessShareLock);
+	Buffer		buffer = ReadBuffer(rel, 0);
+	XLogRecPtr	lsn;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	lsn = PageGetLSN(BufferGetPage(buffer));
+	UnlockReleaseBuffer(buffer);
+	if (RelationNeedsWAL(rel))
+		XLogFlush(lsn);
+	relation_close(rel, AccessShareLock);
+}
+
 int64
 identity_allocate(Queue *queue, int n)
 {
@@ -45,6 +69,8 @@ identity_allocate(Queue *queue, int n)
 
 		queue_lock(queue->sequence, NameStr(queue->name), RowExclusiveLock);
 		reserved = nextval_internal(queue->sequence, false);
+
+		flush_reservation(queue->sequence);
 
 		/*
 		 * Adjacent reservations join; otherwise what was left of the old one

@@ -240,7 +240,21 @@ reclaim_segments(Oid relid)
 	return left;
 }
 
-/* Have an empty segment ready to rotate into. */
+/* Leave a tail that grew beyond its size while there was nothing to leave it for. */
+static void
+leave_full_tail(QueueShared *q)
+{
+	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
+	if (pg_atomic_read_u32(&q->segments[pg_atomic_read_u32(&q->tail)].nblocks) >= segment_limit(q))
+		(void) segment_rotate(q);
+	LWLockRelease(&q->lock);
+}
+
+/*
+ * Have an empty segment ready to rotate into.  Nobody may send any more, so
+ * the tail that waited for it is left at once, or it would keep its size for
+ * the sake of a single message.
+ */
 static void
 provide_segment(Oid relid)
 {
@@ -249,6 +263,7 @@ provide_segment(Oid relid)
 
 	if (queue == NULL)
 		return;
+	leave_full_tail(queue->shared);
 	for (int i = 0; i < queue->shared->nsegments; i++)
 		pooled |= pg_atomic_read_u32(&queue->shared->segments[i].state) == SEGMENT_POOLED;
 	if (!pooled && queue->shared->nsegments < QUEUE_MAX_SEGMENTS)
@@ -258,6 +273,7 @@ provide_segment(Oid relid)
 	if (!pooled && (queue = begin(relid)) != NULL)
 	{
 		segment_refresh(queue);
+		leave_full_tail(queue->shared);
 		finish();
 	}
 }

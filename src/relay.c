@@ -145,7 +145,7 @@ static int64 backoff;
 static int64 backoff_max;
 
 static int	claim_size;			/* what the next claim asks for */
-static TimestampTz claim_at;	/* none before this */
+static TimestampTz claim_at;	/* none before this, after an error; else 0 */
 static int	connect_failures;
 static TimestampTz connect_at;
 static TimestampTz connected_at;
@@ -180,6 +180,7 @@ drop_item(RelayItem *item)
 	if (item->key && --item->key->nitems == 0)
 		hash_search(keys, &item->key->hash, HASH_REMOVE, NULL);
 	nhand--;
+	claim_at = 0;				/* its lease is free */
 	hand_bytes -= item->bytes;
 	if (--batch->nitems == 0)
 		MemoryContextDelete(batch->context);
@@ -654,6 +655,7 @@ claim_more(void)
 		wait_end(false);
 		return;
 	}
+	claim_at = 0;
 
 	PG_TRY();
 	{
@@ -663,7 +665,7 @@ claim_more(void)
 	{
 		ErrorData  *edata;
 
-		/* What is in hand may go on without. */
+		/* What is in hand goes on without, and may well have them all. */
 		if (geterrcode() != ERRCODE_CONFIGURATION_LIMIT_EXCEEDED)
 			PG_RE_THROW();
 		MemoryContextSwitchTo(TopMemoryContext);
@@ -671,7 +673,8 @@ claim_more(void)
 		FlushErrorState();
 		AbortCurrentTransaction();
 		MemoryContextSwitchTo(TopMemoryContext);
-		relay_report_error(slot, edata->message);
+		if (nhand == 0)
+			relay_report_error(slot, edata->message);
 		FreeErrorData(edata);
 		claim_at = now + CLAIM_AGAIN;
 	}
@@ -698,8 +701,10 @@ report_activity(void)
 	}
 	pg_atomic_write_u64(&slot->oldest, oldest);
 	pg_atomic_write_u32(&slot->in_flight, nsent);
-	pg_atomic_write_u32(&slot->activity, sink == NULL ? RELAY_BACKING_OFF :
-						nhand > 0 ? RELAY_RUNNING : RELAY_IDLE);
+	pg_atomic_write_u32(&slot->activity,
+						sink == NULL ? RELAY_BACKING_OFF :
+						nhand > 0 ? RELAY_RUNNING :
+						claim_at != 0 ? RELAY_BACKING_OFF : RELAY_IDLE);
 }
 
 /* Sleep until something happens, or until a time. */
@@ -750,9 +755,12 @@ turn(MemoryContext connection)
 	if (sink == NULL && now >= connect_at)
 		connect_sink(connection);
 	if (sink)
+	{
 		all = publish(&next_retry);
-	if (sink && !routine->poll(sink, error))
-		back_off(error);
+		report_activity();
+		if (!routine->poll(sink, error))
+			back_off(error);
+	}
 
 	/* Little by little if there is time, in larger pieces if not. */
 	if (!dlist_is_empty(&failed) ||
@@ -771,7 +779,7 @@ turn(MemoryContext connection)
 
 		if (ndone > 0)
 			until = Min(until, settle_at);
-		if (sink && all && claim_at > now)
+		if (sink && all && claim_at != 0)
 			until = Min(until, claim_at);
 		else if (sink && all && queue_shared)
 			until = Min(until, claim_next_look(queue_shared));
@@ -902,6 +910,7 @@ run(void)
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, note_server_change, (Datum) 0);
 	if (!read_config())
 		return;
+	relay_set_failing(false);
 	override_settings();
 	pgstat_report_activity(STATE_IDLE, NULL);
 	claim_size = Min(CLAIM_FIRST, sink_config.window);
@@ -946,7 +955,8 @@ queue_relay_main(Datum arg)
 	{
 		ErrorData  *edata;
 
-		/* Tell why; the postmaster's own handler does the rest. */
+		/* Tell why; who called us does the rest. */
+		relay_set_failing(true);
 		MemoryContextSwitchTo(TopMemoryContext);
 		edata = CopyErrorData();
 		LWLockReleaseAll();

@@ -78,6 +78,7 @@ extern RelayShared *relay_shared;
 /* relay_slot.c */
 extern RelaySlot *relay_slot_find(Oid dboid, const char *name);
 extern RelaySlot *relay_attach(int slotno);
+extern void relay_set_failing(bool value);
 extern void relay_report_error(RelaySlot *slot, const char *text);
 extern void relay_wake_at_commit(void);
 extern int64 relay_backoff(int failures, int64 first, int64 last);

@@ -47,6 +47,9 @@ RelayShared *relay_shared = NULL;
 
 static RelaySlot *attached = NULL;
 
+/* Whether this worker's end, should it come now, is a failure. */
+static bool failing = false;
+
 /* In the maintenance worker: handles of the workers it started, by slot. */
 static BackgroundWorkerHandle **handles = NULL;
 
@@ -106,19 +109,17 @@ relay_slot_find(Oid dboid, const char *name)
 
 /* Note an end of the worker; the caller holds the lock. */
 static void
-note_end(RelaySlot *slot)
+note_end(RelaySlot *slot, bool failed)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (slot->stop)
+	if (slot->stop || !failed || now - slot->started_at > LIVED_LONG)
 		slot->failures = 0;
-	else if (now - slot->started_at > LIVED_LONG)
-		slot->failures = 1;
-	else
+	if (failed)
 		slot->failures++;
 
-	slot->restart_at = slot->failures == 0 ? 0 :
-		now + relay_backoff(slot->failures, RESTART_FIRST, RESTART_LAST);
+	slot->restart_at = slot->stop ? 0 :
+		now + relay_backoff(Max(slot->failures, 1), RESTART_FIRST, RESTART_LAST);
 	slot->pid = 0;
 	slot->starting = slot->stop = false;
 	pg_atomic_write_u32(&slot->activity, RELAY_STOPPED);
@@ -144,13 +145,19 @@ relay_report_error(RelaySlot *slot, const char *text)
 	LWLockRelease(&relay_shared->lock);
 }
 
+void
+relay_set_failing(bool value)
+{
+	failing = value;
+}
+
 static void
 relay_detach(int code, Datum arg)
 {
 	Oid			dboid = attached->dboid;
 
 	LWLockAcquire(&relay_shared->lock, LW_EXCLUSIVE);
-	note_end(attached);
+	note_end(attached, failing);
 	LWLockRelease(&relay_shared->lock);
 	maintenance_wake(dboid);
 }
@@ -172,7 +179,7 @@ relay_attach(int slotno)
 		slot = NULL;
 	else if (slot->stop)
 	{
-		note_end(slot);
+		note_end(slot, false);
 		slot = NULL;
 	}
 	else
@@ -181,6 +188,7 @@ relay_attach(int slotno)
 		slot->pid = MyProcPid;
 		slot->started_at = GetCurrentTimestamp();
 		attached = slot;
+		failing = true;
 		before_shmem_exit(relay_detach, (Datum) 0);
 	}
 	LWLockRelease(&relay_shared->lock);
@@ -225,7 +233,7 @@ start_worker(RelaySlot *slot)
 	handles[slotno] = NULL;
 	if (!RegisterDynamicBackgroundWorker(&worker, &handles[slotno]))
 	{
-		note_end(slot);
+		note_end(slot, true);
 		note_error(slot, "no background worker is free: increase max_worker_processes");
 	}
 }
@@ -294,7 +302,7 @@ supervise_one(RelayConfig *relay, const char *problem, TimestampTz now, Timestam
 		return;					/* all in use: queue.relays says so */
 
 	if (slot->starting && slot->pid == 0 && never_attached(slot))
-		note_end(slot);
+		note_end(slot, true);
 
 	if (slot->starting || slot->pid != 0)
 	{
@@ -323,7 +331,7 @@ supervise_one(RelayConfig *relay, const char *problem, TimestampTz now, Timestam
 	slot->owner = relay->owner;
 	if (problem)
 	{
-		note_end(slot);
+		note_end(slot, true);
 		note_error(slot, problem);
 	}
 	else
@@ -377,7 +385,7 @@ relay_supervise(void)
 		if (exists)
 			continue;
 		if (slot->starting && slot->pid == 0 && never_attached(slot))
-			note_end(slot);
+			note_end(slot, true);
 		if (slot->starting || slot->pid != 0)
 			stop_worker(slot);
 		else

@@ -16,7 +16,8 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(usleep);
 
-my $server = '/usr/lib/rabbitmq/bin/rabbitmq-server';
+my $programs = '/usr/lib/rabbitmq/bin';
+my $server = "$programs/rabbitmq-server";
 
 # Skip the whole test where there is no broker to test with, unless the
 # environment says that there must be.
@@ -136,11 +137,28 @@ sub start
 	die "RabbitMQ does not start: " . PostgreSQL::Test::Utils::slurp_file("$self->{dir}/log/server");
 }
 
+# The process the broker runs in.
+sub pid
+{
+	my ($self) = @_;
+	return PostgreSQL::Test::Utils::slurp_file("$self->{dir}/pid") + 0;
+}
+
+# Run rabbitmqctl.
+sub control
+{
+	my ($self, @command) = @_;
+	local %ENV = (%ENV, $self->_environment);
+
+	PostgreSQL::Test::Utils::system_or_bail("$programs/rabbitmqctl", @command);
+	return;
+}
+
 # Stop the broker: in good order, or as a power failure would ('KILL').
 sub stop
 {
 	my ($self, $signal) = @_;
-	my $pid = PostgreSQL::Test::Utils::slurp_file("$self->{dir}/pid") + 0;
+	my $pid = $self->pid;
 
 	kill($signal || 'TERM', $pid) or die "cannot stop RabbitMQ: $!";
 	for (my $i = 0; $i < 10 * $PostgreSQL::Test::Utils::timeout_default; $i++)
@@ -151,7 +169,7 @@ sub stop
 			delete $self->{server};
 			return;
 		}
-		$self->{server}->reap_nb if $self->{server}->can('reap_nb');
+		$self->{server}->reap_nb;
 		usleep(100_000);
 	}
 	die "RabbitMQ does not stop";

@@ -125,5 +125,26 @@ SELECT tableoid::regclass, id, ctid FROM queues.q; SELECT * FROM queue.leases; S
 is($node->safe_psql('postgres', q{SELECT payload, attempts FROM queue.pop('q', 10)}),
 	'"given back"|1', 'and is received, with no attempt counted');
 
+# A tail beyond its size, as nothing was there to switch to: a lock keeps the
+# worker from making a segment while one transaction fills all there are.
+$node->safe_psql('postgres', q{SELECT queue.create('bulk', lease => '1 hour')});
+my $lock = $node->background_psql('postgres');
+$lock->query_safe('BEGIN; LOCK TABLE queues.bulk IN SHARE UPDATE EXCLUSIVE MODE');
+$node->safe_psql('postgres', q{
+SELECT count(queue.send('bulk', to_jsonb(repeat('x', 1000)))) FROM generate_series(1, 5000);
+INSERT INTO held (receipt, id) SELECT receipt, id FROM queue.receive('bulk', 5000)});
+is( $node->safe_psql('postgres', q{
+SELECT count(queue.ack(receipt)) FROM held WHERE id < 5000 AND receipt IN (
+	SELECT receipt FROM held ORDER BY n DESC LIMIT 5000)}),
+	'4999', 'all but the last of many messages are acknowledged');
+$lock->query_safe('ROLLBACK');
+$lock->quit;
+ok( $node->poll_query_until(
+		'postgres', q{SELECT coalesce(sum(pg_relation_size(oid)), 0) = 0 FROM pg_class
+			WHERE relname ~ '^bulk' AND relkind = 'r'}),
+	'that one does not keep the tail, which nobody sends to');
+is($node->safe_psql('postgres', q{SELECT queue.ack(receipt) FROM held ORDER BY n DESC LIMIT 1}),
+	't', 'and is there');
+
 $node->stop;
 done_testing();

@@ -1,0 +1,197 @@
+# A relay to a procedure: each message's effects once, whatever happens to the
+# worker and the server; and no DDL has to wait for it.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use QueueNode;
+use Test::More;
+
+my $node = queue_node('primary', conf => "queue.max_leases = 64\nrestart_after_crash = on");
+my $messages = 3000;
+
+# The relay's worker, or nothing.
+sub relay_pid
+{
+	my ($name) = @_;
+	return $node->safe_psql('postgres',
+		qq{SELECT pid FROM pg_stat_activity WHERE application_name = 'queue relay $name'});
+}
+
+sub wait_until
+{
+	my ($condition, $test) = @_;
+	ok($node->poll_query_until('postgres', "SELECT $condition"), $test);
+	return;
+}
+
+$node->safe_psql('postgres', q{
+SELECT queue.create('q', max_attempts => 2, backoff => '10 ms');
+CREATE TABLE got (n bigserial, id bigint, key text, payload jsonb);
+CREATE PROCEDURE take(m queue.message) LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO got (id, key, payload) VALUES (m.id, m.key, m.payload);
+	IF m.payload ? 'bad' THEN
+		RAISE EXCEPTION 'cannot take %', m.payload->>'bad';
+	END IF;
+END $$;
+CREATE PROCEDURE take_many(m queue.message[]) LANGUAGE plpgsql AS $$
+DECLARE
+	each queue.message;
+BEGIN
+	FOREACH each IN ARRAY m LOOP
+		CALL public.take(each);
+	END LOOP;
+END $$;
+SELECT queue.create_relay('r', 'q', options => '{"procedure": "public.take"}');
+});
+
+# Send while the worker is killed, and once the server; every tenth of the
+# messages is bad, and each of those dies alone.
+for my $procedure ('take', 'take_many')
+{
+	$node->safe_psql('postgres', qq{
+TRUNCATE got; DELETE FROM queue.dead_letters;
+SELECT queue.alter_relay('r', '{"procedure": "public.$procedure"}');});
+	for my $round (1 .. 6)
+	{
+		my $n = $messages / 6;
+
+		$node->safe_psql('postgres', qq{
+SELECT queue.send('q', CASE WHEN i % 10 = 0 THEN '{"bad": true}' ELSE jsonb_build_object('n', i) END,
+	CASE WHEN i % 7 > 0 THEN 'k' || i % 7 END)
+FROM generate_series(1, $n) i});
+		if ($round == 3)
+		{
+			crash($node);
+		}
+		else
+		{
+			$node->safe_psql('postgres',
+				q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'queue relay r'});
+		}
+	}
+	wait_until("(SELECT count(*) = $messages * 9 / 10 FROM got)"
+		  . " AND (SELECT count(*) = $messages / 10 FROM queue.dead_letters)",
+		"$procedure: everything is taken or dead");
+	is( $node->safe_psql('postgres', q{
+SELECT count(*), count(DISTINCT id), count(*) FILTER (WHERE payload ? 'bad') FROM got}),
+		($messages * 9 / 10) . '|' . ($messages * 9 / 10) . '|0',
+		"$procedure: once each, and nothing of those that failed");
+	is( $node->safe_psql('postgres', q{
+SELECT count(*) FROM (SELECT id < lag(id) OVER (PARTITION BY key ORDER BY n) AS before
+	FROM got WHERE key IS NOT NULL) x WHERE before}),
+		'0', "$procedure: in order for each key");
+	is( $node->safe_psql('postgres',
+			'SELECT DISTINCT attempts >= 2, reason, error FROM queue.dead_letters'),
+		't|max_attempts|cannot take true',
+		"$procedure: dead letters say why");
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM queues.q'), '0', "$procedure: nothing is left");
+}
+
+# A follower of the same key waits for the one before it, another key does not.
+$node->safe_psql('postgres', q{
+TRUNCATE got;
+SELECT queue.alter('q', max_attempts => 1000);
+CREATE TABLE gate (closed boolean);
+INSERT INTO gate VALUES (true);
+CREATE OR REPLACE PROCEDURE take(m queue.message) LANGUAGE plpgsql AS $$
+BEGIN
+	IF m.payload ? 'gated' AND (SELECT closed FROM public.gate) THEN
+		RAISE EXCEPTION 'the gate is closed';
+	END IF;
+	INSERT INTO public.got (id, key, payload) VALUES (m.id, m.key, m.payload);
+END $$;
+SELECT queue.alter_relay('r', '{"procedure": "public.take"}');
+SELECT queue.send('q', '{"gated": 1}', 'a');
+SELECT queue.send('q', '2', 'a');
+SELECT queue.send('q', '3', 'b');
+SELECT queue.send('q', '{"gated": 4}');
+SELECT queue.send('q', '5');
+});
+wait_until('(SELECT count(*) = 2 FROM got)', 'other keys go on');
+wait_until(q{(SELECT failed >= 6 FROM queue.relays)}, 'while failed messages are retried');
+is($node->safe_psql('postgres', 'SELECT payload FROM got ORDER BY payload'), "3\n5", 'and nothing of that key');
+$node->safe_psql('postgres', 'UPDATE gate SET closed = false');
+wait_until('(SELECT count(*) = 5 FROM got)', 'everything comes in the end');
+is($node->safe_psql('postgres', q{SELECT payload FROM got WHERE key = 'a' ORDER BY n}),
+	qq({"gated": 1}\n2), 'in order for the key');
+
+# Others have all the leases
+$node->safe_psql('postgres', q{
+SELECT queue.create('other');
+SELECT count(queue.send('other', '{}')) FROM generate_series(1, 100);
+CREATE TABLE receipts AS SELECT receipt FROM queue.receive('other', 100, lease => '1 hour');
+SELECT queue.send('q', '6');});
+wait_until(q{(SELECT last_error LIKE 'all 64 leases are in use' FROM queue.relays)}, 'a lack of leases is shown');
+my $pid = relay_pid('r');
+$node->safe_psql('postgres', q{SELECT queue.ack_batch(array_agg(receipt)) FROM receipts});
+wait_until('(SELECT count(*) = 6 FROM got)', 'and over when there are some');
+is(relay_pid('r'), $pid, 'by the same worker');
+
+# A handler at work is interrupted
+$node->safe_psql('postgres', q{
+CREATE OR REPLACE PROCEDURE take(m queue.message) LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO public.got (id) VALUES (m.id);
+	PERFORM pg_catalog.pg_advisory_xact_lock(4711);
+END $$;});
+my $session = $node->background_psql('postgres');
+$session->query_safe('SELECT pg_advisory_lock(4711)');
+$node->safe_psql('postgres', q{SELECT queue.send('q', '7')});
+wait_until(q{(SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)}, 'a handler waits');
+is($node->safe_psql('postgres', q{SELECT state, in_flight FROM queue.relays}), 'running|1', 'and its relay runs');
+$node->safe_psql('postgres', q{SELECT queue.pause_relay('r')});
+wait_until(q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')}, 'pause interrupts it');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM queue.leases WHERE queue = 'q' AND state = 'held'}),
+	'0', 'its lease is given back');
+$session->query_safe('SELECT pg_advisory_unlock(4711)');
+$session->quit;
+$node->safe_psql('postgres', q{SELECT queue.resume_relay('r')});
+wait_until('(SELECT count(*) = 7 FROM got)', 'and the message taken again');
+
+# A cancelled handler is no attempt of the message's
+$node->safe_psql('postgres', q{
+TRUNCATE got;
+CREATE SEQUENCE calls;
+CREATE OR REPLACE PROCEDURE take(m queue.message) LANGUAGE plpgsql AS $$
+BEGIN
+	IF nextval('public.calls') = 1 THEN
+		PERFORM pg_catalog.pg_cancel_backend(pg_backend_pid());
+		PERFORM pg_catalog.pg_sleep(60);
+	END IF;
+	INSERT INTO public.got (id, payload) VALUES (m.id, pg_catalog.to_jsonb(m.attempts));
+END $$;
+SELECT queue.send('q', '8', 'a');
+});
+wait_until('(SELECT count(*) = 1 FROM got)', 'a cancelled handler is called again');
+is($node->safe_psql('postgres', 'SELECT payload FROM got'), '1', 'as the first attempt');
+
+# A restart brings everything back
+$node->restart;
+$node->safe_psql('postgres', q{SELECT queue.send('q', '9')});
+wait_until('(SELECT count(*) = 2 FROM got)', 'the relay comes back after a restart');
+
+# What stands in the way of a database's end
+$node->safe_psql('postgres', 'CREATE DATABASE gone');
+$node->safe_psql('gone', q{
+CREATE EXTENSION queue;
+SELECT queue.create('q');
+CREATE PROCEDURE take(m queue.message) LANGUAGE sql AS 'SELECT';
+SELECT queue.create_relay('r', 'q', options => '{"procedure": "public.take"}');});
+ok($node->poll_query_until('gone', q{SELECT state = 'idle' FROM queue.relays}), 'a relay in another database');
+$node->safe_psql('postgres', 'CREATE DATABASE copy TEMPLATE gone');
+ok($node->poll_query_until('gone', q{SELECT state = 'idle' FROM queue.relays}), 'comes back after a copy was made');
+ok($node->poll_query_until('copy', q{SELECT state = 'idle' FROM queue.relays}), 'and runs in the copy too');
+$node->safe_psql('copy', 'DROP EXTENSION queue CASCADE');
+ok( $node->poll_query_until('postgres',
+		q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay' AND datname = 'copy'}),
+	'DROP EXTENSION ends it');
+$node->safe_psql('postgres', 'DROP DATABASE gone');
+$node->safe_psql('postgres', 'DROP DATABASE copy');
+ok(!$node->log_contains('PANIC|server process .* was terminated by signal (?!9)'), 'nothing crashed');
+
+$node->stop;
+done_testing();
