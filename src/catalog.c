@@ -127,6 +127,42 @@ queue_lock(Oid relid, const char *name, LOCKMODE lockmode)
 		queue_missing(name);
 }
 
+/*
+ * The queue used last, and what rights on it were checked.  It holds as long
+ * as nothing about the table, its grants or a role has changed; of which we
+ * hear only for queues in the cache.
+ */
+static struct
+{
+	NameData	name;
+	Oid			relid;			/* InvalidOid: nothing */
+	Oid			userid;
+	AclMode		rights;			/* checked */
+	uint64		invalidations;
+}			last_used;
+
+static void
+remember_rights(Oid relid, const char *name, AclMode rights)
+{
+	if (queue_cache == NULL || hash_search(queue_cache, &relid, HASH_FIND, NULL) == NULL)
+		return;
+	if (last_used.relid != relid || last_used.userid != GetUserId() ||
+		last_used.invalidations != invalidations)
+		last_used.rights = 0;
+	namestrcpy(&last_used.name, name);
+	last_used.relid = relid;
+	last_used.userid = GetUserId();
+	last_used.rights |= rights;
+	last_used.invalidations = invalidations;
+}
+
+bool
+queue_rights_known(Oid relid, AclMode rights)
+{
+	return last_used.relid == relid && last_used.invalidations == invalidations &&
+		last_used.userid == GetUserId() && (rights & ~last_used.rights) == 0;
+}
+
 void
 queue_check_rights(Oid relid, const char *name, AclMode rights)
 {
@@ -158,6 +194,8 @@ queue_check_rights(Oid relid, const char *name, AclMode rights)
 				 errmsg("row-level security is not supported on queue \"%s\"", name),
 				 errhint("Disable it on the table queues.%s, and use grants.",
 						 quote_identifier(name))));
+
+	remember_rights(relid, name, rights);
 }
 
 void
@@ -384,30 +422,16 @@ queue_by_relid(Oid relid)
 	return queue;
 }
 
-/*
- * What queue_by_name found last.  It holds as long as nothing about the
- * table, its grants or a role has changed.
- */
-static struct
-{
-	NameData	name;
-	Oid			relid;			/* InvalidOid: nothing */
-	Oid			userid;
-	AclMode		rights;			/* checked */
-	uint64		invalidations;
-}			last_found;
-
 static Queue *
 find_again(text *name, AclMode rights)
 {
 	int			len = VARSIZE_ANY_EXHDR(name);
 
-	if (!OidIsValid(last_found.relid) || last_found.invalidations != invalidations ||
-		last_found.userid != GetUserId() || (rights & ~last_found.rights) != 0 ||
-		len >= NAMEDATALEN || NameStr(last_found.name)[len] != '\0' ||
-		memcmp(NameStr(last_found.name), VARDATA_ANY(name), len) != 0)
+	if (!OidIsValid(last_used.relid) || !queue_rights_known(last_used.relid, rights) ||
+		len >= NAMEDATALEN || NameStr(last_used.name)[len] != '\0' ||
+		memcmp(NameStr(last_used.name), VARDATA_ANY(name), len) != 0)
 		return NULL;
-	return queue_by_relid(last_found.relid);
+	return queue_by_relid(last_used.relid);
 }
 
 Queue *
@@ -433,14 +457,6 @@ queue_by_name(text *name, AclMode rights)
 		queue_missing(cname);
 	queue_check_rights(relid, cname, rights);
 
-	if (last_found.relid != relid || last_found.userid != GetUserId() ||
-		last_found.invalidations != invalidations)
-		last_found.rights = 0;
-	namestrcpy(&last_found.name, cname);
-	last_found.relid = relid;
-	last_found.userid = GetUserId();
-	last_found.rights |= rights;
-	last_found.invalidations = invalidations;
 	pfree(cname);
 	return queue;
 }

@@ -58,6 +58,9 @@ extern void queue_lock(Oid relid, const char *name, LOCKMODE lockmode);
 /* Raises 42501 unless the current user has these rights. */
 extern void queue_check_rights(Oid relid, const char *name, AclMode rights);
 
+/* Whether that has been found out already, and nothing changed since. */
+extern bool queue_rights_known(Oid relid, AclMode rights);
+
 /* Raises 42501 unless the current user owns it. */
 extern void queue_check_owner(Oid relid, const char *name);
 

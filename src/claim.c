@@ -75,16 +75,18 @@ claim_returned(ClaimScan *scan)
 		Relation	rel;
 		HeapTuple	tuple;
 		Verdict		verdict = VERDICT_DEAD;
+		bool		deferred;
 
 		if (slotno < 0)
 			break;
 		slot = lease_slot(slotno);
-		rel = try_relation_open(slot->relid, AccessShareLock);
+		deferred = (slot->segment == LEASE_IN_DEFERRED);
+		rel = deferred ? try_relation_open(slot->relid, AccessShareLock) :
+			frontier_open(scan, slot->segment);
 		if (rel != NULL)
-		{
 			verdict = frontier_fetch(rel, &slot->tid, slot->id, scan->snapshot, &tuple);
+		if (rel != NULL && deferred)
 			relation_close(rel, AccessShareLock);
-		}
 		if (verdict == VERDICT_LIVE)
 		{
 			Claim	   *claim = &scan->claims[scan->nclaims++];
@@ -92,7 +94,7 @@ claim_returned(ClaimScan *scan)
 			lease_renew(slotno, scan->kind, scan->now, scan->expires_at);
 			claim->slotno = slotno;
 			claim->id = slot->id;
-			claim->relid = slot->relid;
+			claim->segment = slot->segment;
 			claim->tuple = tuple;
 			if (pg_atomic_read_u64(&q->ready) > 0)
 				pg_atomic_fetch_sub_u64(&q->ready, 1);
@@ -118,28 +120,23 @@ static Message *
 build_messages(ClaimScan *scan)
 {
 	Message    *messages = palloc(sizeof(Message) * Max(scan->nclaims, 1));
-	Relation	rel = NULL;
+	Relation	deferred = NULL;
 
 	for (int i = 0; i < scan->nclaims; i++)
 	{
 		Claim	   *claim = &scan->claims[i];
-		LeaseSlot  *slot = lease_slot(claim->slotno);
-		bool		deferred = (slot->segment == LEASE_IN_DEFERRED);
+		bool		is_deferred = (claim->segment == LEASE_IN_DEFERRED);
 
-		if (rel == NULL || RelationGetRelid(rel) != claim->relid)
-		{
-			if (rel != NULL)
-				relation_close(rel, AccessShareLock);
-			rel = relation_open(claim->relid, AccessShareLock);
-			if (!deferred)
-				segment_check_columns(rel);
-		}
-		claim_deform(claim->tuple, RelationGetDescr(rel), deferred, &messages[i]);
-		slot->attempts = messages[i].attempts;
+		if (is_deferred && deferred == NULL)
+			deferred = table_open(extension_relation("deferred"), AccessShareLock);
+		claim_deform(claim->tuple,
+					 RelationGetDescr(is_deferred ? deferred : scan->rels[claim->segment]),
+					 is_deferred, &messages[i]);
+		lease_slot(claim->slotno)->attempts = messages[i].attempts;
 		messages[i].receipt = lease_receipt(claim->slotno);
 	}
-	if (rel != NULL)
-		relation_close(rel, AccessShareLock);
+	if (deferred != NULL)
+		table_close(deferred, AccessShareLock);
 	return messages;
 }
 

@@ -189,7 +189,7 @@ claim_due(ClaimScan *scan, Oid relid, TimestampTz from, Snapshot snapshot)
 		claim = &scan->claims[scan->nclaims++];
 		claim->slotno = slotno;
 		claim->id = id;
-		claim->relid = RelationGetRelid(rel);
+		claim->segment = LEASE_IN_DEFERRED;
 		claim->tuple = copy;
 	}
 	systable_endscan_ordered(desc);

@@ -335,7 +335,7 @@ claim_tuple(ClaimScan *scan, int segno, HeapTupleHeader header, uint32 len,
 	}
 	claim->slotno = slotno;
 	claim->id = frontier_tuple_id(header);
-	claim->relid = relid;
+	claim->segment = segno;
 	claim->tuple = copy_tuple(header, len, relid, block, off);
 	scan->nclaims++;
 	return true;
@@ -542,12 +542,45 @@ scan_forward(ClaimScan *scan)
 	return SCAN_DONE;
 }
 
+Relation
+frontier_open(ClaimScan *scan, int segno)
+{
+	if (scan->rels[segno] == NULL && !scan->gone[segno])
+	{
+		scan->rels[segno] = segment_open(scan->q, segno, AccessShareLock);
+		scan->gone[segno] = (scan->rels[segno] == NULL);
+	}
+	return scan->rels[segno];
+}
+
+/* Open the table that is probably needed, while no lock is held. */
+static void
+open_ahead(ClaimScan *scan)
+{
+	QueueShared *q = scan->q;
+
+	if (pg_atomic_read_u64(&q->appended) == q->scanned)
+		return;
+	for (int i = 0; i < q->nscan; i++)
+	{
+		int			segno = q->scan_order[i];
+		SegmentShared *seg = &q->segments[segno];
+
+		if (pg_atomic_read_u64(&seg->appended) != seg->scanned)
+		{
+			(void) frontier_open(scan, segno);
+			break;
+		}
+	}
+}
+
 void
 frontier_claim(ClaimScan *scan)
 {
 	QueueShared *q = scan->q;
 
 	scan->turn = pg_atomic_fetch_add_u32(&q->turn, 1) & 1;
+	open_ahead(scan);
 	for (;;)
 	{
 		int			needed;
@@ -571,9 +604,7 @@ frontier_claim(ClaimScan *scan)
 			break;
 		if (needed == SCAN_INTERRUPTED)
 			continue;
-
-		scan->rels[needed] = segment_open(q, needed, AccessShareLock);
-		scan->gone[needed] = (scan->rels[needed] == NULL);
+		(void) frontier_open(scan, needed);
 	}
 }
 

@@ -24,7 +24,7 @@ typedef struct Claim
 	int			slotno;
 	int64		id;
 	HeapTuple	tuple;
-	Oid			relid;			/* table the tuple is of */
+	int			segment;		/* where it was found, or LEASE_IN_DEFERRED */
 } Claim;
 
 /* One search for messages to lease. */
@@ -78,6 +78,9 @@ extern int	frontier_page_tuples(Relation rel, BlockNumber block, Snapshot snapsh
 
 /* Lease messages from the segments into scan->claims. */
 extern void frontier_claim(ClaimScan *scan);
+
+/* A segment's table, open until frontier_close; NULL if it is gone. */
+extern Relation frontier_open(ClaimScan *scan, int segno);
 
 /* Close what the scan has opened. */
 extern void frontier_close(ClaimScan *scan);

@@ -64,11 +64,21 @@ put_message(ReturnSetInfo *rsinfo, const Message *message)
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
 }
 
+/* Make ready to return a set; the caller mostly knows its shape already. */
+static void
+begin_messages(FunctionCallInfo fcinfo)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	bool		known = rsinfo != NULL && IsA(rsinfo, ReturnSetInfo) && rsinfo->expectedDesc != NULL;
+
+	InitMaterializedSRF(fcinfo, known ? MAT_SRF_USE_EXPECTED_DESC : 0);
+}
+
 /* Return messages to the caller as a set. */
 static void
 return_messages(FunctionCallInfo fcinfo, const Message *messages, int n)
 {
-	InitMaterializedSRF(fcinfo, 0);
+	begin_messages(fcinfo);
 	for (int i = 0; i < n; i++)
 		put_message((ReturnSetInfo *) fcinfo->resultinfo, &messages[i]);
 }
@@ -234,7 +244,7 @@ queue_peek(PG_FUNCTION_ARGS)
 	int			norder;
 	int			n = 0;
 
-	InitMaterializedSRF(fcinfo, 0);
+	begin_messages(fcinfo);
 	LWLockAcquire(&q->lock, LW_SHARED);
 	norder = q->nscan;
 	memcpy(order, q->scan_order, norder);

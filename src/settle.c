@@ -25,7 +25,6 @@
 #include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -307,15 +306,15 @@ check_receipt(int64 receipt, Oid *checked)
 
 	if (!OidIsValid(relid))
 		return false;
-	if (relid != *checked)
+	if (relid != *checked && !queue_rights_known(relid, ACL_DELETE))
 	{
-		char	   *name = get_rel_name(relid);
+		Queue	   *queue = queue_by_relid(relid);
 
-		if (name == NULL)
+		if (queue == NULL)
 			return false;
-		queue_check_rights(relid, name, ACL_DELETE);
-		*checked = relid;
+		queue_check_rights(relid, NameStr(queue->name), ACL_DELETE);
 	}
+	*checked = relid;
 	return true;
 }
 
