@@ -20,6 +20,7 @@
 #include "access/heapam.h"
 #include "access/multixact.h"
 #include "access/relation.h"
+#include "access/subtrans.h"
 #include "access/transam.h"
 #include "access/xact.h"
 #include "frontier.h"
@@ -39,6 +40,18 @@
 #define SCAN_DONE		(-1)
 #define SCAN_INTERRUPTED (-2)
 
+/*
+ * The transaction whose end decides about this one in progress: the whole of
+ * it, lest each subtransaction take a note of its own.
+ */
+static TransactionId
+top_level(TransactionId xid)
+{
+	if (TransactionIdIsCurrentTransactionId(xid))
+		return GetTopTransactionId();
+	return SubTransGetTopmostTransaction(xid);
+}
+
 Verdict
 frontier_judge(HeapTupleHeader tuple, Snapshot snapshot, Buffer buffer,
 			   TransactionId *wait_for)
@@ -55,7 +68,7 @@ frontier_judge(HeapTupleHeader tuple, Snapshot snapshot, Buffer buffer,
 			return VERDICT_DEAD;
 		if (TransactionIdIsCurrentTransactionId(xid) || XidInMVCCSnapshot(xid, snapshot))
 		{
-			*wait_for = xid;
+			*wait_for = top_level(xid);
 			return VERDICT_WAIT;
 		}
 		if (!HeapTupleHeaderXminCommitted(tuple))
@@ -90,7 +103,7 @@ frontier_judge(HeapTupleHeader tuple, Snapshot snapshot, Buffer buffer,
 
 	if (TransactionIdIsCurrentTransactionId(xid) || XidInMVCCSnapshot(xid, snapshot))
 	{
-		*wait_for = xid;
+		*wait_for = top_level(xid);
 		return VERDICT_WAIT;
 	}
 	if (HEAP_XMAX_IS_LOCKED_ONLY(tuple->t_infomask))
@@ -486,7 +499,8 @@ scan_forward(ClaimScan *scan)
 
 	for (int i = 0; i < q->nscan; i++)
 	{
-		int			segno = q->scan_order[i];
+		/* The queue's own table is first in order, but only by turns. */
+		int			segno = q->scan_order[(i + scan->turn) % q->nscan];
 		SegmentShared *seg = &q->segments[segno];
 		uint64		seg_appended = pg_atomic_read_u64(&seg->appended);
 
@@ -533,6 +547,7 @@ frontier_claim(ClaimScan *scan)
 {
 	QueueShared *q = scan->q;
 
+	scan->turn = pg_atomic_fetch_add_u32(&q->turn, 1) & 1;
 	for (;;)
 	{
 		int			needed;

@@ -40,6 +40,7 @@ typedef struct ClaimScan
 	int			nclaims;
 	Claim	   *claims;
 	bool		out_of_leases;	/* stopped for want of a lease slot */
+	int			turn;			/* 1: the queue's own table comes last */
 	int			pages_left;		/* before the queue's lock is let go of */
 	Relation	rels[QUEUE_MAX_SEGMENTS];	/* opened so far */
 	bool		gone[QUEUE_MAX_SEGMENTS];

@@ -49,7 +49,7 @@
 
 /* Between searches for old rows, and before a failed piece of work is retried. */
 #define CLEANUP_INTERVAL_MS	60000
-#define RETRY_INTERVAL_MS	60000
+#define RETRY_INTERVAL_MS	5000
 
 /* Rows of queue.inbox deleted in one transaction. */
 #define INBOX_BATCH			10000

@@ -420,8 +420,12 @@ move_message(Queue *queue, Relation rel, int slotno, bool held)
 	HeapTuple	tuple;
 	Message		message;
 	TM_FailureData tmfd;
+	Verdict		verdict;
 
-	if (frontier_fetch(rel, &tid, slot->id, snapshot, &tuple) == VERDICT_LIVE)
+	verdict = frontier_fetch(rel, &tid, slot->id, snapshot, &tuple);
+	if (verdict == VERDICT_DEAD)
+		lease_drop(slotno);		/* deleted by SQL, or by who had prepared to */
+	else if (verdict == VERDICT_LIVE)
 	{
 		claim_deform(tuple, RelationGetDescr(rel), false, &message);
 		if (heap_delete(rel, &tid, GetCurrentCommandId(true), InvalidSnapshot, false,
@@ -436,6 +440,23 @@ move_message(Queue *queue, Relation rel, int slotno, bool held)
 		}
 	}
 	UnregisterSnapshot(snapshot);
+}
+
+/* Whether there are messages from a block on that no lease points to. */
+static bool
+has_unleased(Relation rel, BlockNumber block)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	HeapTuple	tuples[MaxHeapTuplesPerPage];
+	bool		found = false;
+
+	for (; !found && block < RelationGetNumberOfBlocks(rel); block++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		found = frontier_page_tuples(rel, block, snapshot, false, tuples) > 0;
+	}
+	UnregisterSnapshot(snapshot);
+	return found;
 }
 
 /* Move the last messages of a segment that has been sealed for long enough. */
@@ -457,10 +478,17 @@ move_stragglers(Oid relid, int segno)
 		pg_atomic_read_u32(&seg->state) != SEGMENT_ACTIVE ||
 		pg_atomic_read_u32(&seg->leases) == 0 ||
 		pg_atomic_read_u32(&seg->leases) > STRAGGLER_BATCH ||
-		seg->scanned != pg_atomic_read_u64(&seg->appended) ||
 		!TimestampDifferenceExceeds(seg->sealed_at, GetCurrentTimestamp(), queue_straggler_age * 1000) ||
 		(rel = segment_open(q, segno, RowExclusiveLock)) == NULL)
 	{
+		finish();
+		return;
+	}
+
+	/* As long as there are others to be received, these are not the last. */
+	if (has_unleased(rel, seg->drained))
+	{
+		relation_close(rel, RowExclusiveLock);
 		finish();
 		return;
 	}

@@ -187,13 +187,15 @@ segment_load(Queue *queue)
 
 		if (rel == NULL)
 			continue;
-		segment_check_columns(rel);
 		info->relid = RelationGetRelid(rel);
 		info->is_parent = (info->relid == queue->relid);
 		info->filenumber = RELATION_FILE_NUMBER(rel);
 		info->nblocks = RelationGetNumberOfBlocks(rel);
 		info->first_id = PG_INT64_MAX;
-		sample_segment(rel, info);
+
+		/* One with other columns is refused when it is used. */
+		if (segment_columns_valid(rel))
+			sample_segment(rel, info);
 		live += info->live;
 		relation_close(rel, AccessShareLock);
 		ninfos++;
@@ -409,7 +411,7 @@ segment_appended(QueueShared *q, int segno, SegmentPlace first, SegmentPlace las
 	 */
 	segment_found(q, segno, last);
 	if (first < pg_atomic_read_u64(&seg->cursor))
-		frontier_remember(q, segno, first, last, first_id, GetCurrentTransactionId());
+		frontier_remember(q, segno, first, last, first_id, GetTopTransactionId());
 }
 
 static HeapTuple

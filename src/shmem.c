@@ -53,6 +53,7 @@ queue_shared_init(QueueShared *q)
 	pg_atomic_init_u32(&q->loaded, 0);
 	pg_atomic_init_u32(&q->tail, 0);
 	pg_atomic_init_u64(&q->appended, 0);
+	pg_atomic_init_u32(&q->turn, 0);
 	pg_atomic_init_u32(&q->nlooks, 0);
 	pg_atomic_init_u32(&q->nreturned, 0);
 	pg_atomic_init_u64(&q->next_due, 0);

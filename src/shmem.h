@@ -102,6 +102,7 @@ typedef struct QueueShared
 	LWLock		extend_lock;	/* guards the tail's empty blocks */
 	pg_atomic_uint64 appended;	/* counts insertions in any segment */
 	uint64		scanned;		/* appended, when last scanned to the end */
+	pg_atomic_uint32 turn;		/* counts claims, see scan_forward */
 	pg_atomic_uint32 nlooks;
 	LookAgain	looks[QUEUE_MAX_LOOKS + 1]; /* one to spare, see scan_looks */
 

@@ -40,7 +40,7 @@ segment_bytes(QueueShared *q, int *nsegments)
 	*nsegments = 0;
 	for (int i = 0; i < q->nsegments; i++)
 	{
-		Relation	rel = segment_open(q, i, AccessShareLock);
+		Relation	rel = try_relation_open(q->segments[i].relid, AccessShareLock);
 
 		if (rel == NULL)
 			continue;

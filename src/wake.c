@@ -12,6 +12,7 @@
 #include "access/xact.h"
 #include "catalog.h"
 #include "guc.h"
+#include "lease.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -281,6 +282,8 @@ wake_commit(PendingWake *wake)
 	}
 	if (wake->purged)
 	{
+		/* We still have all tables locked: nobody has leased anything since. */
+		(void) lease_forget_queue(q);
 		pg_atomic_write_u64(&q->ready, 0);
 		pg_atomic_write_u64(&q->deferred, 0);
 	}

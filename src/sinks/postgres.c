@@ -269,7 +269,7 @@ postgres_open(const SinkConfig *config, char *error)
 	add(&parameters, "sslmode", sink_option(config->server, "sslmode", NULL));
 	add(&parameters, "sslrootcert", sink_option(config->server, "sslrootcert", NULL));
 	add(&parameters, "gssencmode", "disable");
-	add(&parameters, "passfile", "/dev/null");
+	add(&parameters, "passfile", "/dev/null/none");
 	add(&parameters, "client_encoding", GetDatabaseEncodingName());
 	add(&parameters, "application_name", psprintf("queue relay %s", config->relay));
 	add(&parameters, "keepalives_idle", "20");
