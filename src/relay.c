@@ -41,6 +41,7 @@
 #include "access/xlog.h"
 #include "claim.h"
 #include "common/hashfn.h"
+#include "guc.h"
 #include "lib/ilist.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -722,41 +723,51 @@ turn(MemoryContext connection)
 	}
 }
 
-static int
-compare_items(const void *a, const void *b)
+/* A lease of ours, to be given back. */
+typedef struct OwnLease
 {
-	uint64		x = (*(RelayItem *const *) a)->number;
-	uint64		y = (*(RelayItem *const *) b)->number;
+	int64		id;
+	int64		receipt;
+} OwnLease;
+
+static int
+compare_own_leases(const void *a, const void *b)
+{
+	int64		x = ((const OwnLease *) a)->id;
+	int64		y = ((const OwnLease *) b)->id;
 
 	return (x > y) - (x < y);
 }
 
 /*
- * At the process's end give back what is in hand, in the order it came in.
+ * At the process's end give back all it has leased, in order of id.  By the
+ * slots themselves: an error may have come before a message was on a list.
  * A transaction under way has been aborted by then.
  */
 static void
 give_back(int code, Datum arg)
 {
-	dlist_head *lists[] = {&pending, &sent, &done, &failed};
-	RelayItem	  **items;
+	OwnLease   *own = malloc(sizeof(OwnLease) * queue_max_leases);
 	int			n = 0;
 
 	if (sink)
 		routine->close(sink);
 	sink = NULL;
 
-	items = malloc(sizeof(RelayItem *) * Max(nhand, 1));
-	for (int i = 0; i < lengthof(lists) && items; i++)
+	for (int i = 0; own != NULL && i < queue_max_leases; i++)
 	{
-		dlist_iter	iter;
+		LeaseSlot  *lease = lease_slot(i);
+		LeaseState	state = LeaseWordState(pg_atomic_read_u64(&lease->word));
 
-		dlist_foreach(iter, lists[i])
-			items[n++] = dlist_container(RelayItem, node, iter.cur);
+		if ((state != LEASE_HELD && state != LEASE_MOVING) ||
+			lease->pid != MyProcPid || lease->kind != LEASE_PROCESS)
+			continue;
+		own[n].id = lease->id;
+		own[n++].receipt = lease_receipt(i);
 	}
-	qsort(items, n, sizeof(RelayItem *), compare_items);
+	qsort(own, n, sizeof(OwnLease), compare_own_leases);
 	for (int i = 0; i < n; i++)
-		lease_release(items[i]->base.message->receipt);
+		lease_release(own[i].receipt);
 }
 
 /* What a queue is called by those who recognise its messages later. */

@@ -11,6 +11,7 @@ use warnings;
 use AMQP;
 use File::Path qw(make_path);
 use File::Spec;
+use IO::Socket::INET;
 use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -18,6 +19,22 @@ use Time::HiRes qw(usleep);
 
 my $programs = '/usr/lib/rabbitmq/bin';
 my $server = "$programs/rabbitmq-server";
+my @brokers;
+
+# Wait until a function returns something, and return that; undef if it never does.
+sub _wait_for
+{
+	my ($function) = @_;
+
+	for (my $i = 0; $i < 10 * $PostgreSQL::Test::Utils::timeout_default; $i++)
+	{
+		my $result = eval { $function->() };
+
+		return $result if $result;
+		usleep(100_000);
+	}
+	return undef;
+}
 
 # Skip the whole test where there is no broker to test with, unless the
 # environment says that there must be.
@@ -107,6 +124,7 @@ sub _environment
 		RABBITMQ_MNESIA_BASE => "$dir/data",
 		RABBITMQ_LOG_BASE => "$dir/log",
 		RABBITMQ_PID_FILE => "$dir/pid",
+		ERL_FLAGS => '-start_epmd false',
 		RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS => '+S 2:2 +sbwt none');
 }
 
@@ -120,21 +138,17 @@ sub start
 	{
 		$self->{epmd} = IPC::Run::start(['epmd', '-port', $self->{epmd_port}, '-address', '127.0.0.1'],
 			'<', \undef, '>&', "$self->{dir}/log/epmd");
+		push @brokers, $self;
+		_wait_for(sub { IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $self->{epmd_port}) })
+		  or die 'epmd does not start';
 	}
 	unlink("$self->{dir}/pid");
 	$self->{server} = IPC::Run::start([$server], '<', \undef, '>&', "$self->{dir}/log/server");
 
-	for (my $i = 0; $i < 10 * $PostgreSQL::Test::Utils::timeout_default; $i++)
-	{
-		if (my $client = eval { $self->connect })
-		{
-			$client->close;
-			return;
-		}
-		last if !$self->{server}->pumpable;
-		usleep(100_000);
-	}
-	die "RabbitMQ does not start: " . PostgreSQL::Test::Utils::slurp_file("$self->{dir}/log/server");
+	my $client = _wait_for(sub { $self->connect })
+	  or die "RabbitMQ does not start: " . PostgreSQL::Test::Utils::slurp_file("$self->{dir}/log/server");
+	$client->close;
+	return;
 }
 
 # The process the broker runs in.
@@ -161,18 +175,10 @@ sub stop
 	my $pid = $self->pid;
 
 	kill($signal || 'TERM', $pid) or die "cannot stop RabbitMQ: $!";
-	for (my $i = 0; $i < 10 * $PostgreSQL::Test::Utils::timeout_default; $i++)
-	{
-		if (!kill(0, $pid))
-		{
-			eval { $self->{server}->finish };
-			delete $self->{server};
-			return;
-		}
-		$self->{server}->reap_nb;
-		usleep(100_000);
-	}
-	die "RabbitMQ does not stop";
+	_wait_for(sub { $self->{server}->reap_nb; !kill(0, $pid) }) or die 'RabbitMQ does not stop';
+	eval { $self->{server}->finish };
+	delete $self->{server};
+	return;
 }
 
 # A client that is logged in.
@@ -189,15 +195,15 @@ sub log
 	return join('', map { PostgreSQL::Test::Utils::slurp_file($_) } glob("$self->{dir}/log/*"));
 }
 
-sub DESTROY
+# However the test ends, nothing of it goes on.
+END
 {
-	my ($self) = @_;
-	local ($@, $?, $!);
+	local $?;
 
-	eval { $self->stop('KILL') } if $self->{server};
-	if ($self->{epmd})
+	for my $broker (@brokers)
 	{
-		eval { $self->{epmd}->kill_kill };
+		eval { $broker->stop('KILL') } if $broker->{server};
+		eval { $broker->{epmd}->kill_kill };
 	}
 }
 
