@@ -5,8 +5,14 @@
 #ifndef QUEUE_AMQP_LINK_H
 #define QUEUE_AMQP_LINK_H
 
+/* The headers moved with version 0.13, and the old names warn. */
+#if __has_include(<rabbitmq-c/amqp.h>)
+#include <rabbitmq-c/amqp.h>
+#include <rabbitmq-c/framing.h>
+#else
 #include <amqp.h>
 #include <amqp_framing.h>
+#endif
 
 #include "amqp_wire.h"
 #include "sink.h"
