@@ -50,7 +50,10 @@ extern Queue *queue_by_name(text *name, AclMode rights);
 extern Queue *queue_by_relid(Oid relid);
 
 /* Raises 42704, also for a queue that was dropped a moment ago. */
-extern void queue_missing(const char *name) pg_attribute_noreturn();
+#ifndef pg_noreturn				/* before 18 */
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+pg_noreturn extern void queue_missing(const char *name);
 
 /* Lock a queue's table, and raise 42704 if it was dropped before we could. */
 extern void queue_lock(Oid relid, const char *name, LOCKMODE lockmode);
