@@ -39,17 +39,6 @@ PG_FUNCTION_INFO_V1(queue_purge_dead_letters);
 /* Segments a queue starts with: the tail, and one to rotate into. */
 #define FIRST_SEGMENTS	2
 
-/* Columns of queue.queue. */
-enum
-{
-	Anum_queue_relid = 1,
-	Anum_queue_lease,
-	Anum_queue_max_attempts,
-	Anum_queue_backoff,
-	Anum_queue_backoff_max,
-	Natts_queue = Anum_queue_backoff_max
-};
-
 /* Number of the argument that gives each of these columns. */
 static const int settings_arguments[Natts_queue] = {-1, 1, 2, 3, 4};
 

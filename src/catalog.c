@@ -29,17 +29,6 @@
 #include "utils/syscache.h"
 #include "compat.h"
 
-/* Columns of queue.queue. */
-enum
-{
-	Anum_queue_relid = 1,
-	Anum_queue_lease,
-	Anum_queue_max_attempts,
-	Anum_queue_backoff,
-	Anum_queue_backoff_max,
-	Natts_queue = Anum_queue_backoff_max
-};
-
 static HTAB *queue_cache = NULL;
 static uint64 invalidations = 0;
 

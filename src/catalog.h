@@ -23,6 +23,17 @@ enum
 	Natts_message = Anum_message_body
 };
 
+/* Columns of queue.queue. */
+enum
+{
+	Anum_queue_relid = 1,
+	Anum_queue_lease,
+	Anum_queue_max_attempts,
+	Anum_queue_backoff,
+	Anum_queue_backoff_max,
+	Natts_queue = Anum_queue_backoff_max
+};
+
 typedef struct Queue
 {
 	Oid			relid;			/* hash key; the table queues.<name> */

@@ -133,37 +133,53 @@ copy_tuple(HeapTupleHeader header, uint32 len, Oid relid, BlockNumber block, Off
 	return tuple;
 }
 
-Verdict
-frontier_fetch(Relation rel, ItemPointer tid, int64 id, Snapshot snapshot, HeapTuple *copy)
+ItemId
+frontier_lock_place(Relation rel, ItemPointer tid, int64 id, Buffer *buffer)
 {
 	BlockNumber block = ItemPointerGetBlockNumber(tid);
 	OffsetNumber off = ItemPointerGetOffsetNumber(tid);
-	Verdict		verdict = VERDICT_DEAD;
-	TransactionId xid;
-	Buffer		buffer;
 	Page		page;
 
-	*copy = NULL;
 	if (block >= RelationGetNumberOfBlocks(rel))
-		return VERDICT_DEAD;
-
-	buffer = ReadBuffer(rel, block);
-	LockBuffer(buffer, BUFFER_LOCK_SHARE);
-	page = BufferGetPage(buffer);
+		return NULL;
+	*buffer = ReadBuffer(rel, block);
+	LockBuffer(*buffer, BUFFER_LOCK_SHARE);
+	page = BufferGetPage(*buffer);
 	if (!PageIsNew(page) && off <= PageGetMaxOffsetNumber(page))
 	{
 		ItemId		item = PageGetItemId(page, off);
 
-		if (ItemIdIsNormal(item))
-		{
-			HeapTupleHeader header = (HeapTupleHeader) PageGetItem(page, item);
-
-			if (frontier_tuple_id(header) == id)
-				verdict = frontier_judge(header, snapshot, buffer, &xid);
-			if (verdict == VERDICT_LIVE)
-				*copy = copy_tuple(header, ItemIdGetLength(item), RelationGetRelid(rel), block, off);
-		}
+		if (ItemIdIsNormal(item) &&
+			frontier_tuple_id((HeapTupleHeader) PageGetItem(page, item)) == id)
+			return item;
 	}
+	UnlockReleaseBuffer(*buffer);
+	return NULL;
+}
+
+HeapTuple
+frontier_copy_place(Relation rel, ItemPointer tid, ItemId item, Buffer buffer)
+{
+	return copy_tuple((HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item),
+					  ItemIdGetLength(item), RelationGetRelid(rel),
+					  ItemPointerGetBlockNumber(tid), ItemPointerGetOffsetNumber(tid));
+}
+
+Verdict
+frontier_fetch(Relation rel, ItemPointer tid, int64 id, Snapshot snapshot, HeapTuple *copy)
+{
+	Buffer		buffer;
+	ItemId		item = frontier_lock_place(rel, tid, id, &buffer);
+	TransactionId xid;
+	Verdict		verdict;
+
+	*copy = NULL;
+	if (item == NULL)
+		return VERDICT_DEAD;
+	verdict = frontier_judge((HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item),
+							 snapshot, buffer, &xid);
+	if (verdict == VERDICT_LIVE)
+		*copy = frontier_copy_place(rel, tid, item, buffer);
 	UnlockReleaseBuffer(buffer);
 	return verdict;
 }

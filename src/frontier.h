@@ -62,6 +62,13 @@ extern Verdict frontier_judge(HeapTupleHeader tuple, Snapshot snapshot,
 							  Buffer buffer, TransactionId *wait_for);
 
 /*
+ * Lock the page of a place, shared, if the message with this id is there: its
+ * line pointer, or NULL and nothing locked.  And a copy of it.
+ */
+extern ItemId frontier_lock_place(Relation rel, ItemPointer tid, int64 id, Buffer *buffer);
+extern HeapTuple frontier_copy_place(Relation rel, ItemPointer tid, ItemId item, Buffer buffer);
+
+/*
  * Read the message a lease points to.  VERDICT_DEAD also if that place is
  * empty or holds another message.  A copy of a live one is in *copy.
  */

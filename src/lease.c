@@ -505,8 +505,9 @@ lease_queue(int64 receipt)
 	return relid;
 }
 
-LeaseSlot *
-lease_begin_settle(int64 receipt)
+/* Bring a held lease to SETTLING; NULL if it has ended. */
+static LeaseSlot *
+seize(int64 receipt)
 {
 	uint64		generation;
 	LeaseSlot  *slot = receipt_slot(receipt, &generation);
@@ -514,12 +515,22 @@ lease_begin_settle(int64 receipt)
 
 	if (slot == NULL)
 		return NULL;
-	lease_reserve(1);
 	wait_while_moving(slot, generation);
 	expected = WORD(generation, LEASE_HELD);
 	if (!pg_atomic_compare_exchange_u64(&slot->word, &expected, WORD(generation, LEASE_SETTLING)))
 		return NULL;
-	remember(slot - leases->slots, LEASE_DID_SETTLE);
+	return slot;
+}
+
+LeaseSlot *
+lease_begin_settle(int64 receipt)
+{
+	LeaseSlot  *slot;
+
+	lease_reserve(1);
+	slot = seize(receipt);
+	if (slot != NULL)
+		remember(slot - leases->slots, LEASE_DID_SETTLE);
 	return slot;
 }
 
@@ -551,23 +562,6 @@ lease_cancel_settle(LeaseSlot *slot, TimestampTz expires_at)
 	forget_deed(slot - leases->slots);
 	slot->expires_at = expires_at;
 	set_state(slot, LEASE_HELD);
-}
-
-/* Bring a held lease to SETTLING without a transaction's doing. */
-static LeaseSlot *
-seize(int64 receipt)
-{
-	uint64		generation;
-	LeaseSlot  *slot = receipt_slot(receipt, &generation);
-	uint64		expected;
-
-	if (slot == NULL)
-		return NULL;
-	wait_while_moving(slot, generation);
-	expected = WORD(generation, LEASE_HELD);
-	if (!pg_atomic_compare_exchange_u64(&slot->word, &expected, WORD(generation, LEASE_SETTLING)))
-		return NULL;
-	return slot;
 }
 
 bool

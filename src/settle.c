@@ -72,37 +72,15 @@ close_leased(Relation *cached)
 static bool
 message_in_place(Relation rel, LeaseSlot *slot, HeapTuple *copy)
 {
-	BlockNumber block = ItemPointerGetBlockNumber(&slot->tid);
-	OffsetNumber off = ItemPointerGetOffsetNumber(&slot->tid);
-	bool		found = false;
 	Buffer		buffer;
-	Page		page;
+	ItemId		item = frontier_lock_place(rel, &slot->tid, slot->id, &buffer);
 
-	if (block >= RelationGetNumberOfBlocks(rel))
+	if (item == NULL)
 		return false;
-	buffer = ReadBuffer(rel, block);
-	LockBuffer(buffer, BUFFER_LOCK_SHARE);
-	page = BufferGetPage(buffer);
-	if (!PageIsNew(page) && off <= PageGetMaxOffsetNumber(page) &&
-		ItemIdIsNormal(PageGetItemId(page, off)))
-	{
-		ItemId		item = PageGetItemId(page, off);
-		HeapTupleHeader header = (HeapTupleHeader) PageGetItem(page, item);
-
-		found = (frontier_tuple_id(header) == slot->id);
-		if (found && copy != NULL)
-		{
-			HeapTupleData tuple;
-
-			tuple.t_len = ItemIdGetLength(item);
-			tuple.t_self = slot->tid;
-			tuple.t_tableOid = RelationGetRelid(rel);
-			tuple.t_data = header;
-			*copy = heap_copytuple(&tuple);
-		}
-	}
+	if (copy != NULL)
+		*copy = frontier_copy_place(rel, &slot->tid, item, buffer);
 	UnlockReleaseBuffer(buffer);
-	return found;
+	return true;
 }
 
 /* Delete a leased message's row, waiting for a lock on it if asked to. */
