@@ -240,6 +240,12 @@ AS 'MODULE_PATHNAME', 'queue_extend_batch' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.extend_batch IS
 'Like queue.extend for each receipt. Returns how many leases still held.';
 
+CREATE FUNCTION queue.release(queue text, id bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'queue_release' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.release IS
+'Ends the lease on a message, which goes back to the head of its queue with no attempt counted; the receipt is good for nothing then. Takes effect at once, whatever becomes of the transaction. false when there is no lease, or its consumer is just settling it. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 55006 if a relay has the message.';
+
 --
 -- Dead letters
 --

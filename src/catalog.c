@@ -290,6 +290,7 @@ clear_shared(QueueShared *q)
 	q->swept_at = 0;
 	pg_atomic_write_u64(&q->appended, 0);
 	pg_atomic_write_u64(&q->next_due, 0);
+	pg_atomic_write_u64(&q->next_expiry, (uint64) DT_NOEND);
 	pg_atomic_write_u32(&q->wants_segment, 0);
 	pg_atomic_write_u64(&q->ready, 0);
 	pg_atomic_write_u64(&q->deferred, 0);

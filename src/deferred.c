@@ -18,7 +18,9 @@
 #include "catalog/indexing.h"
 #include "deferred.h"
 #include "miscadmin.h"
+#include "place.h"
 #include "segment.h"
+#include "storage/ipc.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -118,6 +120,50 @@ dead_letter_insert(Queue *queue, Message *message, const char *reason, const cha
 	wake_dead_at_commit(queue->shared, 1);
 }
 
+bool
+deferred_is(Relation rel, HeapTuple tuple, Oid relid, TimestampTz due_at, int64 id)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	bool		isnull;
+
+	return frontier_tuple_id(tuple->t_data) == id &&
+		DatumGetObjectId(heap_getattr(tuple, Anum_deferred_relid, desc, &isnull)) == relid &&
+		DatumGetTimestampTz(heap_getattr(tuple, Anum_deferred_due_at, desc, &isnull)) == due_at;
+}
+
+int
+deferred_attempts(Relation rel, HeapTuple tuple)
+{
+	bool		isnull;
+
+	return DatumGetInt32(heap_getattr(tuple, Anum_deferred_attempts, RelationGetDescr(rel), &isnull));
+}
+
+bool
+deferred_find(Relation rel, Oid relid, TimestampTz due_at, int64 id, ItemPointer tid)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	ScanKeyData keys[3];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found;
+
+	ScanKeyInit(&keys[0], Anum_deferred_relid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	ScanKeyInit(&keys[1], Anum_deferred_due_at, BTEqualStrategyNumber, F_TIMESTAMPTZ_EQ,
+				TimestampTzGetDatum(due_at));
+	ScanKeyInit(&keys[2], Anum_deferred_id, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(id));
+	scan = systable_beginscan(rel, extension_relation("deferred_due"), true, snapshot, 3, keys);
+	tuple = systable_getnext(scan);
+	found = HeapTupleIsValid(tuple);
+	if (found)
+		*tid = tuple->t_self;
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	return found;
+}
+
 static void
 lower_next_due(QueueShared *q, TimestampTz due_at)
 {
@@ -126,6 +172,21 @@ lower_next_due(QueueShared *q, TimestampTz due_at)
 	while ((int64) old > due_at &&
 		   !pg_atomic_compare_exchange_u64(&q->next_due, &old, (uint64) due_at))
 		;
+}
+
+/* Lease a row, if the queue is still the one we look for. */
+static LeaseTaking
+take_due(ClaimScan *scan, Lease *lease)
+{
+	QueueShared *q = scan->q;
+	LeaseTaking result = LEASE_TAKEN_ALREADY;
+
+	LWLockAcquire(&q->lock, LW_SHARED);
+	if (pg_atomic_read_u32(&q->generation) == scan->generation)
+		result = lease_take(q, &lease->place, lease->id, lease->attempts, scan->kind,
+							scan->now, scan->expires_at, &lease->ref);
+	LWLockRelease(&q->lock);
+	return result;
 }
 
 /*
@@ -137,30 +198,36 @@ claim_due(ClaimScan *scan, Oid relid, TimestampTz from, Snapshot snapshot)
 {
 	Relation	rel = table_open(extension_relation("deferred"), AccessShareLock);
 	Relation	index = index_open(extension_relation("deferred_due"), AccessShareLock);
+	TupleDesc	desc = RelationGetDescr(rel);
 	TimestampTz left = DT_NOEND;
 	ScanKeyData keys[2];
-	SysScanDesc desc;
+	SysScanDesc sysscan;
 	HeapTuple	tuple;
 
 	ScanKeyInit(&keys[0], Anum_deferred_relid, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(relid));
 	ScanKeyInit(&keys[1], Anum_deferred_due_at, BTGreaterEqualStrategyNumber,
 				F_TIMESTAMPTZ_GE, TimestampTzGetDatum(from));
-	desc = systable_beginscan_ordered(rel, index, snapshot, 2, keys);
-	while ((tuple = systable_getnext_ordered(desc, ForwardScanDirection)) != NULL)
+	sysscan = systable_beginscan_ordered(rel, index, snapshot, 2, keys);
+	while ((tuple = systable_getnext_ordered(sysscan, ForwardScanDirection)) != NULL)
 	{
-		bool		isnull;
-		TimestampTz due_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_deferred_due_at,
-															  RelationGetDescr(rel), &isnull));
-		int64		id = frontier_tuple_id(tuple->t_data);
-		Claim	   *claim;
+		Lease		lease = {.q = scan->q};
+		LeaseTaking taking;
 		Verdict		verdict;
 		HeapTuple	copy;
-		int			slotno;
+		bool		isnull;
 
-		if (due_at > scan->now || scan->nclaims >= scan->max)
+		CHECK_FOR_INTERRUPTS();
+		lease.id = frontier_tuple_id(tuple->t_data);
+		lease.attempts = deferred_attempts(rel, tuple) + 1;
+		lease.place.relid = RelationGetRelid(rel);
+		lease.place.tid = tuple->t_self;
+		lease.place.segment = LEASE_IN_DEFERRED;
+		lease.place.due_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_deferred_due_at, desc, &isnull));
+
+		if (lease.place.due_at > scan->now || scan->nclaims >= scan->max)
 		{
-			left = Min(left, due_at);
+			left = Min(left, lease.place.due_at);
 			break;
 		}
 
@@ -168,66 +235,74 @@ claim_due(ClaimScan *scan, Oid relid, TimestampTz from, Snapshot snapshot)
 		 * Lease first and look again then: who had the message before us may
 		 * have acknowledged it since our snapshot.
 		 */
-		slotno = lease_take(scan->q, RelationGetRelid(rel), LEASE_IN_DEFERRED, &tuple->t_self,
-							id, 0, scan->kind, scan->now, scan->expires_at);
-		if (slotno == LEASE_TAKEN_ALREADY)
+		taking = take_due(scan, &lease);
+		if (taking == LEASE_TAKEN_ALREADY)
 			continue;
-		if (slotno == LEASE_NONE_FREE)
+		if (taking == LEASE_NONE_FREE)
 		{
 			scan->out_of_leases = true;
-			left = Min(left, due_at);
+			left = Min(left, lease.place.due_at);
 			break;
 		}
-		verdict = frontier_fetch(rel, &tuple->t_self, id, snapshot, &copy);
+		verdict = place_fetch(rel, &lease, snapshot, &copy);
 		if (verdict != VERDICT_LIVE)
 		{
-			lease_drop(slotno);
+			lease_drop(lease.ref);
 			if (verdict == VERDICT_WAIT)
-				left = Min(left, due_at);
+				left = Min(left, lease.place.due_at);
 			continue;
 		}
-		claim = &scan->claims[scan->nclaims++];
-		claim->slotno = slotno;
-		claim->id = id;
-		claim->segment = LEASE_IN_DEFERRED;
-		claim->tuple = copy;
+		frontier_add_claim(scan, lease.ref, lease.id, lease.attempts, LEASE_IN_DEFERRED)->tuple = copy;
 	}
-	systable_endscan_ordered(desc);
+	systable_endscan_ordered(sysscan);
 	index_close(index, AccessShareLock);
 	table_close(rel, AccessShareLock);
 	return left;
+}
+
+/* What deferred_claim owes the queue if it does not come to its end. */
+typedef struct DueDebt
+{
+	QueueShared *q;
+	uint32		generation;
+	TimestampTz from;
+} DueDebt;
+
+static void
+pay_due_debt(int code, Datum arg)
+{
+	DueDebt    *debt = (DueDebt *) DatumGetPointer(arg);
+
+	if (pg_atomic_read_u32(&debt->q->generation) == debt->generation)
+		lower_next_due(debt->q, debt->from);
 }
 
 void
 deferred_claim(ClaimScan *scan, Oid relid)
 {
 	QueueShared *q = scan->q;
-	TimestampTz from = (TimestampTz) pg_atomic_read_u64(&q->next_due);
+	DueDebt		debt = {.q = q,.generation = scan->generation};
 	TimestampTz left;
 	Snapshot	snapshot;
 
-	if (from > scan->now || scan->nclaims >= scan->max)
+	if ((TimestampTz) pg_atomic_read_u64(&q->next_due) > scan->now || scan->nclaims >= scan->max)
 		return;
 
 	/*
 	 * Reset the bound before the snapshot is taken: what commits later lowers
-	 * it again, what committed earlier the snapshot shows.
+	 * it again, what committed earlier the snapshot shows.  It is put back
+	 * should anything, the end of the process included, keep us from the end.
 	 */
-	from = (TimestampTz) pg_atomic_exchange_u64(&q->next_due, (uint64) DT_NOEND);
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	PG_TRY();
+	debt.from = (TimestampTz) pg_atomic_exchange_u64(&q->next_due, (uint64) DT_NOEND);
+	PG_ENSURE_ERROR_CLEANUP(pay_due_debt, PointerGetDatum(&debt));
 	{
-		left = claim_due(scan, relid, from, snapshot);
+		snapshot = RegisterSnapshot(GetLatestSnapshot());
+		left = claim_due(scan, relid, debt.from, snapshot);
+		UnregisterSnapshot(snapshot);
+		lower_next_due(q, left);
 	}
-	PG_CATCH();
-	{
-		lower_next_due(q, from);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	UnregisterSnapshot(snapshot);
+	PG_END_ENSURE_ERROR_CLEANUP(pay_due_debt, PointerGetDatum(&debt));
 
-	lower_next_due(q, left);
 	if (left <= scan->now && scan->nclaims >= scan->max)
 		wake_waiters(q, 1);
 }

@@ -33,6 +33,15 @@ enum
 extern void deferred_insert(Queue *queue, Message *message, TimestampTz due_at,
 							int attempts, const char *error, ItemPointer tid);
 
+/* Whether a row of queue.deferred, its page locked, is this one. */
+extern bool deferred_is(Relation rel, HeapTuple tuple, Oid relid, TimestampTz due_at, int64 id);
+
+/* The attempts so far of a message in queue.deferred. */
+extern int	deferred_attempts(Relation rel, HeapTuple tuple);
+
+/* Find a row by its key, wherever it lies by now; false if there is none. */
+extern bool deferred_find(Relation rel, Oid relid, TimestampTz due_at, int64 id, ItemPointer tid);
+
 /* Insert a message in queue.dead_letters. */
 extern void dead_letter_insert(Queue *queue, Message *message, const char *reason,
 							   const char *error);

@@ -27,6 +27,7 @@
 #include "miscadmin.h"
 #include "segment.h"
 #include "storage/bufmgr.h"
+#include "storage/procarray.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -119,9 +120,8 @@ frontier_judge(HeapTupleHeader tuple, Snapshot snapshot, Buffer buffer,
 	return VERDICT_LIVE;
 }
 
-/* Copy a tuple off its page. */
-static HeapTuple
-copy_tuple(HeapTupleHeader header, uint32 len, Oid relid, BlockNumber block, OffsetNumber off)
+HeapTuple
+frontier_copy_tuple(HeapTupleHeader header, uint32 len, Oid relid, BlockNumber block, OffsetNumber off)
 {
 	HeapTuple	tuple = palloc(HEAPTUPLESIZE + len);
 
@@ -131,57 +131,6 @@ copy_tuple(HeapTupleHeader header, uint32 len, Oid relid, BlockNumber block, Off
 	tuple->t_data = (HeapTupleHeader) ((char *) tuple + HEAPTUPLESIZE);
 	memcpy(tuple->t_data, header, len);
 	return tuple;
-}
-
-ItemId
-frontier_lock_place(Relation rel, ItemPointer tid, int64 id, Buffer *buffer)
-{
-	BlockNumber block = ItemPointerGetBlockNumber(tid);
-	OffsetNumber off = ItemPointerGetOffsetNumber(tid);
-	Page		page;
-
-	if (block >= RelationGetNumberOfBlocks(rel))
-		return NULL;
-	*buffer = ReadBuffer(rel, block);
-	LockBuffer(*buffer, BUFFER_LOCK_SHARE);
-	page = BufferGetPage(*buffer);
-	if (!PageIsNew(page) && off <= PageGetMaxOffsetNumber(page))
-	{
-		ItemId		item = PageGetItemId(page, off);
-
-		if (ItemIdIsNormal(item) &&
-			frontier_tuple_id((HeapTupleHeader) PageGetItem(page, item)) == id)
-			return item;
-	}
-	UnlockReleaseBuffer(*buffer);
-	return NULL;
-}
-
-HeapTuple
-frontier_copy_place(Relation rel, ItemPointer tid, ItemId item, Buffer buffer)
-{
-	return copy_tuple((HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item),
-					  ItemIdGetLength(item), RelationGetRelid(rel),
-					  ItemPointerGetBlockNumber(tid), ItemPointerGetOffsetNumber(tid));
-}
-
-Verdict
-frontier_fetch(Relation rel, ItemPointer tid, int64 id, Snapshot snapshot, HeapTuple *copy)
-{
-	Buffer		buffer;
-	ItemId		item = frontier_lock_place(rel, tid, id, &buffer);
-	TransactionId xid;
-	Verdict		verdict;
-
-	*copy = NULL;
-	if (item == NULL)
-		return VERDICT_DEAD;
-	verdict = frontier_judge((HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item),
-							 snapshot, buffer, &xid);
-	if (verdict == VERDICT_LIVE)
-		*copy = frontier_copy_place(rel, tid, item, buffer);
-	UnlockReleaseBuffer(buffer);
-	return verdict;
 }
 
 int
@@ -213,7 +162,8 @@ frontier_page_tuples(Relation rel, BlockNumber block, Snapshot snapshot, bool re
 		/* A lease cannot end by deletion while we have the page locked. */
 		state = lease_state(RelationGetRelid(rel), &tid, frontier_tuple_id(header));
 		if (state == LEASE_FREE || (returned && state == LEASE_RETURNED))
-			tuples[n++] = copy_tuple(header, ItemIdGetLength(item), RelationGetRelid(rel), block, off);
+			tuples[n++] = frontier_copy_tuple(header, ItemIdGetLength(item),
+											  RelationGetRelid(rel), block, off);
 	}
 	UnlockReleaseBuffer(buffer);
 	return n;
@@ -329,31 +279,68 @@ frontier_noted(QueueShared *q, int segno, SegmentPlace place)
 	return false;
 }
 
+void
+frontier_refresh_notes(QueueShared *q)
+{
+	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
+	for (int i = pg_atomic_read_u32(&q->nlooks) - 1; i >= 0; i--)
+	{
+		LookAgain  *look = &q->looks[i];
+
+		if (TransactionIdIsValid(look->xid) && !TransactionIdIsInProgress(look->xid))
+		{
+			look->xid = InvalidTransactionId;
+			look->not_before = 0;
+		}
+	}
+	LWLockRelease(&q->lock);
+}
+
+Claim *
+frontier_add_claim(ClaimScan *scan, LeaseRef ref, int64 id, int attempts, int segment)
+{
+	Claim	   *claim;
+
+	if (scan->nclaims == scan->space)
+	{
+		scan->space = Max(16, scan->space * 2);
+		scan->claims = scan->claims == NULL ?
+			palloc(sizeof(Claim) * scan->space) :
+			repalloc_huge(scan->claims, sizeof(Claim) * scan->space);
+	}
+	claim = &scan->claims[scan->nclaims++];
+	claim->ref = ref;
+	claim->id = id;
+	claim->attempts = attempts;
+	claim->segment = segment;
+	claim->tuple = NULL;
+	claim->message = NULL;
+	return claim;
+}
+
 /* Lease a live tuple.  False if the scan can take no more. */
 static bool
 claim_tuple(ClaimScan *scan, int segno, HeapTupleHeader header, uint32 len,
 			BlockNumber block, OffsetNumber off)
 {
-	Oid			relid = scan->q->segments[segno].relid;
-	Claim	   *claim = &scan->claims[scan->nclaims];
-	ItemPointerData tid;
-	int			slotno;
+	LeasePlace	place = {.relid = scan->q->segments[segno].relid,.segment = segno};
+	int64		id = frontier_tuple_id(header);
+	LeaseRef	ref;
+	Claim	   *claim;
 
-	ItemPointerSet(&tid, block, off);
-	slotno = lease_take(scan->q, relid, segno, &tid, frontier_tuple_id(header), 1,
-						scan->kind, scan->now, scan->expires_at);
-	if (slotno == LEASE_TAKEN_ALREADY)
-		return true;
-	if (slotno == LEASE_NONE_FREE)
+	ItemPointerSet(&place.tid, block, off);
+	switch (lease_take(scan->q, &place, id, 1, scan->kind, scan->now, scan->expires_at, &ref))
 	{
-		scan->out_of_leases = true;
-		return false;
+		case LEASE_TAKEN:
+			break;
+		case LEASE_TAKEN_ALREADY:
+			return true;
+		case LEASE_NONE_FREE:
+			scan->out_of_leases = true;
+			return false;
 	}
-	claim->slotno = slotno;
-	claim->id = frontier_tuple_id(header);
-	claim->segment = segno;
-	claim->tuple = copy_tuple(header, len, relid, block, off);
-	scan->nclaims++;
+	claim = frontier_add_claim(scan, ref, id, 1, segno);
+	claim->tuple = frontier_copy_tuple(header, len, place.relid, block, off);
 	return true;
 }
 
@@ -434,6 +421,37 @@ scan_page(ClaimScan *scan, int segno, BlockNumber block, OffsetNumber off,
 	return off;
 }
 
+/* Put back what is left of a note, to be looked at again. */
+static void
+put_back_look(QueueShared *q, LookAgain *look, SegmentPlace from)
+{
+	look->first = from;
+	look->xid = InvalidTransactionId;
+	look->not_before = 0;
+	insert_look(q, look);
+}
+
+/* Judge the tuples of a note in one page; after an error it is still noted. */
+static OffsetNumber
+scan_noted_page(ClaimScan *scan, LookAgain *look, SegmentPlace place, bool *stopped)
+{
+	BlockNumber block = PlaceBlock(place);
+	OffsetNumber last = block == PlaceBlock(look->last) ? PlaceOffset(look->last) : MaxOffsetNumber;
+	OffsetNumber off;
+
+	PG_TRY();
+	{
+		off = scan_page(scan, look->segment, block, PlaceOffset(place), last, false, stopped);
+	}
+	PG_CATCH();
+	{
+		put_back_look(scan->q, look, place);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return off;
+}
+
 /*
  * Go through the notes whose transaction has ended.  A table that is not
  * open yet is asked for by returning its segment.
@@ -475,24 +493,16 @@ scan_looks(ClaimScan *scan)
 
 			if (block >= pg_atomic_read_u32(&q->segments[look.segment].nblocks))
 				break;
-			off = scan_page(scan, look.segment, block, PlaceOffset(place),
-							block == PlaceBlock(look.last) ? PlaceOffset(look.last) : MaxOffsetNumber,
-							false, &stopped);
+			off = scan_noted_page(scan, &look, place, &stopped);
 			if (stopped)
 			{
-				look.first = MakePlace(block, off);
-				look.xid = InvalidTransactionId;
-				look.not_before = 0;
-				insert_look(q, &look);
+				put_back_look(q, &look, MakePlace(block, off));
 				return SCAN_DONE;
 			}
 			place = MakePlace(block + 1, FirstOffsetNumber);
 			if (--scan->pages_left <= 0 && place <= look.last)
 			{
-				look.first = place;
-				look.xid = InvalidTransactionId;
-				look.not_before = 0;
-				insert_look(q, &look);
+				put_back_look(q, &look, place);
 				return SCAN_INTERRUPTED;
 			}
 		}

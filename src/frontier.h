@@ -18,13 +18,20 @@ typedef enum Verdict
 	VERDICT_WAIT				/* depends on a transaction in progress */
 } Verdict;
 
-/* One leased message: its tuple is a copy in the current memory context. */
+struct Message;
+
+/*
+ * One leased message: its tuple is a copy in the current memory context,
+ * unless it has been read already.
+ */
 typedef struct Claim
 {
-	int			slotno;
+	LeaseRef	ref;
 	int64		id;
+	int			attempts;
 	HeapTuple	tuple;
 	int			segment;		/* where it was found, or LEASE_IN_DEFERRED */
+	struct Message *message;
 } Claim;
 
 /* One search for messages to lease. */
@@ -38,6 +45,7 @@ typedef struct ClaimScan
 	TimestampTz expires_at;
 	int			max;
 	int			nclaims;
+	int			space;			/* of claims */
 	Claim	   *claims;
 	bool		out_of_leases;	/* stopped for want of a lease slot */
 	int			turn;			/* 1: the queue's own table comes last */
@@ -61,19 +69,13 @@ frontier_tuple_id(HeapTupleHeader tuple)
 extern Verdict frontier_judge(HeapTupleHeader tuple, Snapshot snapshot,
 							  Buffer buffer, TransactionId *wait_for);
 
-/*
- * Lock the page of a place, shared, if the message with this id is there: its
- * line pointer, or NULL and nothing locked.  And a copy of it.
- */
-extern ItemId frontier_lock_place(Relation rel, ItemPointer tid, int64 id, Buffer *buffer);
-extern HeapTuple frontier_copy_place(Relation rel, ItemPointer tid, ItemId item, Buffer buffer);
+/* Copy a tuple off its page, into the current memory context. */
+extern HeapTuple frontier_copy_tuple(HeapTupleHeader header, uint32 len, Oid relid,
+									 BlockNumber block, OffsetNumber off);
 
-/*
- * Read the message a lease points to.  VERDICT_DEAD also if that place is
- * empty or holds another message.  A copy of a live one is in *copy.
- */
-extern Verdict frontier_fetch(Relation rel, ItemPointer tid, int64 id,
-							  Snapshot snapshot, HeapTuple *copy);
+/* The next element of scan->claims, cleared, for a lease just taken. */
+extern Claim *frontier_add_claim(ClaimScan *scan, LeaseRef ref, int64 id, int attempts,
+								 int segment);
 
 /*
  * Copies of the live tuples of a page that no lease points to, at most
@@ -98,6 +100,12 @@ extern void frontier_close(ClaimScan *scan);
  */
 extern void frontier_remember(QueueShared *q, int segno, SegmentPlace first,
 							  SegmentPlace last, int64 first_id, TransactionId xid);
+
+/*
+ * Have notes looked at whose transaction has ended, before its number can
+ * mean another one.
+ */
+extern void frontier_refresh_notes(QueueShared *q);
 
 /* Drop what is noted of a segment; the queue's lock is held exclusively. */
 extern void frontier_forget_segment(QueueShared *q, int segno);

@@ -12,6 +12,7 @@
 
 int			queue_max_queues = 128;
 int			queue_max_leases = 65536;
+int			queue_max_leases_per_role = -1;
 int			queue_max_relays = 32;
 int			queue_segment_size = 64;
 int			queue_sweep_interval = 60;
@@ -56,6 +57,15 @@ guc_init(void)
 							7 * 24 * 60, 1, INT_MAX / 60,
 							PGC_SIGHUP,
 							GUC_UNIT_MIN,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("queue.max_leases_per_role",
+							"Messages on lease at the same time in the queues of one role that is not a superuser.",
+							"-1 means half of queue.max_leases.",
+							&queue_max_leases_per_role,
+							-1, -1, 1 << 20,
+							PGC_SIGHUP,
+							0,
 							NULL, NULL, NULL);
 
 	/* Can't define PGC_POSTMASTER variables after startup. */

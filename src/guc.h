@@ -7,6 +7,7 @@
 
 extern int	queue_max_queues;	/* postmaster */
 extern int	queue_max_leases;	/* postmaster */
+extern int	queue_max_leases_per_role;	/* -1: half of them */
 extern int	queue_max_relays;	/* postmaster */
 extern int	queue_segment_size; /* sighup, in MB */
 extern int	queue_sweep_interval;	/* sighup, in seconds */

@@ -4,21 +4,25 @@
  *
  * Slots are claimed and given up by compare-and-swap of their word, so that
  * an acknowledgement, an expiry and an extension of the same lease cannot
- * both happen.  Whoever has brought a slot to SETTLING or MOVING owns its
- * other fields.  A hash on the message's place finds out that it is leased;
- * its buckets are guarded by spinlocks, a few buckets each.
+ * both happen.  Whoever has brought a slot to another state than HELD owns
+ * its other fields; RETURNED ones are the list's.  A hash on the message's
+ * place finds out that it is leased; its buckets are guarded by spinlocks, a
+ * few buckets each.
  *
  * What a transaction did to leases is undone or finished at its end from a
  * list kept by this backend.
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "access/xact.h"
 #include "common/hashfn.h"
 #include "guc.h"
 #include "lease.h"
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
+#include "receipt.h"
+#include "storage/procarray.h"
 #include "storage/shmem.h"
 #include "storage/spin.h"
 #include "utils/memutils.h"
@@ -28,8 +32,31 @@
 
 #define HASH_LOCKS		128
 
-#define GENERATION_BITS	(63 - LEASE_SLOT_BITS)
-#define MAX_GENERATION	((UINT64CONST(1) << GENERATION_BITS) - 1)
+/* What a receipt has room for; generation 0 is no lease's. */
+#define MAX_GENERATION	((UINT64CONST(1) << (RECEIPT_BITS - LEASE_SLOT_BITS)) - 1)
+
+typedef struct LeaseSlot
+{
+	pg_atomic_uint64 word;		/* generation << 8 | LeaseState */
+	int64		id;				/* message id */
+	int			queue;			/* element of queue_state->queues */
+	int			attempts;
+	int			kind;			/* LeaseKind */
+	int			pid;
+	int			retries;
+	int			next;			/* in the free or a returned list */
+	TransactionId prepared;		/* took it and was prepared since */
+	TimestampTz leased_at;
+	TimestampTz expires_at;
+
+	/*
+	 * Where the message is, and for as long as it is being moved, where to;
+	 * each has an entry of the hash, numbered 2 * slot + element.
+	 */
+	int			current;
+	LeasePlace	places[2];
+	int			hash_next[2];
+} LeaseSlot;
 
 typedef struct LeaseShared
 {
@@ -37,7 +64,9 @@ typedef struct LeaseShared
 	int			free_head;
 	int			high_water;		/* slots beyond were never used */
 	int			nbuckets;		/* a power of two */
-	pg_atomic_uint32 timed;		/* timed leases in use */
+	pg_atomic_uint32 used;
+	pg_atomic_uint32 timed;		/* of those, timed leases */
+	uint64		receipt_keys[RECEIPT_KEYS]; /* by chance, at each start */
 	slock_t		hash_mutex[HASH_LOCKS];
 	LeaseSlot	slots[FLEXIBLE_ARRAY_MEMBER];
 	/* int buckets[nbuckets] follows */
@@ -54,15 +83,11 @@ typedef enum LeaseAction
 
 typedef struct LeaseDeed
 {
-	int			slotno;
+	LeaseRef	ref;
 	LeaseAction action;
 	LeaseOutcome outcome;		/* of LEASE_DID_SETTLE */
-	uint64		generation;
+	bool		moved;			/* of LEASE_DID_MOVE: it has another place */
 	SubTransactionId subid;
-	/* for LEASE_DID_MOVE: where the message was */
-	Oid			relid;
-	ItemPointerData tid;
-	int16		segment;
 } LeaseDeed;
 
 static LeaseShared *leases = NULL;
@@ -74,6 +99,16 @@ static int	max_deeds = 0;
 
 #define WORD(generation, state)	(((uint64) (generation) << 8) | (state))
 #define WORD_GENERATION(word)	((word) >> 8)
+#define WORD_STATE(word)		((LeaseState) ((word) & 0xFF))
+
+#define REF(generation, slotno)	((LeaseRef) (generation) << LEASE_SLOT_BITS | (slotno))
+#define REF_GENERATION(ref)		((ref) >> LEASE_SLOT_BITS)
+#define REF_SLOTNO(ref)			((int) ((ref) & (LEASE_MAX_SLOTS - 1)))
+#define REF_WORD(ref, state)	WORD(REF_GENERATION(ref), state)
+
+/*
+ * Shared memory
+ */
 
 static int
 bucket_count(void)
@@ -98,23 +133,23 @@ void
 lease_shmem_init(bool found)
 {
 	bool		mine;
-	uint64		generation;
 
 	leases = ShmemInitStruct("queue leases", lease_shmem_size(), &mine);
 	buckets = (int *) ((char *) leases + slots_size());
 	if (found)
 		return;
 
-	/*
-	 * Generations start from the clock, 65536 a second, and a slot is used
-	 * less often than that: receipts from before a restart match none.
-	 */
-	generation = ((uint64) GetCurrentTimestamp() / (USECS_PER_SEC / 65536)) & MAX_GENERATION;
+	/* With other keys, receipts from before a restart are nobody's. */
+	if (!pg_strong_random(leases->receipt_keys, sizeof(leases->receipt_keys)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random values")));
 
 	SpinLockInit(&leases->free_mutex);
 	leases->free_head = 0;
 	leases->high_water = 0;
 	leases->nbuckets = bucket_count();
+	pg_atomic_init_u32(&leases->used, 0);
 	pg_atomic_init_u32(&leases->timed, 0);
 	for (int i = 0; i < HASH_LOCKS; i++)
 		SpinLockInit(&leases->hash_mutex[i]);
@@ -125,171 +160,392 @@ lease_shmem_init(bool found)
 		LeaseSlot  *slot = &leases->slots[i];
 
 		memset(slot, 0, sizeof(LeaseSlot));
-		pg_atomic_init_u64(&slot->word, WORD(generation, LEASE_FREE));
+		pg_atomic_init_u64(&slot->word, WORD(0, LEASE_FREE));
 		slot->next = (i + 1 < queue_max_leases) ? i + 1 : -1;
-		slot->hash_next = -1;
+		slot->hash_next[0] = slot->hash_next[1] = -1;
 	}
 }
 
-static int
-place_bucket(Oid relid, ItemPointer tid)
+int64
+lease_receipt(LeaseRef ref)
 {
-	uint64		place = ((uint64) relid << 32) ^
-		((uint64) ItemPointerGetBlockNumberNoCheck(tid) << 9) ^
-		ItemPointerGetOffsetNumberNoCheck(tid);
+	return receipt_encode(leases->receipt_keys, ref);
+}
 
-	return murmurhash32((uint32) (place ^ (place >> 32))) & (leases->nbuckets - 1);
+LeaseRef
+lease_of_receipt(int64 receipt)
+{
+	LeaseRef	ref;
+
+	shmem_require();
+	ref = receipt_decode(leases->receipt_keys, receipt);
+	return REF_GENERATION(ref) > 0 && REF_SLOTNO(ref) < queue_max_leases ? ref : 0;
 }
 
 /*
- * The lease on a message at a place of this database.  The id tells it from
- * one that held the place before and whose lease has not ended yet (TRUNCATE,
- * VACUUM); the database, from one copied from it, whose tables have the same
- * OIDs.
+ * The hash of places
+ */
+
+static int
+place_bucket(int queue, const LeasePlace *place, int64 id)
+{
+	uint64		hash;
+
+	if (place->segment == LEASE_IN_DEFERRED)
+		hash = ((uint64) queue << 48) ^ (uint64) id ^ (uint64) place->due_at;
+	else
+		hash = ((uint64) place->relid << 32) ^
+			((uint64) ItemPointerGetBlockNumberNoCheck(&place->tid) << 9) ^
+			ItemPointerGetOffsetNumberNoCheck(&place->tid);
+
+	return murmurhash32((uint32) (hash ^ (hash >> 32))) & (leases->nbuckets - 1);
+}
+
+static inline slock_t *
+bucket_mutex(int bucket)
+{
+	return &leases->hash_mutex[bucket % HASH_LOCKS];
+}
+
+/*
+ * The entry of a message at a place, -1 if there is none.  In a segment the id
+ * tells it from one that held the place before and whose lease has not ended
+ * yet (TRUNCATE, VACUUM); the database, from one copied from it, whose tables
+ * have the same OIDs.
  */
 static int
-find_in_bucket(int bucket, Oid relid, ItemPointer tid, int64 id)
+find_in_bucket(int bucket, int queue, const LeasePlace *place, int64 id)
 {
-	int			slotno = buckets[bucket];
+	int			entry = buckets[bucket];
 
-	while (slotno >= 0)
+	while (entry >= 0)
 	{
-		LeaseSlot  *slot = &leases->slots[slotno];
+		LeaseSlot  *slot = &leases->slots[entry / 2];
+		LeasePlace *other = &slot->places[entry % 2];
 
-		if (slot->relid == relid && slot->id == id &&
-			ItemPointerEquals(&slot->tid, tid) &&
-			queue_state->queues[slot->queue].dboid == MyDatabaseId)
-			break;
-		slotno = slot->hash_next;
-	}
-	return slotno;
-}
-
-static void
-hash_insert(int slotno)
-{
-	LeaseSlot  *slot = &leases->slots[slotno];
-	int			bucket = place_bucket(slot->relid, &slot->tid);
-
-	SpinLockAcquire(&leases->hash_mutex[bucket % HASH_LOCKS]);
-	slot->hash_next = buckets[bucket];
-	buckets[bucket] = slotno;
-	SpinLockRelease(&leases->hash_mutex[bucket % HASH_LOCKS]);
-}
-
-static void
-hash_remove(int slotno)
-{
-	LeaseSlot  *slot = &leases->slots[slotno];
-	int			bucket = place_bucket(slot->relid, &slot->tid);
-	int		   *link;
-
-	SpinLockAcquire(&leases->hash_mutex[bucket % HASH_LOCKS]);
-	for (link = &buckets[bucket]; *link >= 0; link = &leases->slots[*link].hash_next)
-	{
-		if (*link == slotno)
+		if (slot->id != id)
+			;
+		else if (place->segment == LEASE_IN_DEFERRED)
 		{
-			*link = slot->hash_next;
-			break;
+			if (other->segment == LEASE_IN_DEFERRED && slot->queue == queue &&
+				other->due_at == place->due_at)
+				break;
 		}
+		else if (other->segment != LEASE_IN_DEFERRED && other->relid == place->relid &&
+				 ItemPointerEquals(&other->tid, unconstify(ItemPointerData *, &place->tid)) &&
+				 queue_state->queues[slot->queue].dboid == MyDatabaseId)
+			break;
+		entry = slot->hash_next[entry % 2];
 	}
-	SpinLockRelease(&leases->hash_mutex[bucket % HASH_LOCKS]);
-	slot->hash_next = -1;
+	return entry;
+}
+
+static void
+hash_insert(int slotno, int which)
+{
+	LeaseSlot  *slot = &leases->slots[slotno];
+	int			bucket = place_bucket(slot->queue, &slot->places[which], slot->id);
+
+	SpinLockAcquire(bucket_mutex(bucket));
+	slot->hash_next[which] = buckets[bucket];
+	buckets[bucket] = 2 * slotno + which;
+	SpinLockRelease(bucket_mutex(bucket));
+}
+
+static void
+hash_remove(int slotno, int which)
+{
+	LeaseSlot  *slot = &leases->slots[slotno];
+	int			bucket = place_bucket(slot->queue, &slot->places[which], slot->id);
+	int		   *link = &buckets[bucket];
+
+	SpinLockAcquire(bucket_mutex(bucket));
+	while (*link >= 0 && *link != 2 * slotno + which)
+		link = &leases->slots[*link / 2].hash_next[*link % 2];
+	if (*link >= 0)
+		*link = slot->hash_next[which];
+	SpinLockRelease(bucket_mutex(bucket));
+	slot->hash_next[which] = -1;
 }
 
 LeaseState
 lease_state(Oid relid, ItemPointer tid, int64 id)
 {
-	int			bucket = place_bucket(relid, tid);
+	LeasePlace	place = {.relid = relid,.tid = *tid};
+	int			bucket = place_bucket(0, &place, id);
 	LeaseState	state = LEASE_FREE;
-	int			slotno;
+	int			entry;
 
-	SpinLockAcquire(&leases->hash_mutex[bucket % HASH_LOCKS]);
-	slotno = find_in_bucket(bucket, relid, tid, id);
-	if (slotno >= 0)
+	SpinLockAcquire(bucket_mutex(bucket));
+	entry = find_in_bucket(bucket, 0, &place, id);
+	if (entry >= 0)
 	{
-		state = LeaseWordState(pg_atomic_read_u64(&leases->slots[slotno].word));
+		state = WORD_STATE(pg_atomic_read_u64(&leases->slots[entry / 2].word));
 
 		/* Taken this moment, and not marked so yet. */
 		if (state == LEASE_FREE)
 			state = LEASE_HELD;
 	}
-	SpinLockRelease(&leases->hash_mutex[bucket % HASH_LOCKS]);
+	SpinLockRelease(bucket_mutex(bucket));
 	return state;
 }
 
+/*
+ * Slots
+ */
+
 /* Count a lease in or out of the segment it keeps from being truncated. */
 static void
-count_in_segment(LeaseSlot *slot, int32 change)
+count_in_segment(LeaseSlot *slot, int which, int32 change)
 {
-	if (slot->segment != LEASE_IN_DEFERRED)
-		pg_atomic_fetch_add_u32(&queue_state->queues[slot->queue].segments[slot->segment].leases,
-								change);
+	int			segment = slot->places[which].segment;
+
+	if (segment != LEASE_IN_DEFERRED)
+		pg_atomic_fetch_add_u32(&queue_state->queues[slot->queue].segments[segment].leases, change);
+}
+
+static inline LeaseSlot *
+ref_slot(LeaseRef ref)
+{
+	return &leases->slots[REF_SLOTNO(ref)];
+}
+
+/* A slot that is ours is in another state from now on, its fields written. */
+static void
+set_state(LeaseRef ref, LeaseState state)
+{
+	pg_write_barrier();
+	pg_atomic_write_u64(&ref_slot(ref)->word, REF_WORD(ref, state));
+}
+
+/* Make a lease ours, from one state; false if it is in another. */
+static bool
+change_state(LeaseRef ref, LeaseState from, LeaseState to)
+{
+	uint64		expected = REF_WORD(ref, from);
+
+	return pg_atomic_compare_exchange_u64(&ref_slot(ref)->word, &expected, REF_WORD(ref, to));
+}
+
+/*
+ * Make a held lease ours.  One whose fields are being changed is still held,
+ * and so is one that is being moved: for that we wait if asked to.
+ */
+static bool
+seize(LeaseRef ref, LeaseState to, bool wait)
+{
+	if (ref == 0)
+		return false;
+	for (;;)
+	{
+		uint64		word;
+
+		if (change_state(ref, LEASE_HELD, to))
+			return true;
+		word = pg_atomic_read_u64(&ref_slot(ref)->word);
+		if (word == REF_WORD(ref, LEASE_BUSY))
+			pg_spin_delay();
+		else if (word == REF_WORD(ref, LEASE_MOVING) && wait)
+		{
+			CHECK_FOR_INTERRUPTS();
+			pg_usleep(1000);
+		}
+		else if (word != REF_WORD(ref, LEASE_HELD))
+			return false;
+	}
 }
 
 static void
-remember(int slotno, LeaseAction action)
+copy_lease(LeaseRef ref, Lease *lease)
+{
+	LeaseSlot  *slot = ref_slot(ref);
+
+	lease->ref = ref;
+	lease->state = WORD_STATE(pg_atomic_read_u64(&slot->word));
+	lease->kind = slot->kind;
+	lease->q = &queue_state->queues[slot->queue];
+	lease->id = slot->id;
+	lease->place = slot->places[slot->current];
+	lease->attempts = slot->attempts;
+	lease->pid = slot->pid;
+	lease->retries = slot->retries;
+	lease->leased_at = slot->leased_at;
+	lease->expires_at = slot->expires_at;
+}
+
+bool
+lease_read(int slotno, Lease *lease)
+{
+	LeaseSlot  *slot = &leases->slots[slotno];
+
+	for (;;)
+	{
+		uint64		word = pg_atomic_read_u64(&slot->word);
+
+		if (WORD_STATE(word) == LEASE_FREE)
+			return false;
+		pg_read_barrier();
+		copy_lease(REF(WORD_GENERATION(word), slotno), lease);
+		pg_read_barrier();
+		if (WORD_STATE(word) != LEASE_BUSY && pg_atomic_read_u64(&slot->word) == word)
+			return true;
+		pg_spin_delay();
+	}
+}
+
+/* Whether a lease on some queue is one of this database. */
+static bool
+is_here(const Lease *lease)
+{
+	return lease->q->dboid == MyDatabaseId;
+}
+
+/*
+ * What this transaction did
+ */
+
+static void
+remember(LeaseRef ref, LeaseAction action)
 {
 	LeaseDeed  *deed = &deeds[ndeeds];
 
 	Assert(ndeeds < max_deeds);
 	ndeeds++;
-	deed->slotno = slotno;
+	deed->ref = ref;
 	deed->action = action;
 	deed->outcome = LEASE_ACKED;
-	deed->generation = WORD_GENERATION(pg_atomic_read_u64(&leases->slots[slotno].word));
+	deed->moved = false;
 	deed->subid = GetCurrentSubTransactionId();
 }
 
-/* Strike the latest deed on a slot off the list. */
-static void
-forget_deed(int slotno)
+/* The latest deed on a lease, NULL if there is none. */
+static LeaseDeed *
+latest_deed(LeaseRef ref)
 {
 	for (int i = ndeeds - 1; i >= 0; i--)
 	{
-		if (deeds[i].slotno == slotno)
-		{
-			memmove(&deeds[i], &deeds[i + 1], (ndeeds - i - 1) * sizeof(LeaseDeed));
-			ndeeds--;
-			return;
-		}
+		if (deeds[i].ref == ref)
+			return &deeds[i];
 	}
+	return NULL;
+}
+
+/* Strike it off the list; false if there is none. */
+static bool
+forget_deed(LeaseRef ref)
+{
+	LeaseDeed  *deed = latest_deed(ref);
+
+	if (deed == NULL)
+		return false;
+	memmove(deed, deed + 1, (deeds + ndeeds - deed - 1) * sizeof(LeaseDeed));
+	ndeeds--;
+	return true;
 }
 
 void
 lease_reserve(int n)
 {
+	int			max;
+
 	if (ndeeds + n <= max_deeds)
 		return;
-	max_deeds = Max(ndeeds + n, Max(64, max_deeds * 2));
+	max = Max(ndeeds + n, Max(64, max_deeds * 2));
 	if (deeds == NULL)
-		deeds = MemoryContextAlloc(TopMemoryContext, max_deeds * sizeof(LeaseDeed));
+		deeds = MemoryContextAllocHuge(TopMemoryContext, (Size) max * sizeof(LeaseDeed));
 	else
-		deeds = repalloc_huge(deeds, (Size) max_deeds * sizeof(LeaseDeed));
+		deeds = repalloc_huge(deeds, (Size) max * sizeof(LeaseDeed));
+	max_deeds = max;
 }
 
-/* A slot's generation goes up with each lease, so that old receipts fail. */
-static void
-set_held(LeaseSlot *slot)
-{
-	uint64		generation = WORD_GENERATION(pg_atomic_read_u64(&slot->word));
-
-	generation = (generation + 1) & MAX_GENERATION;
-	pg_write_barrier();
-	pg_atomic_write_u64(&slot->word, WORD(generation, LEASE_HELD));
-}
+/*
+ * Taking and giving up
+ */
 
 int
-lease_take(QueueShared *q, Oid relid, int segment, ItemPointer tid, int64 id,
-		   int attempts, LeaseKind kind, TimestampTz now, TimestampTz expires_at)
+lease_allowance(QueueShared *q, int n)
 {
-	int			bucket = place_bucket(relid, tid);
-	slock_t    *mutex = &leases->hash_mutex[bucket % HASH_LOCKS];
+	int			most = queue_max_leases_per_role;
+	int64		used = 0;
+
+	if (most < 0)
+		most = queue_max_leases / 2;
+	if (q->owner_is_superuser || !OidIsValid(q->owner) ||
+		(int64) pg_atomic_read_u32(&leases->used) + n <= most)
+		return n;
+	for (int i = 0; i < queue_max_queues; i++)
+	{
+		QueueShared *other = &queue_state->queues[i];
+
+		if (OidIsValid(other->relid) && other->owner == q->owner)
+			used += pg_atomic_read_u32(&other->slots_used);
+	}
+	if (used >= most)
+		return 0;
+	return (int) Min(n, most - used);
+}
+
+/*
+ * A lease that is ours begins, with another generation than any before in its
+ * slot, so that old receipts fail; and one whose receipt is a positive number.
+ */
+static LeaseRef
+set_held(int slotno)
+{
+	LeaseSlot  *slot = &leases->slots[slotno];
+	uint64		generation = WORD_GENERATION(pg_atomic_read_u64(&slot->word));
+	LeaseRef	ref;
+
+	do
+	{
+		generation = generation == MAX_GENERATION ? 1 : generation + 1;
+		ref = REF(generation, slotno);
+	} while (lease_receipt(ref) == 0);
+	set_state(ref, LEASE_HELD);
+	return ref;
+}
+
+/* The fields of a lease that begins. */
+static void
+begin_lease(LeaseSlot *slot, int attempts, LeaseKind kind, TimestampTz now, TimestampTz expires_at)
+{
+	slot->attempts = attempts;
+	slot->kind = kind;
+	slot->pid = MyProcPid;
+	slot->retries = 0;
+	slot->prepared = InvalidTransactionId;
+	slot->leased_at = now;
+	slot->expires_at = expires_at;
+}
+
+/* What others must know of a lease that has begun. */
+static LeaseRef
+announce_lease(int slotno)
+{
+	LeaseSlot  *slot = &leases->slots[slotno];
+	LeaseRef	ref = set_held(slotno);
+
+	if (slot->kind == LEASE_TIMED)
+	{
+		pg_atomic_fetch_add_u32(&leases->timed, 1);
+		lease_look_by(&queue_state->queues[slot->queue], slot->expires_at);
+	}
+	remember(ref, LEASE_DID_TAKE);
+	return ref;
+}
+
+LeaseTaking
+lease_take(QueueShared *q, const LeasePlace *place, int64 id, int attempts, LeaseKind kind,
+		   TimestampTz now, TimestampTz expires_at, LeaseRef *ref)
+{
+	int			queue = QueueIndex(q);
+	int			bucket = place_bucket(queue, place, id);
+	slock_t    *mutex = bucket_mutex(bucket);
 	int			slotno;
 	LeaseSlot  *slot;
 
 	SpinLockAcquire(mutex);
-	if (find_in_bucket(bucket, relid, tid, id) >= 0)
+	if (find_in_bucket(bucket, queue, place, id) >= 0)
 	{
 		SpinLockRelease(mutex);
 		return LEASE_TAKEN_ALREADY;
@@ -310,56 +566,51 @@ lease_take(QueueShared *q, Oid relid, int segment, ItemPointer tid, int64 id,
 	SpinLockRelease(&leases->free_mutex);
 
 	slot->id = id;
-	slot->relid = relid;
-	slot->tid = *tid;
-	slot->segment = segment;
-	slot->queue = QueueIndex(q);
-	slot->attempts = attempts;
-	slot->kind = kind;
-	slot->pid = MyProcPid;
-	slot->leased_at = now;
-	slot->expires_at = expires_at;
-	slot->hash_next = buckets[bucket];
-	buckets[bucket] = slotno;
+	slot->queue = queue;
+	slot->current = 0;
+	slot->places[0] = *place;
+	begin_lease(slot, attempts, kind, now, expires_at);
+	slot->hash_next[0] = buckets[bucket];
+	buckets[bucket] = 2 * slotno;
 	SpinLockRelease(mutex);
 
-	count_in_segment(slot, 1);
-	if (kind == LEASE_TIMED)
-		pg_atomic_fetch_add_u32(&leases->timed, 1);
+	count_in_segment(slot, 0, 1);
+	pg_atomic_fetch_add_u32(&leases->used, 1);
+	pg_atomic_fetch_add_u32(&q->slots_used, 1);
 	pg_atomic_fetch_add_u64(&q->leased, 1);
-	set_held(slot);
-	remember(slotno, LEASE_DID_TAKE);
-	return slotno;
+	*ref = announce_lease(slotno);
+	return LEASE_TAKEN;
 }
 
 /* Take a slot out of use; its word says that it is ours. */
 static void
-free_slot(int slotno)
+free_slot(LeaseRef ref)
 {
-	LeaseSlot  *slot = &leases->slots[slotno];
-	uint64		word = pg_atomic_read_u64(&slot->word);
+	LeaseSlot  *slot = ref_slot(ref);
+	QueueShared *q = &queue_state->queues[slot->queue];
 
-	hash_remove(slotno);
-	count_in_segment(slot, -1);
+	hash_remove(REF_SLOTNO(ref), slot->current);
+	count_in_segment(slot, slot->current, -1);
 	if (slot->kind == LEASE_TIMED)
 		pg_atomic_fetch_sub_u32(&leases->timed, 1);
-	pg_atomic_fetch_sub_u64(&queue_state->queues[slot->queue].leased, 1);
+	pg_atomic_fetch_sub_u64(&q->leased, 1);
+	pg_atomic_fetch_sub_u32(&q->slots_used, 1);
+	pg_atomic_fetch_sub_u32(&leases->used, 1);
 
 	/* Still the same generation: the receipt has ended, the next differs. */
-	pg_atomic_write_u64(&slot->word, WORD(WORD_GENERATION(word), LEASE_FREE));
+	set_state(ref, LEASE_FREE);
 	SpinLockAcquire(&leases->free_mutex);
 	slot->next = leases->free_head;
-	leases->free_head = slotno;
+	leases->free_head = REF_SLOTNO(ref);
 	SpinLockRelease(&leases->free_mutex);
 }
 
 /* Hang a slot that is ours on the list the next receiver takes from. */
 static void
-return_slot(int slotno)
+return_slot(LeaseRef ref)
 {
-	LeaseSlot  *slot = &leases->slots[slotno];
+	LeaseSlot  *slot = ref_slot(ref);
 	QueueShared *q = &queue_state->queues[slot->queue];
-	uint64		word = pg_atomic_read_u64(&slot->word);
 
 	if (slot->kind == LEASE_TIMED)
 		pg_atomic_fetch_sub_u32(&leases->timed, 1);
@@ -367,35 +618,66 @@ return_slot(int slotno)
 	slot->expires_at = DT_NOEND;
 	slot->pid = 0;
 	slot->next = -1;
-	pg_atomic_write_u64(&slot->word, WORD(WORD_GENERATION(word), LEASE_RETURNED));
+	slot->prepared = InvalidTransactionId;
+	set_state(ref, LEASE_RETURNED);
 
 	SpinLockAcquire(&q->returned_mutex);
 	if (q->returned_tail >= 0)
-		leases->slots[q->returned_tail].next = slotno;
+		leases->slots[q->returned_tail].next = REF_SLOTNO(ref);
 	else
-		q->returned_head = slotno;
-	q->returned_tail = slotno;
+		q->returned_head = REF_SLOTNO(ref);
+	q->returned_tail = REF_SLOTNO(ref);
 	SpinLockRelease(&q->returned_mutex);
 	pg_atomic_fetch_sub_u64(&q->leased, 1);
 	pg_atomic_fetch_add_u32(&q->nreturned, 1);
 }
 
-void
-lease_drop(int slotno)
+/* Return a slot that is ours, and have somebody receive its message. */
+static void
+hand_back(LeaseRef ref)
 {
-	forget_deed(slotno);
-	free_slot(slotno);
+	QueueShared *q = &queue_state->queues[ref_slot(ref)->queue];
+
+	return_slot(ref);
+	pg_atomic_fetch_add_u64(&q->ready, 1);
+	wake_waiters(q, 1);
 }
 
-int
-lease_take_returned(QueueShared *q)
+void
+lease_drop(LeaseRef ref)
+{
+	LeaseDeed  *deed = latest_deed(ref);
+
+	if (deed == NULL)
+		return;
+
+	/* One just taken can be somebody's already, if it is timed. */
+	if (deed->action == LEASE_DID_TAKE && !change_state(ref, LEASE_HELD, LEASE_BUSY))
+		return;
+	forget_deed(ref);
+	free_slot(ref);
+}
+
+void
+lease_give_back(LeaseRef ref)
+{
+	LeaseDeed  *deed = latest_deed(ref);
+
+	if (deed != NULL && deed->action == LEASE_DID_TAKE && seize(ref, LEASE_BUSY, false))
+	{
+		forget_deed(ref);
+		hand_back(ref);
+	}
+}
+
+bool
+lease_take_returned(QueueShared *q, Lease *lease)
 {
 	int			slotno;
-	LeaseSlot  *slot;
-	uint64		word;
+	LeaseRef	ref;
 
 	if (pg_atomic_read_u32(&q->nreturned) == 0)
-		return -1;
+		return false;
 
 	SpinLockAcquire(&q->returned_mutex);
 	slotno = q->returned_head;
@@ -407,273 +689,217 @@ lease_take_returned(QueueShared *q)
 	}
 	SpinLockRelease(&q->returned_mutex);
 	if (slotno < 0)
-		return -1;
+		return false;
 
-	slot = &leases->slots[slotno];
-	word = pg_atomic_read_u64(&slot->word);
-	pg_atomic_write_u64(&slot->word, WORD(WORD_GENERATION(word), LEASE_SETTLING));
+	ref = REF(WORD_GENERATION(pg_atomic_read_u64(&leases->slots[slotno].word)), slotno);
+	set_state(ref, LEASE_CHECKING);
 	pg_atomic_fetch_sub_u32(&q->nreturned, 1);
 	pg_atomic_fetch_add_u64(&q->leased, 1);
-	remember(slotno, LEASE_DID_CHECK);
-	return slotno;
+	remember(ref, LEASE_DID_CHECK);
+	copy_lease(ref, lease);
+	return true;
 }
 
 void
-lease_renew(int slotno, LeaseKind kind, TimestampTz now, TimestampTz expires_at)
+lease_renew(LeaseRef *ref, int attempts, LeaseKind kind, TimestampTz now, TimestampTz expires_at)
 {
-	LeaseSlot  *slot = &leases->slots[slotno];
-
-	forget_deed(slotno);
-	slot->kind = kind;
-	slot->pid = MyProcPid;
-	slot->leased_at = now;
-	slot->expires_at = expires_at;
-	if (kind == LEASE_TIMED)
-		pg_atomic_fetch_add_u32(&leases->timed, 1);
-	set_held(slot);
-	remember(slotno, LEASE_DID_TAKE);
+	if (!forget_deed(*ref))
+		return;
+	begin_lease(ref_slot(*ref), attempts, kind, now, expires_at);
+	*ref = announce_lease(REF_SLOTNO(*ref));
 }
 
 void
-lease_put_back(int slotno)
+lease_put_back(LeaseRef ref)
 {
-	forget_deed(slotno);
-	return_slot(slotno);
+	if (forget_deed(ref))
+		return_slot(ref);
 }
 
 void
-lease_remove_returned(int slotno)
+lease_remove_returned(LeaseRef ref)
 {
-	forget_deed(slotno);
-	remember(slotno, LEASE_DID_REMOVE);
+	if (forget_deed(ref))
+		remember(ref, LEASE_DID_REMOVE);
 }
 
-LeaseSlot *
-lease_slot(int slotno)
-{
-	return &leases->slots[slotno];
-}
-
-int64
-lease_receipt(int slotno)
-{
-	uint64		generation = WORD_GENERATION(pg_atomic_read_u64(&leases->slots[slotno].word));
-
-	return (int64) (generation << LEASE_SLOT_BITS | slotno);
-}
-
-/* The slot a receipt names, NULL if there is none such. */
-static LeaseSlot *
-receipt_slot(int64 receipt, uint64 *generation)
-{
-	int			slotno = receipt & ((1 << LEASE_SLOT_BITS) - 1);
-
-	shmem_require();
-	if (receipt <= 0 || slotno >= queue_max_leases)
-		return NULL;
-	*generation = (uint64) receipt >> LEASE_SLOT_BITS;
-	return &leases->slots[slotno];
-}
-
-/* A lease being moved is still held: wait the moment its move takes. */
-static void
-wait_while_moving(LeaseSlot *slot, uint64 generation)
-{
-	while (pg_atomic_read_u64(&slot->word) == WORD(generation, LEASE_MOVING))
-	{
-		CHECK_FOR_INTERRUPTS();
-		pg_usleep(1000);
-	}
-}
+/*
+ * Settling
+ */
 
 Oid
-lease_queue(int64 receipt)
+lease_queue(LeaseRef ref)
 {
-	uint64		generation;
-	LeaseSlot  *slot = receipt_slot(receipt, &generation);
-	QueueShared *q;
-	Oid			relid;
+	Lease		lease;
 
-	if (slot == NULL)
+	if (ref == 0)
 		return InvalidOid;
-	wait_while_moving(slot, generation);
-	q = &queue_state->queues[slot->queue];
-	relid = (q->dboid == MyDatabaseId) ? q->relid : InvalidOid;
-	pg_read_barrier();
-	if (pg_atomic_read_u64(&slot->word) != WORD(generation, LEASE_HELD))
+
+	/* Only a look: whoever settles it seizes it. */
+	if (!lease_read(REF_SLOTNO(ref), &lease) || lease.ref != ref ||
+		(lease.state != LEASE_HELD && lease.state != LEASE_MOVING))
 		return InvalidOid;
-	return relid;
-}
-
-/* Bring a held lease to SETTLING; NULL if it has ended. */
-static LeaseSlot *
-seize(int64 receipt)
-{
-	uint64		generation;
-	LeaseSlot  *slot = receipt_slot(receipt, &generation);
-	uint64		expected;
-
-	if (slot == NULL)
-		return NULL;
-	wait_while_moving(slot, generation);
-	expected = WORD(generation, LEASE_HELD);
-	if (!pg_atomic_compare_exchange_u64(&slot->word, &expected, WORD(generation, LEASE_SETTLING)))
-		return NULL;
-	return slot;
-}
-
-LeaseSlot *
-lease_begin_settle(int64 receipt)
-{
-	LeaseSlot  *slot;
-
-	lease_reserve(1);
-	slot = seize(receipt);
-	if (slot != NULL)
-		remember(slot - leases->slots, LEASE_DID_SETTLE);
-	return slot;
-}
-
-static void
-set_state(LeaseSlot *slot, LeaseState state)
-{
-	uint64		word = pg_atomic_read_u64(&slot->word);
-
-	pg_write_barrier();
-	pg_atomic_write_u64(&slot->word, WORD(WORD_GENERATION(word), state));
-}
-
-void
-lease_mark(LeaseSlot *slot, LeaseOutcome outcome)
-{
-	for (int i = ndeeds - 1; i >= 0; i--)
-	{
-		if (deeds[i].slotno == slot - leases->slots)
-		{
-			deeds[i].outcome = outcome;
-			return;
-		}
-	}
-}
-
-void
-lease_cancel_settle(LeaseSlot *slot, TimestampTz expires_at)
-{
-	forget_deed(slot - leases->slots);
-	slot->expires_at = expires_at;
-	set_state(slot, LEASE_HELD);
+	return is_here(&lease) ? lease.q->relid : InvalidOid;
 }
 
 bool
-lease_extend(int64 receipt, TimestampTz expires_at)
+lease_begin_settle(LeaseRef ref, Lease *lease)
 {
-	LeaseSlot  *slot = seize(receipt);
-
-	if (slot == NULL)
+	lease_reserve(1);
+	if (!seize(ref, LEASE_SETTLING, true))
 		return false;
-	slot->expires_at = expires_at;
-	set_state(slot, LEASE_HELD);
+	remember(ref, LEASE_DID_SETTLE);
+	copy_lease(ref, lease);
 	return true;
 }
 
 bool
-lease_release(int64 receipt)
+lease_begin_expire(LeaseRef ref, TimestampTz now, Lease *lease)
 {
-	LeaseSlot  *slot = seize(receipt);
-	QueueShared *q;
-
-	if (slot == NULL)
+	lease_reserve(1);
+	if (!seize(ref, LEASE_BUSY, false))
 		return false;
-	q = &queue_state->queues[slot->queue];
-	return_slot(slot - leases->slots);
-	pg_atomic_fetch_add_u64(&q->ready, 1);
-	wake_waiters(q, 1);
+	copy_lease(ref, lease);
+	if (lease->kind != LEASE_TIMED || lease->expires_at > now)
+	{
+		set_state(ref, LEASE_HELD);
+		return false;
+	}
+	set_state(ref, LEASE_SETTLING);
+	remember(ref, LEASE_DID_SETTLE);
+	return true;
+}
+
+void
+lease_mark(LeaseRef ref, LeaseOutcome outcome)
+{
+	LeaseDeed  *deed = latest_deed(ref);
+
+	if (deed != NULL)
+		deed->outcome = outcome;
+}
+
+/* Let a timed lease that is ours end at a time, and others know when. */
+static void
+set_expiry(LeaseRef ref, TimestampTz expires_at)
+{
+	LeaseSlot  *slot = ref_slot(ref);
+
+	slot->expires_at = expires_at;
+	set_state(ref, LEASE_HELD);
+	lease_look_by(&queue_state->queues[slot->queue], expires_at);
+	maintenance_wake_by(queue_state->queues[slot->queue].dboid, expires_at);
+}
+
+void
+lease_cancel_settle(LeaseRef ref, TimestampTz expires_at)
+{
+	if (forget_deed(ref))
+		set_expiry(ref, expires_at);
+}
+
+void
+lease_retry_expiry(LeaseRef ref, TimestampTz when)
+{
+	if (!seize(ref, LEASE_BUSY, false))
+		return;
+	ref_slot(ref)->retries++;
+	set_expiry(ref, when);
+}
+
+bool
+lease_extend(LeaseRef ref, TimestampTz expires_at)
+{
+	if (!seize(ref, LEASE_BUSY, true))
+		return false;
+	if (ref_slot(ref)->kind != LEASE_TIMED)
+	{
+		set_state(ref, LEASE_HELD);
+		return false;
+	}
+	ref_slot(ref)->retries = 0;
+	set_expiry(ref, expires_at);
+	return true;
+}
+
+bool
+lease_release(LeaseRef ref)
+{
+	if (!seize(ref, LEASE_BUSY, false))
+		return false;
+	hand_back(ref);
 	return true;
 }
 
 int
-lease_expired(TimestampTz now, int64 *receipts, int max, TimestampTz *next)
+lease_high_water(void)
 {
-	int			n = 0;
-
-	*next = DT_NOEND;
-	if (pg_atomic_read_u32(&leases->timed) == 0)
-		return 0;
-	for (int i = 0; i < leases->high_water && n < max; i++)
-	{
-		LeaseSlot  *slot = &leases->slots[i];
-		uint64		word = pg_atomic_read_u64(&slot->word);
-		TimestampTz expires_at;
-
-		if (LeaseWordState(word) != LEASE_HELD)
-			continue;
-		pg_read_barrier();
-		expires_at = slot->expires_at;
-		if (queue_state->queues[slot->queue].dboid != MyDatabaseId)
-			continue;
-		if (expires_at <= now)
-			receipts[n++] = (int64) (WORD_GENERATION(word) << LEASE_SLOT_BITS | i);
-		else if (expires_at < *next)
-			*next = expires_at;
-	}
-	return n;
-}
-
-int
-lease_in_segment(QueueShared *q, int segment, int *slots, int max)
-{
-	int			n = 0;
-
-	for (int i = 0; i < leases->high_water && n < max; i++)
-	{
-		LeaseSlot  *slot = &leases->slots[i];
-
-		if (LeaseWordState(pg_atomic_read_u64(&slot->word)) == LEASE_HELD &&
-			slot->queue == QueueIndex(q) && slot->segment == segment)
-			slots[n++] = i;
-	}
-	return n;
+	return leases->high_water;
 }
 
 bool
-lease_begin_move(int slotno)
+lease_any_timed(void)
 {
-	LeaseSlot  *slot = &leases->slots[slotno];
-	uint64		word = pg_atomic_read_u64(&slot->word);
-	LeaseDeed  *deed;
-
-	lease_reserve(1);
-	if (LeaseWordState(word) != LEASE_HELD ||
-		!pg_atomic_compare_exchange_u64(&slot->word, &word,
-										WORD(WORD_GENERATION(word), LEASE_MOVING)))
-		return false;
-	remember(slotno, LEASE_DID_MOVE);
-	deed = &deeds[ndeeds - 1];
-	deed->relid = slot->relid;
-	deed->tid = slot->tid;
-	deed->segment = slot->segment;
-	return true;
-}
-
-/* Let a slot that is ours point to another place. */
-static void
-relocate(int slotno, Oid relid, ItemPointer tid, int segment)
-{
-	LeaseSlot  *slot = &leases->slots[slotno];
-
-	hash_remove(slotno);
-	count_in_segment(slot, -1);
-	slot->relid = relid;
-	slot->tid = *tid;
-	slot->segment = segment;
-	count_in_segment(slot, 1);
-	hash_insert(slotno);
+	return pg_atomic_read_u32(&leases->timed) > 0;
 }
 
 void
-lease_move(int slotno, Oid relid, ItemPointer tid)
+lease_look_by(QueueShared *q, TimestampTz when)
 {
-	relocate(slotno, relid, tid, LEASE_IN_DEFERRED);
+	uint64		old = pg_atomic_read_u64(&q->next_expiry);
+
+	while ((TimestampTz) old > when &&
+		   !pg_atomic_compare_exchange_u64(&q->next_expiry, &old, (uint64) when))
+		;
+}
+
+/*
+ * Moving
+ */
+
+bool
+lease_begin_move(LeaseRef ref, Lease *lease)
+{
+	lease_reserve(1);
+	if (!change_state(ref, LEASE_HELD, LEASE_MOVING))
+		return false;
+	remember(ref, LEASE_DID_MOVE);
+	copy_lease(ref, lease);
+	return true;
+}
+
+void
+lease_move(LeaseRef ref, const LeasePlace *place)
+{
+	LeaseSlot  *slot = ref_slot(ref);
+	LeaseDeed  *deed = latest_deed(ref);
+	int			which = 1 - slot->current;
+
+	if (deed == NULL || deed->moved)
+		return;
+	slot->places[which] = *place;
+	count_in_segment(slot, which, 1);
+	hash_insert(REF_SLOTNO(ref), which);
+	deed->moved = true;
+}
+
+/* The move is over: the lease keeps one of its places. */
+static void
+finish_move(LeaseDeed *deed, bool arrived)
+{
+	LeaseSlot  *slot = ref_slot(deed->ref);
+
+	if (deed->moved)
+	{
+		int			left = arrived ? slot->current : 1 - slot->current;
+
+		hash_remove(REF_SLOTNO(deed->ref), left);
+		count_in_segment(slot, left, -1);
+		slot->current = 1 - left;
+	}
+	set_state(deed->ref, LEASE_HELD);
+	if (slot->kind == LEASE_TIMED)
+		lease_look_by(&queue_state->queues[slot->queue], slot->expires_at);
 }
 
 bool
@@ -688,65 +914,61 @@ lease_forget_queue(QueueShared *q)
 	SpinLockRelease(&q->returned_mutex);
 	while (slotno >= 0)
 	{
-		int			next = leases->slots[slotno].next;
+		LeaseSlot  *slot = &leases->slots[slotno];
+		int			next = slot->next;
 
 		pg_atomic_fetch_sub_u32(&q->nreturned, 1);
 		pg_atomic_fetch_add_u64(&q->leased, 1);
-		free_slot(slotno);
+		free_slot(REF(WORD_GENERATION(pg_atomic_read_u64(&slot->word)), slotno));
 		slotno = next;
 	}
 
 	for (int i = 0; i < leases->high_water; i++)
 	{
-		LeaseSlot  *slot = &leases->slots[i];
-		uint64		word = pg_atomic_read_u64(&slot->word);
+		Lease		lease;
 
-		if (LeaseWordState(word) == LEASE_FREE || slot->queue != QueueIndex(q))
+		if (!lease_read(i, &lease) || lease.q != q)
 			continue;
-		if (LeaseWordState(word) == LEASE_HELD &&
-			pg_atomic_compare_exchange_u64(&slot->word, &word,
-										   WORD(WORD_GENERATION(word), LEASE_SETTLING)))
-			free_slot(i);
+		if (change_state(lease.ref, LEASE_HELD, LEASE_BUSY))
+			free_slot(lease.ref);
 		else
 			all = false;
 	}
 	return all;
 }
 
+/*
+ * The end of a transaction
+ */
+
 /* Undo a deed, the transaction or subtransaction that did it having aborted. */
 static void
 undo(LeaseDeed *deed)
 {
-	LeaseSlot  *slot = &leases->slots[deed->slotno];
-	QueueShared *q = &queue_state->queues[slot->queue];
-	uint64		word = pg_atomic_read_u64(&slot->word);
+	LeaseSlot  *slot = ref_slot(deed->ref);
 
-	if (WORD_GENERATION(word) != deed->generation)
+	if (WORD_GENERATION(pg_atomic_read_u64(&slot->word)) != REF_GENERATION(deed->ref))
 		return;
 
 	switch (deed->action)
 	{
 		case LEASE_DID_TAKE:
-			if (LeaseWordState(word) != LEASE_HELD ||
-				!pg_atomic_compare_exchange_u64(&slot->word, &word,
-												WORD(deed->generation, LEASE_SETTLING)))
-				break;
-			return_slot(deed->slotno);
-			pg_atomic_fetch_add_u64(&q->ready, 1);
-			wake_waiters(q, 1);
+			/* One that is being moved meanwhile ends at its time. */
+			if (seize(deed->ref, LEASE_BUSY, false))
+				hand_back(deed->ref);
 			break;
 		case LEASE_DID_CHECK:
 		case LEASE_DID_REMOVE:
-			return_slot(deed->slotno);
+			return_slot(deed->ref);
 			break;
 		case LEASE_DID_SETTLE:
-			set_state(slot, LEASE_HELD);
-			if (slot->expires_at != DT_NOEND)
-				maintenance_wake_by(MyDatabaseId, slot->expires_at);
+			if (slot->kind == LEASE_TIMED)
+				set_expiry(deed->ref, slot->expires_at);
+			else
+				set_state(deed->ref, LEASE_HELD);
 			break;
 		case LEASE_DID_MOVE:
-			relocate(deed->slotno, deed->relid, &deed->tid, deed->segment);
-			set_state(slot, LEASE_HELD);
+			finish_move(deed, false);
 			break;
 	}
 }
@@ -775,22 +997,26 @@ undo_from(int first)
 static void
 finish(LeaseDeed *deed, bool prepared)
 {
-	LeaseSlot  *slot = &leases->slots[deed->slotno];
+	LeaseSlot  *slot = ref_slot(deed->ref);
 	QueueShared *q;
-	uint64		word = pg_atomic_read_u64(&slot->word);
 
-	if (WORD_GENERATION(word) != deed->generation)
+	if (WORD_GENERATION(pg_atomic_read_u64(&slot->word)) != REF_GENERATION(deed->ref))
 		return;
 
 	switch (deed->action)
 	{
 		case LEASE_DID_TAKE:
+			if (prepared && seize(deed->ref, LEASE_BUSY, false))
+			{
+				slot->prepared = GetTopTransactionIdIfAny();
+				set_state(deed->ref, LEASE_HELD);
+			}
 			break;
 		case LEASE_DID_CHECK:
-			return_slot(deed->slotno);
+			return_slot(deed->ref);
 			break;
 		case LEASE_DID_REMOVE:
-			free_slot(deed->slotno);
+			free_slot(deed->ref);
 			break;
 		case LEASE_DID_SETTLE:
 
@@ -800,21 +1026,46 @@ finish(LeaseDeed *deed, bool prepared)
 			 */
 			if (prepared)
 			{
-				return_slot(deed->slotno);
+				return_slot(deed->ref);
 				break;
 			}
 			q = &queue_state->queues[slot->queue];
 			if (deed->outcome == LEASE_ACKED)
 				pg_atomic_fetch_add_u64(&q->acked, 1);
-			else if (deed->outcome == LEASE_FAILED)
+			else if (deed->outcome != LEASE_GONE)
 				pg_atomic_fetch_add_u64(&q->failed, 1);
-			if (slot->segment == LEASE_IN_DEFERRED)
+			if (deed->outcome == LEASE_EXPIRED)
+				pg_atomic_fetch_add_u64(&q->expired, 1);
+			if (slot->places[slot->current].segment == LEASE_IN_DEFERRED)
 				pg_atomic_fetch_sub_u64(&q->deferred, 1);
-			free_slot(deed->slotno);
+			free_slot(deed->ref);
 			break;
 		case LEASE_DID_MOVE:
-			set_state(slot, LEASE_HELD);
+			finish_move(deed, true);
 			break;
+	}
+}
+
+void
+lease_finish_prepared(void)
+{
+	for (int i = 0; i < leases->high_water; i++)
+	{
+		LeaseSlot  *slot = &leases->slots[i];
+		Lease		lease;
+		TransactionId xid = slot->prepared;
+
+		if (!TransactionIdIsValid(xid) || !lease_read(i, &lease) ||
+			!is_here(&lease) || TransactionIdIsInProgress(xid) ||
+			!seize(lease.ref, LEASE_BUSY, false))
+			continue;
+		if (slot->prepared == xid && !TransactionIdDidCommit(xid))
+		{
+			hand_back(lease.ref);
+			continue;
+		}
+		slot->prepared = InvalidTransactionId;
+		set_state(lease.ref, LEASE_HELD);
 	}
 }
 

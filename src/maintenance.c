@@ -155,17 +155,6 @@ execute(const char *query)
 	return rows;
 }
 
-static TimestampTz
-settle_leases(void)
-{
-	TimestampTz next;
-
-	begin_transaction();
-	next = settle_expired();
-	end_transaction();
-	return next;
-}
-
 /* Delete rows of queue.inbox that nobody will ask for again, some at a time. */
 static TimestampTz
 trim_inbox(void)
@@ -205,7 +194,7 @@ remove_dropped_queues(void)
 }
 
 static Work works[] = {
-	{"settling expired leases", settle_leases, 0},
+	{"settling expired leases", settle_expired, 0},
 	{"supervising relays", relay_supervise, 0},
 	{"removing old rows of queue.inbox", trim_inbox, CLEANUP_INTERVAL_MS},
 	{"removing what is left of dropped queues", remove_dropped_queues, CLEANUP_INTERVAL_MS},

@@ -34,6 +34,9 @@ PG_FUNCTION_INFO_V1(queue_peek);
 
 #define Natts_result	9
 
+/* From libpq/libpq.h, which needs headers of GSSAPI that need not be there. */
+extern bool pq_check_connection(void);
+
 /* Longest sleep of a waiting receiver: what wakes nobody is found that soon. */
 #define WAIT_SLICE_MS	1000
 
@@ -125,6 +128,20 @@ sleep_until(TimestampTz when)
 }
 
 /*
+ * A client that has gone cannot do anything with a message, and should not
+ * get the next one.
+ */
+static void
+check_client(void)
+{
+	if (MyProcPort == NULL || !WaitEventSetCanReportClosed() || pq_check_connection())
+		return;
+	ereport(FATAL,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("connection to client lost")));
+}
+
+/*
  * Claim messages, waiting for the first one up to wait microseconds.  The
  * lease begins when the message is claimed; -1 is for the queue's own.
  */
@@ -132,6 +149,8 @@ static int
 claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 			  int max, Message **messages)
 {
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext look = AllocSetContextCreate(caller, "queue look", ALLOCSET_DEFAULT_SIZES);
 	TimestampTz deadline = 0;
 	int			n;
 
@@ -141,17 +160,28 @@ claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 		Queue	   *queue = queue_argument(fcinfo, ACL_SELECT | ACL_DELETE);
 		QueueShared *q = queue->shared;
 		TimestampTz now = GetCurrentTimestamp();
+		TimestampTz next;
 
 		/* Be in the list before looking, or a wake-up may be missed. */
 		if (wait > 0 && deadline != 0)
+		{
+			check_client();
 			wait_begin(q);
-		n = claim_messages(queue, kind, lease >= 0 ? lease : queue->lease, max, messages);
+		}
+		MemoryContextReset(look);
+		MemoryContextSwitchTo(look);
+		n = claim_messages(queue, kind, lease >= 0 ? lease : queue->lease, max,
+						   CLAIM_UNLIMITED, messages);
+		MemoryContextSwitchTo(caller);
 		if (n > 0 || wait == 0 || (deadline != 0 && now >= deadline))
 			break;
 		if (deadline == 0)
+		{
 			deadline = now + wait;
-		else
-			sleep_until(Min(deadline, claim_next_look(q)));
+			continue;
+		}
+		next = claim_next_look(q);
+		sleep_until(Min(deadline, next));
 	}
 	wait_end(n > 0);
 	return n;
@@ -225,7 +255,7 @@ peek_segment(QueueShared *q, int segno, Snapshot snapshot, ReturnSetInfo *rsinfo
 		{
 			Message		message;
 
-			claim_deform(tuples[i], RelationGetDescr(rel), false, &message);
+			(void) claim_read(tuples[i], RelationGetDescr(rel), false, &message);
 			put_message(rsinfo, &message);
 		}
 	}

@@ -20,6 +20,7 @@
 #include "frontier.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "place.h"
 #include "reclaim.h"
 #include "segment.h"
 #include "storage/bufmgr.h"
@@ -412,34 +413,41 @@ sweep(Oid relid)
  * given back, which becomes due there.
  */
 static void
-move_message(Queue *queue, Relation rel, int slotno, bool held)
+move_message(Queue *queue, Relation rel, Lease *lease)
 {
-	LeaseSlot  *slot = lease_slot(slotno);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	ItemPointerData tid = slot->tid;
+	bool		returned = (lease->state == LEASE_CHECKING);
 	HeapTuple	tuple;
 	Message		message;
-	TM_FailureData tmfd;
-	Verdict		verdict;
+	TM_Result	result = place_delete(rel, lease, false, &tuple);
+	LeasePlace	place = {.segment = LEASE_IN_DEFERRED};
 
-	verdict = frontier_fetch(rel, &tid, slot->id, snapshot, &tuple);
-	if (verdict == VERDICT_DEAD)
-		lease_drop(slotno);		/* deleted by SQL, or by who had prepared to */
-	else if (verdict == VERDICT_LIVE)
+	/* Locked by somebody, a prepared transaction perhaps: not now. */
+	if (result == TM_BeingModified)
 	{
-		claim_deform(tuple, RelationGetDescr(rel), false, &message);
-		if (heap_delete(rel, &tid, GetCurrentCommandId(true), InvalidSnapshot, false,
-						&tmfd, false) == TM_Ok)
-		{
-			deferred_insert(queue, &message, GetCurrentTimestamp(),
-							held ? slot->attempts - 1 : 0, NULL, &tid);
-			if (held)
-				lease_move(slotno, extension_relation("deferred"), &tid);
-			else
-				lease_remove_returned(slotno);
-		}
+		if (returned)
+			lease_put_back(lease->ref);
+		return;
 	}
-	UnregisterSnapshot(snapshot);
+
+	/* Deleted by SQL, or by who had prepared to. */
+	if (result != TM_Ok)
+	{
+		lease_drop(lease->ref);
+		return;
+	}
+
+	place.relid = extension_relation("deferred");
+	place.due_at = GetCurrentTimestamp();
+	if (claim_read(tuple, RelationGetDescr(rel), false, &message) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("message " INT64_FORMAT " cannot be read", lease->id)));
+	deferred_insert(queue, &message, place.due_at, returned ? 0 : lease->attempts - 1,
+					NULL, &place.tid);
+	if (returned)
+		lease_remove_returned(lease->ref);
+	else
+		lease_move(lease->ref, &place);
 }
 
 /* Whether there are messages from a block on that no lease points to. */
@@ -466,7 +474,8 @@ move_stragglers(Oid relid, int segno)
 	Queue	   *queue = begin(relid);
 	QueueShared *q;
 	SegmentShared *seg;
-	int			slots[STRAGGLER_BATCH];
+	LeaseRef	refs[STRAGGLER_BATCH];
+	Lease		lease;
 	int			n;
 	Relation	rel;
 
@@ -493,23 +502,22 @@ move_stragglers(Oid relid, int segno)
 		return;
 	}
 
-	n = lease_in_segment(q, segno, slots, STRAGGLER_BATCH);
+	n = lease_in_segment(q, segno, refs, STRAGGLER_BATCH);
 	for (int i = 0; i < n; i++)
 	{
-		if (lease_begin_move(slots[i]))
-			move_message(queue, rel, slots[i], true);
+		if (lease_begin_move(refs[i], &lease))
+			move_message(queue, rel, &lease);
 	}
-	lease_reserve(pg_atomic_read_u32(&q->nreturned) + 1);
-	for (n = pg_atomic_read_u32(&q->nreturned); n > 0; n--)
-	{
-		int			slotno = lease_take_returned(q);
 
-		if (slotno < 0)
-			break;
-		if (lease_slot(slotno)->segment == segno)
-			move_message(queue, rel, slotno, false);
+	/* Those that came meanwhile are left for the next time. */
+	n = pg_atomic_read_u32(&q->nreturned);
+	lease_reserve(n);
+	for (; n > 0 && lease_take_returned(q, &lease); n--)
+	{
+		if (lease.place.segment == segno)
+			move_message(queue, rel, &lease);
 		else
-			lease_put_back(slotno);
+			lease_put_back(lease.ref);
 	}
 	relation_close(rel, NoLock);
 	finish();

@@ -418,9 +418,8 @@ settle(void)
 		RelayItem	   *item = dlist_container(RelayItem, node, iter.cur);
 
 		/* The lease knows only of the attempts before it was taken. */
-		lease_slot(item->base.message->receipt & ((1 << LEASE_SLOT_BITS) - 1))->attempts =
-			item->base.message->attempts + item->base.failures;
-		settle_fail(item->base.message->receipt, -1, item->error, max_attempts);
+		settle_fail(item->base.message->receipt, -1, item->error,
+					item->base.message->attempts + item->base.failures, max_attempts);
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
@@ -542,7 +541,7 @@ claim(int max)
 	wait_begin(queue_shared);
 	context = AllocSetContextCreate(CurTransactionContext, "queue relay batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
-	n = claim_messages(queue, LEASE_PROCESS, 0, max, &messages);
+	n = claim_messages(queue, LEASE_PROCESS, 0, max, HAND_BYTES, &messages);
 	if (n > 0 && !routine->local)
 		flush_commits(messages, n);
 	MemoryContextSetParent(context, TopMemoryContext);
@@ -723,51 +722,18 @@ turn(MemoryContext connection)
 	}
 }
 
-/* A lease of ours, to be given back. */
-typedef struct OwnLease
-{
-	int64		id;
-	int64		receipt;
-} OwnLease;
-
-static int
-compare_own_leases(const void *a, const void *b)
-{
-	int64		x = ((const OwnLease *) a)->id;
-	int64		y = ((const OwnLease *) b)->id;
-
-	return (x > y) - (x < y);
-}
-
 /*
- * At the process's end give back all it has leased, in order of id.  By the
- * slots themselves: an error may have come before a message was on a list.
- * A transaction under way has been aborted by then.
+ * At the process's end give back all it has leased: not by the lists, as an
+ * error may have come before a message was on one.  A transaction under way
+ * has been aborted by then.
  */
 static void
 give_back(int code, Datum arg)
 {
-	OwnLease   *own = malloc(sizeof(OwnLease) * queue_max_leases);
-	int			n = 0;
-
 	if (sink)
 		routine->close(sink);
 	sink = NULL;
-
-	for (int i = 0; own != NULL && i < queue_max_leases; i++)
-	{
-		LeaseSlot  *lease = lease_slot(i);
-		LeaseState	state = LeaseWordState(pg_atomic_read_u64(&lease->word));
-
-		if ((state != LEASE_HELD && state != LEASE_MOVING) ||
-			lease->pid != MyProcPid || lease->kind != LEASE_PROCESS)
-			continue;
-		own[n].id = lease->id;
-		own[n++].receipt = lease_receipt(i);
-	}
-	qsort(own, n, sizeof(OwnLease), compare_own_leases);
-	for (int i = 0; i < n; i++)
-		lease_release(own[i].receipt);
+	lease_release_process();
 }
 
 /* What a queue is called by those who recognise its messages later. */

@@ -18,7 +18,9 @@
 #include "duration.h"
 #include "fmgr.h"
 #include "frontier.h"
+#include "guard.h"
 #include "miscadmin.h"
+#include "place.h"
 #include "segment.h"
 #include "settle.h"
 #include "storage/bufmgr.h"
@@ -37,6 +39,10 @@
 /* How soon an expired lease is tried again whose row somebody has locked. */
 #define LOCKED_RETRY	1000	/* milliseconds */
 
+/* The same after an error: from this to that. */
+#define TROUBLE_FIRST	5000
+#define TROUBLE_LAST	300000
+
 PG_FUNCTION_INFO_V1(queue_ack);
 PG_FUNCTION_INFO_V1(queue_ack_batch);
 PG_FUNCTION_INFO_V1(queue_nack);
@@ -44,78 +50,98 @@ PG_FUNCTION_INFO_V1(queue_nack_batch);
 PG_FUNCTION_INFO_V1(queue_reject);
 PG_FUNCTION_INFO_V1(queue_extend);
 PG_FUNCTION_INFO_V1(queue_extend_batch);
-
-/* Open the table a lease points into; NULL if it is gone. */
-static Relation
-open_leased(LeaseSlot *slot, Relation *cached)
-{
-	if (*cached != NULL && RelationGetRelid(*cached) == slot->relid)
-		return *cached;
-	if (*cached != NULL)
-		relation_close(*cached, NoLock);
-	*cached = try_relation_open(slot->relid, RowExclusiveLock);
-	return *cached;
-}
-
-static void
-close_leased(Relation *cached)
-{
-	if (*cached != NULL)
-		relation_close(*cached, NoLock);
-	*cached = NULL;
-}
+PG_FUNCTION_INFO_V1(queue_release);
 
 /*
- * Whether the lease's place still holds its message, by the id; the tuple may
- * be copied.  A place can be reused after TRUNCATE or VACUUM FULL.
+ * An expired lease cannot be settled: let it be tried again, later each time,
+ * and say so the first time.
+ */
+static void
+report_trouble(const Lease *lease, ErrorData *error)
+{
+	int64		delay = TROUBLE_FIRST;
+
+	for (int i = 0; i < lease->retries && delay < TROUBLE_LAST; i++)
+		delay *= 2;
+	lease_retry_expiry(lease->ref, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+															   Min(delay, TROUBLE_LAST)));
+	if (lease->retries == 0)
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 errmsg("could not settle the expired lease of message " INT64_FORMAT " in table %u: %s",
+						lease->id, lease->place.relid, error->message)));
+}
+
+/* A table of messages kept open over several leases. */
+typedef struct Cached
+{
+	Relation	rel;
+} Cached;
+
+/*
+ * Lock a table for writing; false if it is gone, or we are not to wait and
+ * would have to.
  */
 static bool
-message_in_place(Relation rel, LeaseSlot *slot, HeapTuple *copy)
+lock_table(Oid relid, bool wait)
 {
-	Buffer		buffer;
-	ItemId		item = frontier_lock_place(rel, &slot->tid, slot->id, &buffer);
-
-	if (item == NULL)
-		return false;
-	if (copy != NULL)
-		*copy = frontier_copy_place(rel, &slot->tid, item, buffer);
-	UnlockReleaseBuffer(buffer);
+	if (!wait)
+		return ConditionalLockRelationOid(relid, RowExclusiveLock);
+	LockRelationOid(relid, RowExclusiveLock);
 	return true;
 }
 
-/* Delete a leased message's row, waiting for a lock on it if asked to. */
-static TM_Result
-delete_leased(Relation rel, LeaseSlot *slot, bool wait)
+static void
+close_cached(Cached *cached)
 {
-	TM_FailureData tmfd;
+	if (cached->rel != NULL)
+		relation_close(cached->rel, NoLock);
+	cached->rel = NULL;
+}
 
-	return heap_delete(rel, &slot->tid, GetCurrentCommandId(true), InvalidSnapshot,
-					   wait, &tmfd, false);
+/*
+ * Open the table a lease points into, the queue's own being locked before, in
+ * the order of who purges or drops it.  NULL if it is gone, or we are not to
+ * wait for it.
+ */
+static Relation
+open_leased(const Lease *lease, bool wait, Cached *cached)
+{
+	Oid			relid = lease->place.relid;
+
+	if (cached->rel != NULL && RelationGetRelid(cached->rel) == relid)
+		return cached->rel;
+	close_cached(cached);
+	if (!lock_table(lease->q->relid, wait) || !lock_table(relid, wait))
+		return NULL;
+	cached->rel = try_relation_open(relid, NoLock);
+	if (cached->rel != NULL && lease->place.segment != LEASE_IN_DEFERRED)
+		segment_check_columns(cached->rel);
+	return cached->rel;
 }
 
 static bool
-ack(int64 receipt, Relation *cached)
+ack(LeaseRef ref, Cached *cached)
 {
-	LeaseSlot  *slot = lease_begin_settle(receipt);
+	Lease		lease;
 	Relation	rel;
 
-	if (slot == NULL)
+	if (!lease_begin_settle(ref, &lease))
 		return false;
-	rel = open_leased(slot, cached);
-	if (rel != NULL && message_in_place(rel, slot, NULL) &&
-		delete_leased(rel, slot, true) == TM_Ok)
+	rel = open_leased(&lease, true, cached);
+	if (rel != NULL && place_delete(rel, &lease, true, NULL) == TM_Ok)
 		return true;
-	lease_mark(slot, LEASE_GONE);
+	lease_mark(ref, LEASE_GONE);
 	return false;
 }
 
 bool
 settle_ack(int64 receipt)
 {
-	Relation	cached = NULL;
-	bool		result = ack(receipt, &cached);
+	Cached		cached = {0};
+	bool		result = ack(lease_of_receipt(receipt), &cached);
 
-	close_leased(&cached);
+	close_cached(&cached);
 	return result;
 }
 
@@ -130,147 +156,302 @@ backoff(Queue *queue, int attempts)
 	return Min(delay, queue->backoff_max);
 }
 
-/* What becomes of a message whose delivery failed. */
+/* How the delivery of a message failed, and what is to become of it. */
 typedef struct Failure
 {
 	int64		delay;			/* -1: back off */
+	int			attempts;		/* 0: the lease's */
 	int			max_attempts;	/* 0: the queue's */
 	bool		dead;			/* whatever the attempts */
-	bool		wait;			/* for a lock on the row */
+	bool		wait;			/* for a lock on the row or a table */
+	TimestampTz expired_by;		/* the lease ended by then; 0: it did not */
 	const char *reason;
 	const char *error;
 } Failure;
 
-/* Lock a table for writing; false if we are not to wait and would have to. */
-static bool
-lock_table(Oid relid, bool wait)
+typedef enum FailureResult
 {
-	if (!wait)
-		return ConditionalLockRelationOid(relid, RowExclusiveLock);
-	LockRelationOid(relid, RowExclusiveLock);
-	return true;
-}
+	FAILURE_ENDED,				/* the lease had, or the message */
+	FAILURE_LOCKED,				/* somebody has a lock, and we did not wait */
+	FAILURE_DEFERRED,
+	FAILURE_DEAD
+} FailureResult;
+
+/* Where a failed message went. */
+typedef struct Failed
+{
+	Message		message;
+	LeasePlace	place;			/* if deferred */
+} Failed;
 
 /*
  * Move a leased message to where it is tried again, or to the dead letters.
- * If its row or a table is locked and we are not to wait, *locked is set and
- * the lease left settling.
+ * Locked, with no wait, leaves the lease held, to be looked at again soon.
  */
-static bool
-fail(int64 receipt, const Failure *failure, Relation *cached, bool *locked)
+static FailureResult
+fail(LeaseRef ref, const Failure *failure, Cached *cached, Failed *failed)
 {
-	LeaseSlot  *slot;
+	Oid			relid = lease_queue(ref);
 	Queue	   *queue;
+	Lease		lease;
 	Relation	rel;
 	HeapTuple	tuple;
-	Message		message;
-	Oid			relid = lease_queue(receipt);
+	Message	   *message = &failed->message;
+	const char *unreadable;
 	TM_Result	result;
 
-	if (!OidIsValid(relid) || (queue = queue_by_relid(relid)) == NULL ||
-		(slot = lease_begin_settle(receipt)) == NULL)
-		return false;
-	lease_mark(slot, LEASE_GONE);
+	if (!OidIsValid(relid) || (queue = queue_by_relid(relid)) == NULL)
+		return FAILURE_ENDED;
 
 	/* The queue too, or it may be dropped before our row can be seen. */
-	if (!lock_table(relid, failure->wait) || !lock_table(slot->relid, failure->wait))
+	if (!lock_table(relid, failure->wait) ||
+		!lock_table(extension_relation("deferred"), failure->wait) ||
+		!lock_table(extension_relation("dead_letters"), failure->wait))
+		return FAILURE_LOCKED;
+	if (!(failure->expired_by != 0 ? lease_begin_expire(ref, failure->expired_by, &lease) :
+		  lease_begin_settle(ref, &lease)))
+		return FAILURE_ENDED;
+	lease_mark(ref, LEASE_GONE);
+
+	rel = open_leased(&lease, failure->wait, cached);
+	if (rel == NULL)
 	{
-		*locked = true;
-		return false;
+		if (failure->wait)
+			return FAILURE_ENDED;
+		lease_cancel_settle(ref, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOCKED_RETRY));
+		return FAILURE_LOCKED;
 	}
-	rel = open_leased(slot, cached);
-	if (rel == NULL || !message_in_place(rel, slot, &tuple))
-		return false;
-
-	/* No error: it would keep the others from expiring. */
-	if (slot->segment != LEASE_IN_DEFERRED && !segment_columns_valid(rel))
-		return false;
-
-	/* Fetch toasted values while they are there. */
-	claim_deform(tuple, RelationGetDescr(rel), slot->segment == LEASE_IN_DEFERRED, &message);
-	message.attempts = slot->attempts;
-	result = delete_leased(rel, slot, failure->wait);
-	if (result == TM_BeingModified && locked != NULL)
-		*locked = true;
+	result = place_delete(rel, &lease, failure->wait, &tuple);
+	if (result == TM_BeingModified)
+	{
+		lease_cancel_settle(ref, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOCKED_RETRY));
+		return FAILURE_LOCKED;
+	}
 	if (result != TM_Ok)
-		return false;
+		return FAILURE_ENDED;
 
-	if (failure->dead)
-		dead_letter_insert(queue, &message, failure->reason, failure->error);
-	else if (message.attempts >= (failure->max_attempts > 0 ? failure->max_attempts : queue->max_attempts))
-		dead_letter_insert(queue, &message, "max_attempts", failure->error);
+	/* Deleted by us, so that its toasted values are there. */
+	unreadable = claim_read(tuple, RelationGetDescr(rel),
+							lease.place.segment == LEASE_IN_DEFERRED, message);
+	message->attempts = failure->attempts > 0 ? failure->attempts : lease.attempts;
+	lease_mark(ref, failure->expired_by != 0 ? LEASE_EXPIRED : LEASE_FAILED);
+
+	if (unreadable != NULL)
+		dead_letter_insert(queue, message, "unreadable", unreadable);
+	else if (failure->dead)
+		dead_letter_insert(queue, message, failure->reason, failure->error);
+	else if (message->attempts >= (failure->max_attempts > 0 ? failure->max_attempts : queue->max_attempts))
+		dead_letter_insert(queue, message, "max_attempts", failure->error);
 	else
-		deferred_insert(queue, &message,
-						GetCurrentTimestamp() +
-						(failure->delay >= 0 ? failure->delay : backoff(queue, message.attempts)),
-						message.attempts, failure->error, NULL);
-	lease_mark(slot, LEASE_FAILED);
-	return true;
+	{
+		int64		delay = failure->delay >= 0 ? failure->delay : backoff(queue, message->attempts);
+
+		failed->place.relid = extension_relation("deferred");
+		failed->place.segment = LEASE_IN_DEFERRED;
+		failed->place.due_at = GetCurrentTimestamp() + delay;
+		deferred_insert(queue, message, failed->place.due_at, message->attempts,
+						failure->error, &failed->place.tid);
+		return FAILURE_DEFERRED;
+	}
+	return FAILURE_DEAD;
+}
+
+/* The same for callers who want no more than to know whether it was done. */
+static bool
+fail_one(LeaseRef ref, const Failure *failure)
+{
+	Cached		cached = {0};
+	Failed		failed;
+	FailureResult result = fail(ref, failure, &cached, &failed);
+
+	close_cached(&cached);
+	return result >= FAILURE_DEFERRED;
 }
 
 bool
-settle_fail(int64 receipt, int64 delay, const char *error, int max_attempts)
+settle_fail(int64 receipt, int64 delay, const char *error, int attempts, int max_attempts)
 {
-	Failure		failure = {.delay = delay,.max_attempts = max_attempts,.wait = true,.error = error};
-	Relation	cached = NULL;
-	bool		result = fail(receipt, &failure, &cached, NULL);
+	const Failure failure = {
+		.delay = delay,.attempts = attempts,.max_attempts = max_attempts,.wait = true,.error = error
+	};
 
-	close_leased(&cached);
-	return result;
+	return fail_one(lease_of_receipt(receipt), &failure);
 }
 
 bool
 settle_reject(int64 receipt, const char *reason, const char *error)
 {
-	Failure		failure = {.dead = true,.wait = true,.reason = reason,.error = error};
-	Relation	cached = NULL;
-	bool		result = fail(receipt, &failure, &cached, NULL);
+	const Failure failure = {.dead = true,.wait = true,.reason = reason,.error = error};
 
-	close_leased(&cached);
-	return result;
+	return fail_one(lease_of_receipt(receipt), &failure);
+}
+
+bool
+settle_unreadable(LeaseRef ref, const char *error)
+{
+	const Failure failure = {.dead = true,.reason = "unreadable",.error = error};
+
+	return fail_one(ref, &failure);
+}
+
+/*
+ * Leases that have ended
+ */
+
+static const char lease_expired_error[] = "lease expired";
+
+/* When a lease's message would be due again, had its expiry been noticed at once. */
+static TimestampTz
+overdue_at(const Lease *lease, void *arg)
+{
+	Queue	   *queue = arg;
+
+	if (lease->attempts >= queue->max_attempts)
+		return lease->expires_at;
+	return lease->expires_at + backoff(queue, lease->attempts);
+}
+
+typedef struct TakeOver
+{
+	ClaimScan  *scan;
+	LeaseRef	ref;
+} TakeOver;
+
+/* Count a lease's end as a failure, and lease its message to the scan's caller. */
+static void
+take_over(void *arg)
+{
+	TakeOver   *this = arg;
+	ClaimScan  *scan = this->scan;
+	const Failure failure = {.expired_by = scan->now,.error = lease_expired_error};
+	Failed	   *failed = palloc0(sizeof(Failed));
+	Cached		cached = {0};
+	LeaseRef	ref;
+	FailureResult result = fail(this->ref, &failure, &cached, failed);
+
+	close_cached(&cached);
+	if (result != FAILURE_DEFERRED)
+		return;
+
+	/* Its own command, so that this transaction can acknowledge it. */
+	CommandCounterIncrement();
+	if (lease_take(scan->q, &failed->place, failed->message.id, failed->message.attempts + 1,
+				   scan->kind, scan->now, scan->expires_at, &ref) == LEASE_TAKEN)
+	{
+		Claim	   *claim = frontier_add_claim(scan, ref, failed->message.id,
+											   failed->message.attempts + 1, LEASE_IN_DEFERRED);
+
+		claim->message = &failed->message;
+		claim->message->attempts++;
+	}
+}
+
+void
+settle_overdue(Queue *queue, ClaimScan *scan)
+{
+	QueueShared *q = scan->q;
+	Lease	   *overdue;
+	int			n;
+
+	if ((TimestampTz) pg_atomic_read_u64(&q->next_expiry) > scan->now ||
+		XactReadOnly || IsInParallelMode() || scan->nclaims >= scan->max)
+		return;
+
+	overdue = palloc(sizeof(Lease) * Min(scan->max, EXPIRE_BATCH));
+	n = lease_overdue(q, scan->now, overdue_at, queue, overdue, Min(scan->max, EXPIRE_BATCH));
+	lease_reserve(2 * n + scan->max + 1);
+	for (int i = 0; i < n; i++)
+	{
+		TakeOver	this = {.scan = scan,.ref = overdue[i].ref};
+		ErrorData  *error;
+
+		CHECK_FOR_INTERRUPTS();
+		if (lease_queue(this.ref) != queue->relid || guard_run(take_over, &this, &error))
+			continue;
+		report_trouble(&overdue[i], error);
+	}
+
+	/* What was not taken after all is looked for again. */
+	if (n > 0)
+		lease_look_by(q, TimestampTzPlusMilliseconds(scan->now, LOCKED_RETRY));
+	pfree(overdue);
+}
+
+/* Fail expired leases in one transaction.  An error is reported, and false returned. */
+static bool
+expire(const Lease *leases, int n, TimestampTz now)
+{
+	const Failure failure = {.delay = -1,.expired_by = now,.error = lease_expired_error};
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool done = true;
+
+	PG_TRY();
+	{
+		MemoryContext each;
+		Cached		cached = {0};
+
+		SetCurrentStatementStartTimestamp();
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		each = AllocSetContextCreate(CurrentMemoryContext, "queue expiry", ALLOCSET_DEFAULT_SIZES);
+		MemoryContextSwitchTo(each);
+		for (int i = 0; i < n; i++)
+		{
+			Failed		failed;
+
+			CHECK_FOR_INTERRUPTS();
+			if (fail(leases[i].ref, &failure, &cached, &failed) == FAILURE_LOCKED)
+				lease_retry_expiry(leases[i].ref,
+								   TimestampTzPlusMilliseconds(now, LOCKED_RETRY));
+			MemoryContextReset(each);
+		}
+		close_cached(&cached);
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		LWLockReleaseAll();
+		AbortOutOfAnyTransaction();
+		FlushErrorState();
+		MemoryContextSwitchTo(context);
+		if (n == 1)
+			report_trouble(leases, error);
+		FreeErrorData(error);
+		RESUME_INTERRUPTS();
+		done = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	return done;
 }
 
 TimestampTz
 settle_expired(void)
 {
-	const Failure failure = {.delay = -1,.error = "lease expired"};
-	int64		receipts[EXPIRE_BATCH];
+	static Lease *expired = NULL;
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz next;
-	Relation	cached = NULL;
-	MemoryContext context;
-	MemoryContext old;
-	int			n = lease_expired(now, receipts, EXPIRE_BATCH, &next);
+	int			n;
 
-	if (n == 0)
-		return next;
+	if (expired == NULL)
+		expired = MemoryContextAlloc(TopMemoryContext, sizeof(Lease) * EXPIRE_BATCH);
+	n = lease_expired(now, expired, EXPIRE_BATCH, &next);
 
-	context = AllocSetContextCreate(CurrentMemoryContext, "queue expiry", ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(context);
-	for (int i = 0; i < n; i++)
+	/* Together if that goes; or one by one, so that each has its own error. */
+	if (n > 0 && !expire(expired, n, now))
 	{
-		bool		locked = false;
-		Oid			relid = lease_queue(receipts[i]);
-
-		CHECK_FOR_INTERRUPTS();
-		if (fail(receipts[i], &failure, &cached, &locked))
-		{
-			Queue	   *queue = queue_by_relid(relid);
-
-			if (queue != NULL)
-				pg_atomic_fetch_add_u64(&queue->shared->expired, 1);
-		}
-		else if (locked)
-			lease_cancel_settle(lease_slot(receipts[i] & ((1 << LEASE_SLOT_BITS) - 1)),
-								TimestampTzPlusMilliseconds(now, LOCKED_RETRY));
-		MemoryContextReset(context);
+		for (int i = 0; i < n; i++)
+			(void) expire(&expired[i], 1, now);
 	}
-	close_leased(&cached);
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(context);
-
-	/* There may be more that have expired. */
-	return n == EXPIRE_BATCH ? now : Min(next, TimestampTzPlusMilliseconds(now, LOCKED_RETRY));
+	if (n == EXPIRE_BATCH)
+		return now;
+	return n > 0 ? Min(next, TimestampTzPlusMilliseconds(now, LOCKED_RETRY)) : next;
 }
 
 /*
@@ -278,9 +459,9 @@ settle_expired(void)
  * ended: that is no error, and tells nothing about the queue.
  */
 static bool
-check_receipt(int64 receipt, Oid *checked)
+check_receipt(LeaseRef ref, Oid *checked)
 {
-	Oid			relid = lease_queue(receipt);
+	Oid			relid = lease_queue(ref);
 
 	if (!OidIsValid(relid))
 		return false;
@@ -307,51 +488,55 @@ check_writable(const char *function)
 Datum
 queue_ack(PG_FUNCTION_ARGS)
 {
-	int64		receipt = PG_GETARG_INT64(0);
+	LeaseRef	ref = lease_of_receipt(PG_GETARG_INT64(0));
 	Oid			checked = InvalidOid;
+	Cached		cached = {0};
+	bool		acked;
 
 	check_writable("queue.ack()");
-	PG_RETURN_BOOL(check_receipt(receipt, &checked) && settle_ack(receipt));
+	acked = check_receipt(ref, &checked) && ack(ref, &cached);
+	close_cached(&cached);
+	PG_RETURN_BOOL(acked);
 }
 
-/* The receipts of an array argument, NULLs left out. */
-static int64 *
+/* The leases of an array argument of receipts, NULLs left out. */
+static LeaseRef *
 receipt_array(ArrayType *array, int *n)
 {
 	Datum	   *values;
 	bool	   *isnull;
 	int			nvalues;
-	int64	   *receipts;
+	LeaseRef   *refs;
 
 	deconstruct_array(array, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE,
 					  &values, &isnull, &nvalues);
-	receipts = palloc(sizeof(int64) * Max(nvalues, 1));
+	refs = palloc(sizeof(LeaseRef) * Max(nvalues, 1));
 	*n = 0;
 	for (int i = 0; i < nvalues; i++)
 	{
 		if (!isnull[i])
-			receipts[(*n)++] = DatumGetInt64(values[i]);
+			refs[(*n)++] = lease_of_receipt(DatumGetInt64(values[i]));
 	}
-	return receipts;
+	return refs;
 }
 
 Datum
 queue_ack_batch(PG_FUNCTION_ARGS)
 {
 	int			n;
-	int64	   *receipts = receipt_array(PG_GETARG_ARRAYTYPE_P(0), &n);
+	LeaseRef   *refs = receipt_array(PG_GETARG_ARRAYTYPE_P(0), &n);
 	Oid			checked = InvalidOid;
-	Relation	cached = NULL;
+	Cached		cached = {0};
 	int			acked = 0;
 
 	check_writable("queue.ack_batch()");
 	for (int i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (check_receipt(receipts[i], &checked) && ack(receipts[i], &cached))
+		if (check_receipt(refs[i], &checked) && ack(refs[i], &cached))
 			acked++;
 	}
-	close_leased(&cached);
+	close_cached(&cached);
 	PG_RETURN_INT32(acked);
 }
 
@@ -369,69 +554,72 @@ nack_arguments(FunctionCallInfo fcinfo, Failure *failure)
 
 /* Fail one message, or several, as the caller may. */
 static int
-nack(int64 *receipts, int n, const Failure *failure)
+nack(const LeaseRef *refs, int n, const Failure *failure)
 {
 	Oid			checked = InvalidOid;
-	Relation	cached = NULL;
-	int			failed = 0;
+	Cached		cached = {0};
+	int			nfailed = 0;
 
 	for (int i = 0; i < n; i++)
 	{
+		Failed		failed;
+
 		CHECK_FOR_INTERRUPTS();
-		if (check_receipt(receipts[i], &checked) && fail(receipts[i], failure, &cached, NULL))
-			failed++;
+		if (check_receipt(refs[i], &checked) &&
+			fail(refs[i], failure, &cached, &failed) >= FAILURE_DEFERRED)
+			nfailed++;
 	}
-	close_leased(&cached);
-	return failed;
+	close_cached(&cached);
+	return nfailed;
 }
 
 Datum
 queue_nack(PG_FUNCTION_ARGS)
 {
 	Failure		failure;
-	int64		receipt;
+	LeaseRef	ref;
 
 	check_writable("queue.nack()");
 	nack_arguments(fcinfo, &failure);
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	receipt = PG_GETARG_INT64(0);
-	PG_RETURN_BOOL(nack(&receipt, 1, &failure) == 1);
+	ref = lease_of_receipt(PG_GETARG_INT64(0));
+	PG_RETURN_BOOL(nack(&ref, 1, &failure) == 1);
 }
 
 Datum
 queue_nack_batch(PG_FUNCTION_ARGS)
 {
 	Failure		failure;
-	int64	   *receipts;
+	LeaseRef   *refs;
 	int			n;
 
 	check_writable("queue.nack_batch()");
 	nack_arguments(fcinfo, &failure);
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	receipts = receipt_array(PG_GETARG_ARRAYTYPE_P(0), &n);
-	PG_RETURN_INT32(nack(receipts, n, &failure));
+	refs = receipt_array(PG_GETARG_ARRAYTYPE_P(0), &n);
+	PG_RETURN_INT32(nack(refs, n, &failure));
 }
 
 Datum
 queue_reject(PG_FUNCTION_ARGS)
 {
 	Failure		failure = {.dead = true,.wait = true,.reason = "rejected"};
-	int64		receipt;
+	LeaseRef	ref;
 
 	check_writable("queue.reject()");
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
 	if (!PG_ARGISNULL(1))
 		failure.reason = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	receipt = PG_GETARG_INT64(0);
-	PG_RETURN_BOOL(nack(&receipt, 1, &failure) == 1);
+	ref = lease_of_receipt(PG_GETARG_INT64(0));
+	PG_RETURN_BOOL(nack(&ref, 1, &failure) == 1);
 }
 
 /* Extend one lease, or several, as the caller may. */
 static int
-extend(FunctionCallInfo fcinfo, int64 *receipts, int n)
+extend(FunctionCallInfo fcinfo, const LeaseRef *refs, int n)
 {
 	Oid			checked = InvalidOid;
 	int64		lease = -1;
@@ -444,13 +632,11 @@ extend(FunctionCallInfo fcinfo, int64 *receipts, int n)
 		Queue	   *queue;
 		TimestampTz expires_at;
 
-		if (!check_receipt(receipts[i], &checked) || (queue = queue_by_relid(checked)) == NULL)
+		if (!check_receipt(refs[i], &checked) || (queue = queue_by_relid(checked)) == NULL)
 			continue;
 		expires_at = GetCurrentTimestamp() + (lease > 0 ? lease : queue->lease);
-		if (!lease_extend(receipts[i], expires_at))
-			continue;
-		maintenance_wake_by(MyDatabaseId, expires_at);
-		extended++;
+		if (lease_extend(refs[i], expires_at))
+			extended++;
 	}
 	return extended;
 }
@@ -458,22 +644,49 @@ extend(FunctionCallInfo fcinfo, int64 *receipts, int n)
 Datum
 queue_extend(PG_FUNCTION_ARGS)
 {
-	int64		receipt;
+	LeaseRef	ref;
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	receipt = PG_GETARG_INT64(0);
-	PG_RETURN_BOOL(extend(fcinfo, &receipt, 1) == 1);
+	ref = lease_of_receipt(PG_GETARG_INT64(0));
+	PG_RETURN_BOOL(extend(fcinfo, &ref, 1) == 1);
 }
 
 Datum
 queue_extend_batch(PG_FUNCTION_ARGS)
 {
-	int64	   *receipts;
+	LeaseRef   *refs;
 	int			n;
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	receipts = receipt_array(PG_GETARG_ARRAYTYPE_P(0), &n);
-	PG_RETURN_INT32(extend(fcinfo, receipts, n));
+	refs = receipt_array(PG_GETARG_ARRAYTYPE_P(0), &n);
+	PG_RETURN_INT32(extend(fcinfo, refs, n));
+}
+
+/* queue.release: (queue, id).  For its owner, when a consumer has it for too long. */
+Datum
+queue_release(PG_FUNCTION_ARGS)
+{
+	char	   *name;
+	Queue	   *queue;
+	Lease		lease;
+
+	PreventCommandDuringRecovery("queue.release()");
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", PG_ARGISNULL(0) ? "queue" : "id")));
+	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	queue = queue_by_name(PG_GETARG_TEXT_PP(0), ACL_NO_RIGHTS);
+	queue_check_owner(queue->relid, name);
+
+	if (!lease_find(queue->shared, PG_GETARG_INT64(1), &lease))
+		PG_RETURN_BOOL(false);
+	if (lease.kind == LEASE_PROCESS)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("message " INT64_FORMAT " of queue \"%s\" is in the hands of a relay", lease.id, name),
+				 errhint("Pause the relay with queue.pause_relay().")));
+	PG_RETURN_BOOL(lease.kind == LEASE_TIMED && lease_release(lease.ref));
 }

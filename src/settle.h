@@ -8,23 +8,40 @@
 #ifndef QUEUE_SETTLE_H
 #define QUEUE_SETTLE_H
 
+#include "claim.h"
+#include "frontier.h"
 #include "lease.h"
 
 /* Delete the message. */
 extern bool settle_ack(int64 receipt);
 
 /*
- * Count a failed attempt.  The message comes back after delay microseconds,
+ * Count a failed attempt, this delivery having been attempt number attempts
+ * (0: as the lease has it).  The message comes back after delay microseconds,
  * -1 meaning the queue's back-off; or goes to the dead letters, with reason
- * "max_attempts", if this was delivery number max_attempts (0: the queue's
- * setting).
+ * "max_attempts", if that is max_attempts (0: the queue's setting).
  */
-extern bool settle_fail(int64 receipt, int64 delay, const char *error, int max_attempts);
+extern bool settle_fail(int64 receipt, int64 delay, const char *error,
+						int attempts, int max_attempts);
 
 /* Move the message to the dead letters. */
 extern bool settle_reject(int64 receipt, const char *reason, const char *error);
 
-/* Maintenance: fail the leases that have expired; returns when to come again. */
+/* Set a message aside that cannot be read. */
+extern bool settle_unreadable(LeaseRef ref, const char *error);
+
+/*
+ * Take leases over that ended, and were not settled by the maintenance worker
+ * when their messages would be due again: each counts as a failed attempt.
+ * Adds those to be delivered to the scan.
+ */
+extern void settle_overdue(Queue *queue, ClaimScan *scan);
+
+/*
+ * Maintenance: fail the leases that have expired, in transactions of its own;
+ * outside of one.  What fails for one of them is reported and tried again
+ * later.  Returns when to come again.
+ */
 extern TimestampTz settle_expired(void);
 
 #endif							/* QUEUE_SETTLE_H */

@@ -57,6 +57,8 @@ queue_shared_init(QueueShared *q)
 	pg_atomic_init_u32(&q->nlooks, 0);
 	pg_atomic_init_u32(&q->nreturned, 0);
 	pg_atomic_init_u64(&q->next_due, 0);
+	pg_atomic_init_u64(&q->next_expiry, (uint64) DT_NOEND);
+	pg_atomic_init_u32(&q->slots_used, 0);
 	pg_atomic_init_u32(&q->nwaiting, 0);
 	pg_atomic_init_u32(&q->wants_segment, 0);
 	pg_atomic_init_u64(&q->ready, 0);

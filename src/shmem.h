@@ -89,6 +89,8 @@ typedef struct QueueShared
 	/* Identity; changes under QueueState.registry_lock only. */
 	Oid			dboid;
 	Oid			relid;
+	Oid			owner;			/* as last read from the catalog */
+	bool		owner_is_superuser;
 	pg_atomic_uint32 generation;	/* differs for each use of this element */
 	pg_atomic_uint32 loaded;
 
@@ -119,6 +121,12 @@ typedef struct QueueShared
 
 	/* When the first deferred message is due; see deferred.c. */
 	pg_atomic_uint64 next_due;
+
+	/* When the next lease may be taken over; see lease_search.c. */
+	pg_atomic_uint64 next_expiry;
+
+	/* Lease slots in use, those given back included. */
+	pg_atomic_uint32 slots_used;
 
 	/* Processes waiting for a message, linked through their wait slots. */
 	slock_t		wait_mutex;

@@ -97,44 +97,35 @@ Datum
 queue_lease_list(PG_FUNCTION_ARGS)
 {
 	static const char *const kinds[] = {"receive", "pop", "relay"};
-	static const char *const states[] = {NULL, "held", "settling", "returned", "held"};
+	static const char *const states[] = {NULL, "held", "settling", "returned", "returned", "held", "held"};
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	shmem_require();
 	InitMaterializedSRF(fcinfo, 0);
-	for (int i = 0; i < queue_max_leases; i++)
+	for (int i = 0; i < lease_high_water(); i++)
 	{
-		LeaseSlot  *slot = lease_slot(i);
-		LeaseSlot	copy;
-		uint64		word = pg_atomic_read_u64(&slot->word);
-		QueueShared *q;
+		Lease		lease;
 		Datum		values[8];
 		bool		isnull[8] = {false};
 		Oid			relid;
 
-		if (LeaseWordState(word) == LEASE_FREE)
+		if (!lease_read(i, &lease) || lease.q->dboid != MyDatabaseId)
 			continue;
-		pg_read_barrier();
-		memcpy(&copy, slot, sizeof(LeaseSlot));
-		pg_read_barrier();
-		if (pg_atomic_read_u64(&slot->word) != word)
-			continue;
-		q = &queue_state->queues[copy.queue];
-		relid = q->relid;
-		if (q->dboid != MyDatabaseId || get_rel_name(relid) == NULL ||
+		relid = lease.q->relid;
+		if (get_rel_name(relid) == NULL ||
 			pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
 			continue;
 
 		values[0] = ObjectIdGetDatum(relid);
-		values[1] = Int64GetDatum(copy.id);
-		values[2] = Int32GetDatum(copy.attempts);
-		values[3] = CStringGetTextDatum(kinds[copy.kind]);
-		values[4] = CStringGetTextDatum(states[LeaseWordState(word)]);
-		values[5] = TimestampTzGetDatum(copy.leased_at);
-		values[6] = TimestampTzGetDatum(copy.expires_at);
-		isnull[6] = (copy.expires_at == DT_NOEND);
-		values[7] = Int32GetDatum(copy.pid);
-		isnull[7] = (copy.pid == 0);
+		values[1] = Int64GetDatum(lease.id);
+		values[2] = Int32GetDatum(lease.attempts);
+		values[3] = CStringGetTextDatum(kinds[lease.kind]);
+		values[4] = CStringGetTextDatum(states[lease.state]);
+		values[5] = TimestampTzGetDatum(lease.leased_at);
+		values[6] = TimestampTzGetDatum(lease.expires_at);
+		isnull[6] = (lease.expires_at == DT_NOEND);
+		values[7] = Int32GetDatum(lease.pid);
+		isnull[7] = (lease.pid == 0);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
 	}
 	return (Datum) 0;

@@ -1,0 +1,129 @@
+/*
+ * place.c
+ *		The tuple a lease points to.
+ *
+ * A place can be used again, by another message, once its own is gone: ids
+ * tell them apart.  That is asked under the page's lock; and as long as its
+ * page stays pinned a tuple keeps its line pointer, so that what is deleted
+ * is what was looked at.
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/xact.h"
+#include "deferred.h"
+#include "place.h"
+#include "storage/bufmgr.h"
+
+/* Lock a page if there is a tuple at a place of it. */
+static ItemId
+lock_tuple(Relation rel, ItemPointer tid, Buffer *buffer)
+{
+	BlockNumber block = ItemPointerGetBlockNumber(tid);
+	OffsetNumber off = ItemPointerGetOffsetNumber(tid);
+	Page		page;
+
+	if (block >= RelationGetNumberOfBlocks(rel))
+		return NULL;
+	*buffer = ReadBuffer(rel, block);
+	LockBuffer(*buffer, BUFFER_LOCK_SHARE);
+	page = BufferGetPage(*buffer);
+	if (!PageIsNew(page) && off <= PageGetMaxOffsetNumber(page))
+	{
+		ItemId		item = PageGetItemId(page, off);
+
+		if (ItemIdIsNormal(item))
+			return item;
+	}
+	UnlockReleaseBuffer(*buffer);
+	return NULL;
+}
+
+/* Whether a tuple whose page is locked is the lease's message. */
+static bool
+is_message(Relation rel, const Lease *lease, ItemId item, Buffer buffer)
+{
+	HeapTupleHeader header = (HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item);
+	HeapTupleData tuple;
+
+	if (lease->place.segment != LEASE_IN_DEFERRED)
+		return frontier_tuple_id(header) == lease->id;
+
+	tuple.t_len = ItemIdGetLength(item);
+	tuple.t_self = lease->place.tid;
+	tuple.t_tableOid = RelationGetRelid(rel);
+	tuple.t_data = header;
+	return deferred_is(rel, &tuple, lease->q->relid, lease->place.due_at, lease->id);
+}
+
+ItemId
+place_lock(Relation rel, Lease *lease, Buffer *buffer)
+{
+	bool		looked = false;
+
+	for (;;)
+	{
+		ItemId		item = lock_tuple(rel, &lease->place.tid, buffer);
+
+		if (item != NULL)
+		{
+			if (is_message(rel, lease, item, *buffer))
+				return item;
+			UnlockReleaseBuffer(*buffer);
+		}
+		if (lease->place.segment != LEASE_IN_DEFERRED || looked ||
+			!deferred_find(rel, lease->q->relid, lease->place.due_at, lease->id,
+						   &lease->place.tid))
+			return NULL;
+		looked = true;
+	}
+}
+
+HeapTuple
+place_copy(Relation rel, const Lease *lease, ItemId item, Buffer buffer)
+{
+	return frontier_copy_tuple((HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item),
+							   ItemIdGetLength(item), RelationGetRelid(rel),
+							   ItemPointerGetBlockNumber(&lease->place.tid),
+							   ItemPointerGetOffsetNumber(&lease->place.tid));
+}
+
+Verdict
+place_fetch(Relation rel, Lease *lease, Snapshot snapshot, HeapTuple *copy)
+{
+	Buffer		buffer;
+	ItemId		item = place_lock(rel, lease, &buffer);
+	TransactionId xid;
+	Verdict		verdict;
+
+	*copy = NULL;
+	if (item == NULL)
+		return VERDICT_DEAD;
+	verdict = frontier_judge((HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item),
+							 snapshot, buffer, &xid);
+	if (verdict == VERDICT_LIVE)
+		*copy = place_copy(rel, lease, item, buffer);
+	UnlockReleaseBuffer(buffer);
+	return verdict;
+}
+
+TM_Result
+place_delete(Relation rel, Lease *lease, bool wait, HeapTuple *copy)
+{
+	Buffer		buffer;
+	ItemId		item = place_lock(rel, lease, &buffer);
+	TM_FailureData tmfd;
+	TM_Result	result;
+
+	if (item == NULL)
+		return TM_Deleted;
+	if (copy != NULL)
+		*copy = place_copy(rel, lease, item, buffer);
+
+	/* Pinned still: nobody can prune the tuple and put another in its place. */
+	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+	result = heap_delete(rel, &lease->place.tid, GetCurrentCommandId(true), InvalidSnapshot,
+						 wait, &tmfd, false);
+	ReleaseBuffer(buffer);
+	return result;
+}

@@ -1,0 +1,37 @@
+/*
+ * place.h
+ *		The tuple a lease points to.
+ */
+#ifndef QUEUE_PLACE_H
+#define QUEUE_PLACE_H
+
+#include "access/tableam.h"
+#include "frontier.h"
+#include "lease.h"
+#include "storage/buf.h"
+#include "utils/rel.h"
+
+/*
+ * Lock the page where a lease's message is, shared: its line pointer, or NULL
+ * and nothing locked if it is there no more.  The table is open, and locked at
+ * least as for reading; a row of queue.deferred is found where it has moved.
+ */
+extern ItemId place_lock(Relation rel, Lease *lease, Buffer *buffer);
+
+/* Copy the tuple whose page is locked, into the current memory context. */
+extern HeapTuple place_copy(Relation rel, const Lease *lease, ItemId item, Buffer buffer);
+
+/*
+ * Read the message of a lease.  VERDICT_DEAD also if its place is empty or
+ * holds another one.  A copy of a live one is in *copy.
+ */
+extern Verdict place_fetch(Relation rel, Lease *lease, Snapshot snapshot, HeapTuple *copy);
+
+/*
+ * Delete the message of a lease.  TM_Deleted also if it is there no more.  A
+ * copy is in *copy, if wanted; its toasted values can be read until the
+ * transaction ends.
+ */
+extern TM_Result place_delete(Relation rel, Lease *lease, bool wait, HeapTuple *copy);
+
+#endif							/* QUEUE_PLACE_H */
