@@ -219,11 +219,12 @@ build_messages(ClaimScan *scan, Size max_bytes, Message **result)
 		messages[n].attempts = claim->attempts;
 		messages[n].receipt = lease_receipt(claim->ref);
 
-		/* In a transaction that may not write it is left to the lease's end. */
+		/* If that cannot be done now, a timed lease's end will see to it. */
 		if (unlikely(unreadable != NULL))
 		{
-			if (!XactReadOnly)
-				(void) settle_unreadable(claim->ref, unreadable);
+			if ((XactReadOnly || !settle_unreadable(claim->ref, unreadable)) &&
+				scan->kind != LEASE_TIMED)
+				lease_give_back(claim->ref);
 			continue;
 		}
 		n++;

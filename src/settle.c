@@ -330,6 +330,8 @@ take_over(void *arg)
 	FailureResult result = fail(this->ref, &failure, &cached, failed);
 
 	close_cached(&cached);
+	if (result == FAILURE_LOCKED)
+		lease_retry_expiry(this->ref, TimestampTzPlusMilliseconds(scan->now, LOCKED_RETRY));
 	if (result != FAILURE_DEFERRED)
 		return;
 
@@ -346,6 +348,15 @@ take_over(void *arg)
 	}
 }
 
+static int
+compare_leases(const void *a, const void *b)
+{
+	int64		x = ((const Lease *) a)->id;
+	int64		y = ((const Lease *) b)->id;
+
+	return (x > y) - (x < y);
+}
+
 void
 settle_overdue(Queue *queue, ClaimScan *scan)
 {
@@ -357,8 +368,9 @@ settle_overdue(Queue *queue, ClaimScan *scan)
 		XactReadOnly || IsInParallelMode() || scan->nclaims >= scan->max)
 		return;
 
-	overdue = palloc(sizeof(Lease) * Min(scan->max, EXPIRE_BATCH));
-	n = lease_overdue(q, scan->now, overdue_at, queue, overdue, Min(scan->max, EXPIRE_BATCH));
+	overdue = palloc(sizeof(Lease) * EXPIRE_BATCH);
+	n = lease_overdue(q, scan->now, overdue_at, queue, overdue, EXPIRE_BATCH);
+	qsort(overdue, n, sizeof(Lease), compare_leases);
 	lease_reserve(2 * n + scan->max + 1);
 	for (int i = 0; i < n; i++)
 	{
@@ -366,14 +378,15 @@ settle_overdue(Queue *queue, ClaimScan *scan)
 		ErrorData  *error;
 
 		CHECK_FOR_INTERRUPTS();
-		if (lease_queue(this.ref) != queue->relid || guard_run(take_over, &this, &error))
-			continue;
-		report_trouble(&overdue[i], error);
+		if (scan->nclaims >= scan->max)
+		{
+			/* The rest is for the next receiver. */
+			lease_look_by(q, scan->now);
+			break;
+		}
+		if (lease_queue(this.ref) == queue->relid && !guard_run(take_over, &this, &error))
+			report_trouble(&overdue[i], error);
 	}
-
-	/* What was not taken after all is looked for again. */
-	if (n > 0)
-		lease_look_by(q, TimestampTzPlusMilliseconds(scan->now, LOCKED_RETRY));
 	pfree(overdue);
 }
 

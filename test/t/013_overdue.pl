@@ -1,0 +1,92 @@
+# Leases end though no maintenance worker looks after them: receivers do.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use QueueNode;
+use Test::More;
+
+# The launcher has the only place there is.
+my $node = queue_node('primary', conf => "max_worker_processes = 1\nmax_parallel_workers = 0");
+
+$node->safe_psql('postgres', q{
+SELECT queue.create('q', lease => '100 ms', max_attempts => 3, backoff => '10 ms');
+SELECT queue.create('other', lease => '100 ms', max_attempts => 1);
+SELECT queue.send('q', '1', 'k', '{"h": 1}');
+SELECT queue.send('other', '2');
+SELECT * FROM queue.receive('other');
+});
+is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'queue maintenance'}),
+	'0', 'there is no maintenance worker');
+
+my $receive = q{SELECT id, key, payload, headers, attempts FROM queue.receive('q', wait => '60 s')};
+
+is($node->safe_psql('postgres', $receive), '1|k|1|{"h": 1}|1', 'a first delivery');
+is($node->safe_psql('postgres', $receive), '1|k|1|{"h": 1}|2', 'the lease ends, and the next receiver has the message');
+is($node->safe_psql('postgres', 'SELECT attempts, error FROM queue.deferred'), '1|lease expired',
+	'the attempt is counted where a crash cannot forget it');
+
+# Rolled back, nothing has happened, and the message is not lost.
+is($node->safe_psql('postgres', "BEGIN;\n$receive;\nROLLBACK;"), '1|k|1|{"h": 1}|3', 'a third one, rolled back');
+is($node->safe_psql('postgres', 'SELECT attempts FROM queue.deferred'), '1', 'is not counted');
+is($node->safe_psql('postgres', qq{
+BEGIN;
+SAVEPOINT s;
+$receive;
+ROLLBACK TO s;
+COMMIT;
+}), '1|k|1|{"h": 1}|3', 'nor one rolled back to a savepoint');
+crash($node);
+is($node->safe_psql('postgres', $receive), '1|k|1|{"h": 1}|2', 'after a crash what was counted is');
+is($node->safe_psql('postgres', $receive), '1|k|1|{"h": 1}|3', 'and counted on');
+
+# The last attempt
+ok($node->poll_query_until('postgres',
+	q{SELECT count(*) = 0 FROM queue.receive('q') m}), 'nobody gets it again');
+ok($node->poll_query_until('postgres', q{
+SELECT (SELECT count(*) FROM queue.receive('q')) = 0 AND
+	EXISTS (SELECT FROM queue.dead_letters WHERE queue = 'q')}), 'it dies in the end');
+is($node->safe_psql('postgres', q{SELECT id, attempts, reason, error FROM queue.dead_letters}),
+	'1|3|max_attempts|lease expired', 'with what was known of it');
+is($node->safe_psql('postgres', q{SELECT leased, deferred, dead, expired FROM queue.stats WHERE queue = 'q'}),
+	'0|0|1|2', 'statistics (since the crash)');
+
+# In the same transaction: acknowledged, popped
+$node->safe_psql('postgres', q{
+SELECT queue.send('q', '4'); SELECT queue.send('q', '5');
+SELECT * FROM queue.receive('q', 2);});
+is($node->safe_psql('postgres', q{SELECT payload, attempts FROM queue.pop('q', wait => '60 s')}), '4|2', 'pop takes one over');
+is($node->safe_psql('postgres', q{
+SELECT payload, queue.ack(receipt) FROM queue.receive('q', wait => '60 s')}), '5|t', 'receive and ack in one statement');
+is($node->safe_psql('postgres', q{SELECT (SELECT count(*) FROM queues.q), (SELECT count(*) FROM queue.deferred),
+	(SELECT leased FROM queue.stats WHERE queue = 'q')}), '0|0|0', 'and nothing is left');
+
+# The old receipt ends when somebody takes the message over, not before.
+my $receipt = $node->safe_psql('postgres', q{SELECT queue.send('q', '6'); SELECT receipt FROM queue.receive('q')});
+$receipt =~ s/.*\n//s;
+is($node->safe_psql('postgres', q{SELECT payload FROM queue.receive('q', lease => '1 h', wait => '60 s')}), '6', 'taken over');
+is($node->safe_psql('postgres', "SELECT queue.ack($receipt), queue.extend($receipt, '1 h')"), 'f|f', 'the old receipt is void');
+
+# A read-only transaction counts nothing and takes nothing over.
+$node->safe_psql('postgres', q{
+SELECT queue.release('q', id) FROM queue.leases;
+SELECT payload FROM queue.receive('q', lease => '1 us');});
+is($node->safe_psql('postgres', q{BEGIN READ ONLY; SELECT count(*) FROM queue.receive('q', wait => '100 ms'); COMMIT}),
+	'0', 'a read-only transaction gets nothing');
+is($node->safe_psql('postgres', q{SELECT payload FROM queue.receive('q', wait => '60 s')}), '6', 'others do');
+
+# Somebody has the row locked: not now, and nobody hangs.
+$node->safe_psql('postgres', q{
+SELECT queue.send('q', '7');
+SELECT payload FROM queue.receive('q', 10, lease => '1 ms');});
+my $locker = $node->background_psql('postgres');
+$locker->query_safe(q{BEGIN; SELECT id FROM queues.q FOR UPDATE});
+is($node->safe_psql('postgres', q{SELECT count(*) FROM queue.receive('q', wait => '100 ms')}), '0', 'a locked row is left alone');
+$locker->query_safe('ROLLBACK');
+$locker->quit;
+is($node->safe_psql('postgres', q{SELECT payload FROM queue.receive('q', wait => '60 s')}), '7', 'and taken over later');
+
+$node->stop;
+done_testing();
