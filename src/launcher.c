@@ -44,6 +44,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "worker.h"
+#include "worker_transaction.h"
 #include "compat.h"
 
 /* Databases kept in mind; where there is no extension they give way. */
@@ -508,8 +509,7 @@ read_databases(List **all, List **connectable)
 	HeapTuple	tuple;
 
 	*all = *connectable = NIL;
-	StartTransactionCommand();
-	(void) GetTransactionSnapshot();
+	worker_begin();
 	rel = table_open(DatabaseRelationId, AccessShareLock);
 	scan = table_beginscan_catalog(rel, 0, NULL);
 	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
@@ -530,8 +530,7 @@ read_databases(List **all, List **connectable)
 	}
 	table_endscan(scan);
 	table_close(rel, AccessShareLock);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(context);
+	worker_end();
 }
 
 /* Databases that have queues in shared memory, once for each queue. */

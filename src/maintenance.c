@@ -38,6 +38,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "worker.h"
+#include "worker_transaction.h"
 #include "compat.h"
 
 /* Between rounds, in milliseconds: with traffic, and without. */
@@ -126,21 +127,6 @@ attempt(const char *activity, void (*work) (void *), void *arg)
 	return done;
 }
 
-static void
-begin_transaction(void)
-{
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-}
-
-static void
-end_transaction(void)
-{
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-}
-
 /* Run one statement, and return the number of rows it was about. */
 static uint64
 execute(const char *query)
@@ -160,9 +146,9 @@ settle_leases(void)
 {
 	TimestampTz next;
 
-	begin_transaction();
+	worker_begin();
 	next = settle_expired();
-	end_transaction();
+	worker_end();
 	return next;
 }
 
@@ -174,7 +160,7 @@ trim_inbox(void)
 	BlockNumber nblocks;
 	uint64		deleted = 0;
 
-	begin_transaction();
+	worker_begin();
 	rel = relation_open(extension_relation("inbox"), AccessShareLock);
 	nblocks = RelationGetNumberOfBlocks(rel);
 	relation_close(rel, NoLock);
@@ -184,7 +170,7 @@ trim_inbox(void)
 								   " WHERE accepted_at < now() - interval '%d minutes'"
 								   " ORDER BY accepted_at LIMIT %d))",
 								   queue_inbox_retention, INBOX_BATCH));
-	end_transaction();
+	worker_end();
 	return deleted < INBOX_BATCH ? DT_NOEND : DT_NOBEGIN;
 }
 
@@ -192,7 +178,7 @@ trim_inbox(void)
 static TimestampTz
 remove_dropped_queues(void)
 {
-	begin_transaction();
+	worker_begin();
 	execute("DELETE FROM queue.relay r WHERE NOT EXISTS"
 			" (SELECT FROM pg_catalog.pg_class c WHERE c.oid = r.queue)");
 	execute("WITH gone AS ("
@@ -200,7 +186,7 @@ remove_dropped_queues(void)
 			" (SELECT FROM pg_catalog.pg_class c WHERE c.oid = q.relid) RETURNING q.relid)"
 			" DELETE FROM queue.deferred d USING gone WHERE d.relid = gone.relid");
 	queue_forget_dropped(false);
-	end_transaction();
+	worker_end();
 	return DT_NOEND;
 }
 
@@ -240,7 +226,7 @@ maintain_queue(void *arg)
 	QueueWatch *watch = arg;
 	Queue	   *queue;
 
-	begin_transaction();
+	worker_begin();
 	queue = queue_by_relid(watch->relid);
 	if (queue)
 	{
@@ -248,7 +234,7 @@ maintain_queue(void *arg)
 		watch->generation = queue->generation;
 		watch->traffic = queue_traffic(queue->shared);
 	}
-	end_transaction();
+	worker_end();
 
 	watch->due = queue ? reclaim_queue(watch->relid) : DT_NOEND;
 }
@@ -302,11 +288,11 @@ list_queues(void)
 	List	   *result = NIL;
 	ListCell   *lc;
 
-	begin_transaction();
+	worker_begin();
 	if (!extension_exists())
 	{
 		queue_forget_dropped(true);
-		end_transaction();
+		worker_end();
 		proc_exit(0);
 	}
 
@@ -332,7 +318,7 @@ list_queues(void)
 		watch->listed = true;
 	}
 
-	end_transaction();
+	worker_end();
 	MemoryContextSwitchTo(context);
 
 	/* A list, as a scan of the hash table must not outlive a transaction. */
@@ -407,28 +393,6 @@ sleep_until(TimestampTz planned)
 	}
 }
 
-/* Settings a database or role may have that must not govern our own work. */
-static void
-override_settings(void)
-{
-	static const char *const settings[][2] = {
-		{"search_path", ""},
-		{"application_name", "queue maintenance"},
-		{"default_transaction_isolation", "read committed"},
-		{"default_transaction_read_only", "off"},
-		{"default_transaction_deferrable", "off"},
-		{"statement_timeout", "0"},
-		{"lock_timeout", "0"},
-		{"idle_in_transaction_session_timeout", "0"},
-#if PG_VERSION_NUM >= 170000
-		{"transaction_timeout", "0"},
-#endif
-	};
-
-	for (int i = 0; i < lengthof(settings); i++)
-		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
-}
-
 /* Main function of a maintenance worker; its argument is the database. */
 void
 queue_maintenance_main(Datum arg)
@@ -445,7 +409,7 @@ queue_maintenance_main(Datum arg)
 	if (!launcher_attach(dboid))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
-	override_settings();
+	SetConfigOption("application_name", "queue maintenance", PGC_USERSET, PGC_S_SESSION);
 
 	watches = hash_create("watched queues", 64, &ctl, HASH_ELEM | HASH_BLOBS);
 	context = AllocSetContextCreate(TopMemoryContext, "queue maintenance", ALLOCSET_DEFAULT_SIZES);

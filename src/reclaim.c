@@ -12,7 +12,6 @@
 
 #include "access/heapam.h"
 #include "access/relation.h"
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "claim.h"
 #include "deferred.h"
@@ -29,6 +28,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "worker_transaction.h"
 
 /* Blocks of the tail, or of the queue's own table, worth a truncation. */
 #define IDLE_TAIL_BLOCKS	64
@@ -54,24 +54,12 @@ begin(Oid relid)
 {
 	Queue	   *queue = NULL;
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	worker_begin();
 	if (ConditionalLockRelationOid(relid, AccessShareLock))
 		queue = queue_by_relid(relid);
 	if (queue == NULL)
-	{
-		PopActiveSnapshot();
-		CommitTransactionCommand();
-	}
+		worker_end();
 	return queue;
-}
-
-static void
-finish(void)
-{
-	PopActiveSnapshot();
-	CommitTransactionCommand();
 }
 
 /* Whether a page holds nothing but tuples that are dead to all but the past. */
@@ -212,7 +200,7 @@ reclaim_segments(Oid relid)
 	int			nsegments = queue ? queue->shared->nsegments : 0;
 
 	if (queue != NULL)
-		finish();
+		worker_end();
 	for (int segno = 0; segno < nsegments; segno++)
 	{
 		QueueShared *q;
@@ -227,14 +215,14 @@ reclaim_segments(Oid relid)
 		if (pg_atomic_read_u32(&seg->state) != SEGMENT_ACTIVE ||
 			(empty && (segno == 0 || pg_atomic_read_u32(&q->tail) == segno)))
 		{
-			finish();
+			worker_end();
 			continue;
 		}
 		if (empty)
 			segment_pool(q, segno);
 		else if (worth_truncating(q, segno) && pg_atomic_read_u32(&seg->leases) == 0)
 			empty = truncate_if_drained(q, segno);
-		finish();
+		worker_end();
 		left |= !empty && worth_truncating(q, segno);
 	}
 	return left;
@@ -268,13 +256,13 @@ provide_segment(Oid relid)
 		pooled |= pg_atomic_read_u32(&queue->shared->segments[i].state) == SEGMENT_POOLED;
 	if (!pooled && queue->shared->nsegments < QUEUE_MAX_SEGMENTS)
 		segment_create(relid);
-	finish();
+	worker_end();
 
 	if (!pooled && (queue = begin(relid)) != NULL)
 	{
 		segment_refresh(queue);
 		leave_full_tail(queue->shared);
-		finish();
+		worker_end();
 	}
 }
 
@@ -404,7 +392,7 @@ sweep(Oid relid)
 	}
 	count_stored(queue);
 	q->swept_at = GetCurrentTimestamp();
-	finish();
+	worker_end();
 }
 
 /*
@@ -481,7 +469,7 @@ move_stragglers(Oid relid, int segno)
 		!TimestampDifferenceExceeds(seg->sealed_at, GetCurrentTimestamp(), queue_straggler_age * 1000) ||
 		(rel = segment_open(q, segno, RowExclusiveLock)) == NULL)
 	{
-		finish();
+		worker_end();
 		return;
 	}
 
@@ -489,7 +477,7 @@ move_stragglers(Oid relid, int segno)
 	if (has_unleased(rel, seg->drained))
 	{
 		relation_close(rel, RowExclusiveLock);
-		finish();
+		worker_end();
 		return;
 	}
 
@@ -512,7 +500,7 @@ move_stragglers(Oid relid, int segno)
 			lease_put_back(slotno);
 	}
 	relation_close(rel, NoLock);
-	finish();
+	worker_end();
 }
 
 TimestampTz
@@ -530,7 +518,7 @@ reclaim_queue(Oid relid)
 		return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ROUND_MS);
 	swept_at = queue->shared->swept_at;
 	nsegments = queue->shared->nsegments;
-	finish();
+	worker_end();
 
 	now = GetCurrentTimestamp();
 	if (swept_at == 0 || TimestampDifferenceExceeds(swept_at, now, queue_sweep_interval * 1000))
