@@ -338,6 +338,7 @@ static TimestampTz
 maintenance_round(void)
 {
 	TimestampTz next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), IDLE_INTERVAL_MS);
+	TimestampTz earliest;
 	List	   *queues;
 	ListCell   *lc;
 
@@ -360,10 +361,15 @@ maintenance_round(void)
 		next = Min(next, Max(run.next, works[i].not_before));
 	}
 	foreach(lc, queues)
-		next = Min(next, visit_queue(lfirst(lc)));
+	{
+		TimestampTz due = visit_queue(lfirst(lc));
+
+		next = Min(next, due);
+	}
+	earliest = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), MIN_INTERVAL_MS);
 
 	pgstat_report_stat(true);
-	return Max(next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), MIN_INTERVAL_MS));
+	return Max(next, earliest);
 }
 
 /* Sleep until a time, or until somebody wants a round earlier. */

@@ -151,7 +151,11 @@ claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 		if (deadline == 0)
 			deadline = now + wait;
 		else
-			sleep_until(Min(deadline, claim_next_look(q)));
+		{
+			TimestampTz look = claim_next_look(q);
+
+			sleep_until(Min(deadline, look));
+		}
 	}
 	wait_end(n > 0);
 	return n;

@@ -28,7 +28,9 @@ PG_FUNCTION_INFO_V1(queue_lease_list);
 static Datum
 gauge(pg_atomic_uint64 *counter)
 {
-	return Int64GetDatum(Max((int64) pg_atomic_read_u64(counter), 0));
+	int64		value = (int64) pg_atomic_read_u64(counter);
+
+	return Int64GetDatum(Max(value, 0));
 }
 
 /* Size on disk of a queue's segments and their toast tables. */
