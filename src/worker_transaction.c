@@ -4,10 +4,15 @@
  */
 #include "postgres.h"
 
+#include "access/relation.h"
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
 #include "utils/snapmgr.h"
 #include "worker_transaction.h"
 
@@ -22,14 +27,24 @@ static const char *const settings[][2] = {
 	{"default_transaction_read_only", "off"},
 	{"default_transaction_deferrable", "off"},
 	{"statement_timeout", "0"},
-	{"lock_timeout", "0"},
 	{"idle_in_transaction_session_timeout", "0"},
 #if PG_VERSION_NUM >= 170000
 	{"transaction_timeout", "0"},
 #endif
 };
 
+const char *worker_lock_timeout = "0";
+
 static MemoryContext outer_context = NULL;
+
+static void
+enforce_setting(const char *name, const char *value)
+{
+	const char *now = GetConfigOption(name, false, false);
+
+	if (now == NULL || strcmp(now, value) != 0)
+		SetConfigOption(name, value, PGC_SUSET, PGC_S_SESSION);
+}
 
 void
 worker_begin(void)
@@ -41,12 +56,8 @@ worker_begin(void)
 
 	/* Outside the transaction, as they are to hold at its start. */
 	for (int i = 0; i < lengthof(settings); i++)
-	{
-		const char *value = GetConfigOption(settings[i][0], false, false);
-
-		if (value == NULL || strcmp(value, settings[i][1]) != 0)
-			SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_SESSION);
-	}
+		enforce_setting(settings[i][0], settings[i][1]);
+	enforce_setting("lock_timeout", worker_lock_timeout);
 
 	/* A database can have a session_authorization, too. */
 	GetUserIdAndSecContext(&user, &context);
@@ -64,6 +75,65 @@ worker_end(void)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(outer_context);
+}
+
+/* Lock a table's indexes, or a toast table's. */
+static bool
+try_lock_indexes(Relation rel, LOCKMODE lockmode)
+{
+	List	   *indexes = RelationGetIndexList(rel);
+	ListCell   *lc;
+	bool		locked = true;
+
+	foreach(lc, indexes)
+		locked = locked && ConditionalLockRelationOid(lfirst_oid(lc), lockmode);
+	list_free(indexes);
+	return locked;
+}
+
+bool
+worker_try_lock(Oid relid, LOCKMODE lockmode)
+{
+	Relation	rel;
+	Relation	toast = NULL;
+	bool		locked;
+
+	if (!ConditionalLockRelationOid(relid, lockmode))
+		return false;
+	rel = try_relation_open(relid, NoLock);
+	if (rel == NULL)
+		return true;
+	locked = try_lock_indexes(rel, lockmode);
+	if (locked && OidIsValid(rel->rd_rel->reltoastrelid))
+	{
+		locked = ConditionalLockRelationOid(rel->rd_rel->reltoastrelid, lockmode);
+		if (locked)
+			toast = try_relation_open(rel->rd_rel->reltoastrelid, NoLock);
+	}
+	if (toast != NULL)
+	{
+		locked = try_lock_indexes(toast, lockmode);
+		relation_close(toast, NoLock);
+	}
+	relation_close(rel, NoLock);
+	return locked;
+}
+
+void
+worker_lock(Oid relid, LOCKMODE lockmode)
+{
+	if (!worker_try_lock(relid, lockmode))
+		worker_report_locked(relid);
+}
+
+void
+worker_report_locked(Oid relid)
+{
+	char	   *name = get_rel_name(relid);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+			 errmsg("table \"%s\" is locked", name ? name : "")));
 }
 
 void

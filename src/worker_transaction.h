@@ -5,6 +5,9 @@
 #ifndef QUEUE_WORKER_TRANSACTION_H
 #define QUEUE_WORKER_TRANSACTION_H
 
+#include "catalog.h"
+#include "storage/lockdefs.h"
+
 /*
  * Begin a transaction with an active snapshot, as the role that connected and
  * with settings that nobody else has a say in.  What a database, a role or
@@ -14,6 +17,19 @@
  */
 extern void worker_begin(void);
 extern void worker_end(void);
+
+/*
+ * A worker waits for nobody's lock: with one these raise 55P03, or say so by
+ * false.  A table is locked with its indexes and its toast table, so that
+ * what opens those later does not wait either.  A table that is gone is not
+ * locked by anyone.
+ */
+extern bool worker_try_lock(Oid relid, LOCKMODE lockmode);
+extern void worker_lock(Oid relid, LOCKMODE lockmode);
+pg_noreturn extern void worker_report_locked(Oid relid);
+
+/* For where that was not seen to: the lock_timeout, in milliseconds. */
+extern const char *worker_lock_timeout;
 
 /*
  * Work on a table as its owner: his functions can run there, in an index say,
