@@ -294,7 +294,25 @@ CREATE FUNCTION queue.lease_list(
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'queue_lease_list' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.lease_list IS
-'Leases on the queues the caller may read; for the view queue.leases.';
+'Leases on the queues the caller may read, or on all for pg_monitor; for the view queue.leases.';
+
+CREATE FUNCTION queue.maintenance_list(
+	OUT queue regclass, OUT activity text, OUT error text, OUT sqlstate text, OUT failures integer,
+	OUT first_failed_at timestamptz, OUT last_failed_at timestamptz, OUT retry_at timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'queue_maintenance_list' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.maintenance_list IS
+'What the maintenance worker of this database could not do; for the view queue.maintenance.';
+
+CREATE FUNCTION queue.database_list(
+	OUT database oid, OUT state text, OUT pid integer, OUT problem text, OUT setting text,
+	OUT failures integer, OUT since timestamptz, OUT retry_at timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'queue_database_list' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.database_list IS
+'Databases and their maintenance workers; for the view queue.databases.';
+REVOKE ALL ON FUNCTION queue.database_list FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION queue.database_list TO pg_monitor;
 
 CREATE VIEW queue.queues AS
 SELECT c.relname::text AS name,
@@ -308,13 +326,30 @@ CREATE VIEW queue.stats AS
 SELECT c.relname::text AS queue, s.*
 FROM queue.queue q JOIN pg_catalog.pg_class c ON c.oid = q.relid,
 	LATERAL queue.queue_stats(q.relid) s
-WHERE pg_catalog.has_table_privilege(q.relid, 'SELECT');
+WHERE pg_catalog.has_table_privilege(q.relid, 'SELECT') OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
 GRANT SELECT ON queue.stats TO PUBLIC;
+COMMENT ON VIEW queue.stats IS
+'Counters of the queues the caller may read, or of all for pg_monitor. NULLs stand for what cannot be told now: bytes and segments while a table is locked.';
 
 CREATE VIEW queue.leases AS
 SELECT c.relname::text AS queue, l.id, l.attempts, l.kind, l.state, l.leased_at, l.expires_at, l.pid
 FROM queue.lease_list() l JOIN pg_catalog.pg_class c ON c.oid = l.queue;
 GRANT SELECT ON queue.leases TO PUBLIC;
+
+CREATE VIEW queue.maintenance AS
+SELECT c.relname::text AS queue, m.activity, m.error, m.sqlstate, m.failures,
+	m.first_failed_at, m.last_failed_at, m.retry_at
+FROM queue.maintenance_list() m LEFT JOIN pg_catalog.pg_class c ON c.oid = m.queue;
+GRANT SELECT ON queue.maintenance TO PUBLIC;
+COMMENT ON VIEW queue.maintenance IS
+'What the maintenance worker of this database could not do, and why; nothing where all is well. A queue''s rows are for those who may read it, those about the database (queue is NULL) for pg_monitor.';
+
+CREATE VIEW queue.databases AS
+SELECT d.datname::text AS database, l.state, l.pid, l.problem, l.setting, l.failures, l.since, l.retry_at
+FROM queue.database_list() l JOIN pg_catalog.pg_database d ON d.oid = l.database;
+GRANT SELECT ON queue.databases TO pg_monitor;
+COMMENT ON VIEW queue.databases IS
+'Databases that have a maintenance worker, or should: state is running, starting, waiting or blocked. problem says why one has none, setting what to raise. For pg_monitor.';
 
 --
 -- Relays

@@ -193,3 +193,18 @@ PREPARE TRANSACTION 'drop';
 COMMIT PREPARED 'drop';
 SELECT queue.send('t2', '1');
 SELECT queue.drop('t');
+
+-- A receive that was prepared and rolled back gives its leases back; one that is committed keeps them.
+SELECT queue.create('p', lease => '1 hour');
+SELECT queue.send_batch('p', '{1,2}');
+BEGIN;
+SELECT payload FROM queue.receive('p');
+PREPARE TRANSACTION 'undone';
+SELECT count(*) FROM queue.leases WHERE queue = 'p' AND state = 'held';
+ROLLBACK PREPARED 'undone';
+BEGIN;
+SELECT payload, attempts FROM queue.receive('p');
+PREPARE TRANSACTION 'done';
+COMMIT PREPARED 'done';
+SELECT payload, attempts FROM queue.receive('p', 2);
+SELECT queue.drop('p');

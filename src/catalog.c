@@ -233,6 +233,24 @@ read_settings(Queue *queue)
 	return found;
 }
 
+QueueShared *
+queue_find_shared(Oid relid)
+{
+	QueueShared *result = NULL;
+
+	shmem_require();
+	LWLockAcquire(&queue_state->registry_lock, LW_SHARED);
+	for (int i = 0; i < queue_max_queues && result == NULL; i++)
+	{
+		QueueShared *q = &queue_state->queues[i];
+
+		if (q->relid == relid && q->dboid == MyDatabaseId)
+			result = q;
+	}
+	LWLockRelease(&queue_state->registry_lock);
+	return result;
+}
+
 /*
  * Find this queue's shared element, or give it a free one; if there is none,
  * one of a queue that was dropped and not cleared away yet.
@@ -292,6 +310,7 @@ clear_shared(QueueShared *q)
 	pg_atomic_write_u64(&q->next_due, 0);
 	pg_atomic_write_u64(&q->next_expiry, (uint64) DT_NOEND);
 	pg_atomic_write_u32(&q->wants_segment, 0);
+	pg_atomic_write_u32(&q->wants_sweep, 0);
 	pg_atomic_write_u64(&q->ready, 0);
 	pg_atomic_write_u64(&q->deferred, 0);
 	pg_atomic_write_u64(&q->dead, 0);

@@ -60,6 +60,9 @@ extern Queue *queue_by_name(text *name, AclMode rights);
 /* The same by table and without a check of rights; NULL if it is no queue. */
 extern Queue *queue_by_relid(Oid relid);
 
+/* The shared element of a queue of this database, or NULL if it has none. */
+extern QueueShared *queue_find_shared(Oid relid);
+
 /* Raises 42704, also for a queue that was dropped a moment ago. */
 #ifndef pg_noreturn				/* before 18 */
 #define pg_noreturn pg_attribute_noreturn()

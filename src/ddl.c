@@ -5,7 +5,7 @@
  * DROP DATABASE and its like refuse a database that has other sessions, and
  * DROP EXTENSION would wait for workers in the middle of something.  So before
  * such a statement the workers are stopped, and until its transaction ends
- * none is started.
+ * none is started.  Likewise where they are to start with other settings.
  */
 #include "postgres.h"
 
@@ -16,6 +16,8 @@
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
+#include "guc.h"
+#include "lease.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "tcop/utility.h"
@@ -82,6 +84,14 @@ drops_extension(DropStmt *stmt)
 	return false;
 }
 
+/* Whether SET or RESET is about a setting of the extension. */
+static bool
+sets_ours(VariableSetStmt *stmt)
+{
+	return stmt->kind == VAR_RESET_ALL ||
+		(stmt->name != NULL && pg_strncasecmp(stmt->name, "queue.", 6) == 0);
+}
+
 /* Stop workers that would be in a statement's way. */
 static void
 before_statement(Node *stmt)
@@ -97,6 +107,11 @@ before_statement(Node *stmt)
 		case T_AlterDatabaseStmt:
 			/* SET TABLESPACE, or an option that may be about connections. */
 			block_database(((AlterDatabaseStmt *) stmt)->dbname);
+			break;
+		case T_AlterDatabaseSetStmt:
+			/* Workers apply the settings of their database when they start. */
+			if (sets_ours(((AlterDatabaseSetStmt *) stmt)->setstmt))
+				block_database(((AlterDatabaseSetStmt *) stmt)->dbname);
 			break;
 		case T_RenameStmt:
 			if (((RenameStmt *) stmt)->renameType == OBJECT_DATABASE)
@@ -116,6 +131,22 @@ before_statement(Node *stmt)
 	}
 }
 
+/* Have the queues of this database swept now. */
+static void
+sweep_database(void)
+{
+	LWLockAcquire(&queue_state->registry_lock, LW_SHARED);
+	for (int i = 0; i < queue_max_queues; i++)
+	{
+		QueueShared *q = &queue_state->queues[i];
+
+		if (OidIsValid(q->relid) && q->dboid == MyDatabaseId)
+			pg_atomic_write_u32(&q->wants_sweep, 1);
+	}
+	LWLockRelease(&queue_state->registry_lock);
+	maintenance_wake(MyDatabaseId);
+}
+
 static void
 queue_process_utility(PlannedStmt *pstmt, const char *query_string,
 					  bool read_only_tree, ProcessUtilityContext context,
@@ -124,13 +155,18 @@ queue_process_utility(PlannedStmt *pstmt, const char *query_string,
 {
 	Node	   *stmt = pstmt->utilityStmt;
 	char	   *created = NULL;
-	bool		commits_prepared = false;
+	bool		ends_prepared = false;
+	bool		rolls_back = false;
 
 	/* Here, as the statement may not live until it is done. */
 	if (IsA(stmt, CreatedbStmt))
 		created = pstrdup(((CreatedbStmt *) stmt)->dbname);
 	else if (IsA(stmt, TransactionStmt))
-		commits_prepared = ((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED;
+	{
+		rolls_back = ((TransactionStmt *) stmt)->kind == TRANS_STMT_ROLLBACK_PREPARED;
+		ends_prepared = rolls_back ||
+			((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED;
+	}
 	before_statement(stmt);
 
 	if (prev_process_utility_hook)
@@ -146,9 +182,15 @@ queue_process_utility(PlannedStmt *pstmt, const char *query_string,
 		CommandCounterIncrement();
 		launcher_poke_at_commit(get_database_oid(created, false));
 	}
-	if (commits_prepared)
+	if (ends_prepared)
 	{
-		/* Commit callbacks ran at PREPARE: what was sent is visible now. */
+		/*
+		 * Callbacks ran at PREPARE: what was sent is visible now.  Messages
+		 * that were received or deleted and are back, only a sweep finds.
+		 */
+		lease_finish_prepared();
+		if (rolls_back)
+			sweep_database();
 		wake_database();
 		if (!launcher_database_running(MyDatabaseId) && extension_exists())
 			launcher_poke_at_commit(MyDatabaseId);

@@ -369,8 +369,8 @@ scan_page(ClaimScan *scan, int segno, BlockNumber block, OffsetNumber off,
 	page = BufferGetPage(buffer);
 	if (PageIsNew(page))
 		last = InvalidOffsetNumber;
-	else
-		last = Min(last, PageGetMaxOffsetNumber(page));
+	else if (last > PageGetMaxOffsetNumber(page))
+		last = PageGetMaxOffsetNumber(page);
 
 	*stopped = false;
 	for (; off <= last; off++)

@@ -31,7 +31,7 @@ guc_init(void)
 							NULL,
 							&queue_segment_size,
 							64, 1, 16384,
-							PGC_SIGHUP,
+							PGC_SUSET,
 							GUC_UNIT_MB,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("queue.sweep_interval",
@@ -39,7 +39,7 @@ guc_init(void)
 							"Such rows come from a restore, logical replication or SQL on a segment.",
 							&queue_sweep_interval,
 							60, 1, INT_MAX / 1000,
-							PGC_SIGHUP,
+							PGC_SUSET,
 							GUC_UNIT_S,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("queue.straggler_age",
@@ -47,7 +47,7 @@ guc_init(void)
 							NULL,
 							&queue_straggler_age,
 							60, 1, INT_MAX / 1000,
-							PGC_SIGHUP,
+							PGC_SUSET,
 							GUC_UNIT_S,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("queue.inbox_retention",
@@ -55,7 +55,7 @@ guc_init(void)
 							NULL,
 							&queue_inbox_retention,
 							7 * 24 * 60, 1, INT_MAX / 60,
-							PGC_SIGHUP,
+							PGC_SUSET,
 							GUC_UNIT_MIN,
 							NULL, NULL, NULL);
 

@@ -9,10 +9,10 @@ extern int	queue_max_queues;	/* postmaster */
 extern int	queue_max_leases;	/* postmaster */
 extern int	queue_max_leases_per_role;	/* -1: half of them */
 extern int	queue_max_relays;	/* postmaster */
-extern int	queue_segment_size; /* sighup, in MB */
-extern int	queue_sweep_interval;	/* sighup, in seconds */
-extern int	queue_straggler_age;	/* sighup, in seconds */
-extern int	queue_inbox_retention;	/* sighup, in minutes */
+extern int	queue_segment_size; /* superuser, in MB */
+extern int	queue_sweep_interval;	/* superuser, in seconds */
+extern int	queue_straggler_age;	/* superuser, in seconds */
+extern int	queue_inbox_retention;	/* superuser, in minutes */
 
 extern void guc_init(void);
 

@@ -26,12 +26,14 @@
 #include "catalog.h"
 #include "catalog/pg_database.h"
 #include "fmgr.h"
+#include "funcapi.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "port/atomics.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "problem.h"
 #include "relay.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -39,11 +41,13 @@
 #include "storage/proc.h"
 #include "storage/shmem.h"
 #include "tcop/tcopprot.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "worker.h"
+#include "worker_transaction.h"
 #include "compat.h"
 
 /* Databases kept in mind; where there is no extension they give way. */
@@ -55,6 +59,12 @@
 /* Wait after the first failure of a worker, doubled by each further one. */
 #define MIN_BACKOFF_MS		1000
 #define MAX_BACKOFF_MS		60000
+
+/* A database that stays without its worker is in the log this often. */
+#define WARN_INTERVAL_MS	(5 * 60 * 1000)
+
+/* A worker that fails may be one that was terminated; so often it is not. */
+#define WARN_FAILURES		3
 
 /* Wait of the postmaster before it starts the launcher again. */
 #define RESTART_SECONDS		5
@@ -72,6 +82,14 @@ typedef enum DatabaseState
 	DATABASE_ABSENT				/* without the extension */
 } DatabaseState;
 
+/* Why a database has no worker. */
+typedef enum DatabaseProblem
+{
+	PROBLEM_NONE,
+	PROBLEM_NO_SLOT,			/* max_worker_processes */
+	PROBLEM_FAILURE				/* it ended with an error */
+} DatabaseProblem;
+
 /* Guarded by LauncherShared.lock, but for the atomics. */
 typedef struct DatabaseShared
 {
@@ -82,6 +100,8 @@ typedef struct DatabaseShared
 	int			pid;			/* of the attached worker, 0 if none */
 	int			blockers;		/* transactions that keep workers away */
 	int			failures;		/* in a row */
+	DatabaseProblem problem;	/* until one has run */
+	TimestampTz since;			/* it has been running, or not */
 	bool		poked;			/* since the worker attached */
 	TimestampTz attached_at;
 	TimestampTz not_before;		/* of the next start */
@@ -107,6 +127,7 @@ static List *poked_databases = NIL;
 static DatabaseShared *my_database = NULL;
 
 PG_FUNCTION_INFO_V1(queue_start_workers);
+PG_FUNCTION_INFO_V1(queue_database_list);
 
 Size
 launcher_shmem_size(void)
@@ -193,6 +214,8 @@ enter_database(Oid dboid)
 
 	db->state = DATABASE_UNKNOWN;
 	db->blockers = db->failures = 0;
+	db->problem = PROBLEM_NONE;
+	db->since = GetCurrentTimestamp();
 	db->poked = false;
 	db->not_before = DT_NOBEGIN;
 	pg_atomic_write_u64(&db->next_round, DT_NOEND);
@@ -203,10 +226,13 @@ enter_database(Oid dboid)
 
 /* A worker failed, or did not start: try again later.  The lock is held. */
 static void
-back_off(DatabaseShared *db)
+back_off(DatabaseShared *db, DatabaseProblem problem)
 {
 	int			delay = MIN_BACKOFF_MS;
 
+	if (db->problem == PROBLEM_NONE)
+		db->since = GetCurrentTimestamp();
+	db->problem = problem;
 	for (int i = 0; i < db->failures && delay < MAX_BACKOFF_MS; i++)
 		delay *= 2;
 	db->failures++;
@@ -371,6 +397,47 @@ queue_start_workers(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+Datum
+queue_database_list(PG_FUNCTION_ARGS)
+{
+	static const char *const states[] = {"waiting", "starting", "starting", "running"};
+	static const char *const problems[] = {
+		NULL, "out of background worker slots", "the worker failed, see the server log"
+	};
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	shmem_require();
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < MAX_DATABASES; i++)
+	{
+		DatabaseShared db;
+		Datum		values[8] = {0};
+		bool		isnull[8] = {false};
+
+		LWLockAcquire(&launcher->lock, LW_SHARED);
+		db = launcher->databases[i];
+		LWLockRelease(&launcher->lock);
+		if (!OidIsValid(pg_atomic_read_u32(&db.dboid)) || db.state == DATABASE_ABSENT)
+			continue;
+
+		values[0] = ObjectIdGetDatum(pg_atomic_read_u32(&db.dboid));
+		values[1] = CStringGetTextDatum(db.blockers > 0 ? "blocked" : states[db.state]);
+		values[2] = Int32GetDatum(db.pid);
+		isnull[2] = (db.pid == 0);
+		isnull[3] = isnull[7] = (db.problem == PROBLEM_NONE);
+		if (db.problem != PROBLEM_NONE)
+			values[3] = CStringGetTextDatum(problems[db.problem]);
+		isnull[4] = (db.problem != PROBLEM_NO_SLOT);
+		if (db.problem == PROBLEM_NO_SLOT)
+			values[4] = CStringGetTextDatum("max_worker_processes");
+		values[5] = Int32GetDatum(db.problem == PROBLEM_NONE ? 0 : db.failures);
+		values[6] = TimestampTzGetDatum(db.since);
+		values[7] = TimestampTzGetDatum(db.not_before);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
+	}
+	return (Datum) 0;
+}
+
 /*
  * For maintenance workers and those who wake them
  */
@@ -392,7 +459,7 @@ detach(int code, Datum arg)
 		db->failures = 0;
 
 	if (code != 0 && db->blockers == 0)
-		back_off(db);
+		back_off(db, PROBLEM_FAILURE);
 	else if (code != 0 || db->poked)
 		db->state = DATABASE_UNKNOWN;
 	else
@@ -439,6 +506,8 @@ launcher_report_running(void)
 {
 	LWLockAcquire(&launcher->lock, LW_EXCLUSIVE);
 	my_database->state = DATABASE_RUNNING;
+	my_database->problem = PROBLEM_NONE;
+	my_database->since = GetCurrentTimestamp();
 	LWLockRelease(&launcher->lock);
 
 	/* It may have been waiting to look at other databases. */
@@ -508,8 +577,7 @@ read_databases(List **all, List **connectable)
 	HeapTuple	tuple;
 
 	*all = *connectable = NIL;
-	StartTransactionCommand();
-	(void) GetTransactionSnapshot();
+	worker_begin();
 	rel = table_open(DatabaseRelationId, AccessShareLock);
 	scan = table_beginscan_catalog(rel, 0, NULL);
 	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
@@ -530,8 +598,7 @@ read_databases(List **all, List **connectable)
 	}
 	table_endscan(scan);
 	table_close(rel, AccessShareLock);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(context);
+	worker_end();
 }
 
 /* Databases that have queues in shared memory, once for each queue. */
@@ -567,8 +634,82 @@ reap_workers(void)
 
 		LWLockAcquire(&launcher->lock, LW_EXCLUSIVE);
 		if (db->state == DATABASE_STARTING)
-			back_off(db);
+			back_off(db, PROBLEM_FAILURE);
 		LWLockRelease(&launcher->lock);
+	}
+}
+
+/* A database's name for a message, in the current memory context. */
+static char *
+database_name(Oid dboid)
+{
+	MemoryContext context = CurrentMemoryContext;
+	char	   *name = NULL;
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	worker_begin();
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while (name == NULL && HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	{
+		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+
+		if (form->oid == dboid)
+			name = MemoryContextStrdup(context, NameStr(form->datname));
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	worker_end();
+	return name ? name : psprintf("%u", dboid);
+}
+
+/* Say in the log which databases have no worker: once, and now and then again. */
+static void
+warn_of_problems(TimestampTz *next)
+{
+	static DatabaseShared warned[MAX_DATABASES];	/* not_before: the next warning */
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (int i = 0; i < MAX_DATABASES; i++)
+	{
+		DatabaseShared db;
+		Oid			dboid;
+		char	   *name;
+
+		LWLockAcquire(&launcher->lock, LW_SHARED);
+		db = launcher->databases[i];
+		LWLockRelease(&launcher->lock);
+		dboid = pg_atomic_read_u32(&db.dboid);
+		if (!OidIsValid(dboid) || db.blockers > 0 || db.state == DATABASE_ABSENT ||
+			(db.problem == PROBLEM_FAILURE && db.failures < WARN_FAILURES))
+			db.problem = PROBLEM_NONE;
+
+		if (db.problem != PROBLEM_NONE &&
+			(db.problem != warned[i].problem || db.since != warned[i].since ||
+			 now >= warned[i].not_before))
+		{
+			name = database_name(dboid);
+			if (db.problem == PROBLEM_NO_SLOT)
+				ereport(WARNING,
+						(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+						 errmsg("out of background worker slots for queue maintenance in database \"%s\"", name),
+						 errdetail("Whether it has queues is not known; if so, nobody looks after them."),
+						 errhint("You might need to increase max_worker_processes, now %d.",
+								 max_worker_processes)));
+			else
+				ereport(WARNING,
+						(errcode(ERRCODE_INTERNAL_ERROR),
+						 errmsg("queue maintenance does not run in database \"%s\"", name),
+						 errdetail("Its worker failed %d times in a row, and is started again in a while.",
+								   db.failures)));
+			warned[i].not_before = TimestampTzPlusMilliseconds(now, WARN_INTERVAL_MS);
+		}
+		warned[i].problem = db.problem;
+		warned[i].since = db.since;
+		if (db.problem != PROBLEM_NONE)
+			*next = Min(*next, warned[i].not_before);
 	}
 }
 
@@ -580,7 +721,7 @@ reap_workers(void)
 static int
 choose_database(List *connectable, TimestampTz *next)
 {
-	static bool warned = false;
+	static TimestampTz next_warning = DT_NOBEGIN;
 	TimestampTz now = GetCurrentTimestamp();
 	int			probes = 0;
 	int			chosen = -1;
@@ -628,13 +769,14 @@ choose_database(List *connectable, TimestampTz *next)
 		launcher->databases[chosen].state = DATABASE_STARTING;
 	LWLockRelease(&launcher->lock);
 
-	if (full && probes == 0 && !warned)
+	if (full && probes == 0 && now >= next_warning)
 	{
 		ereport(WARNING,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("too many databases with the extension queue"),
+				 errmsg("too many databases for queue maintenance in database \"%s\"",
+						database_name(linitial_oid(untried))),
 				 errdetail("At most %d are looked after at the same time.", MAX_DATABASES)));
-		warned = true;
+		next_warning = TimestampTzPlusMilliseconds(now, WARN_INTERVAL_MS);
 	}
 	return chosen;
 }
@@ -643,7 +785,6 @@ choose_database(List *connectable, TimestampTz *next)
 static void
 start_worker(int number)
 {
-	static bool warned = false;
 	DatabaseShared *db = &launcher->databases[number];
 	Oid			dboid = pg_atomic_read_u32(&db->dboid);
 	BackgroundWorker worker = {0};
@@ -667,21 +808,12 @@ start_worker(int number)
 	registered = RegisterDynamicBackgroundWorker(&worker, &handles[number]);
 	MemoryContextSwitchTo(old);
 	if (registered)
-	{
-		warned = false;
 		return;
-	}
 
 	LWLockAcquire(&launcher->lock, LW_EXCLUSIVE);
 	if (db->state == DATABASE_STARTING)
-		back_off(db);
+		back_off(db, PROBLEM_NO_SLOT);
 	LWLockRelease(&launcher->lock);
-	if (!warned)
-		ereport(WARNING,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("out of background worker slots for queue maintenance"),
-				 errhint("You might need to increase max_worker_processes.")));
-	warned = true;
 }
 
 /* Start the workers that are due.  Returns when the next one will be. */
@@ -711,6 +843,7 @@ launcher_round(void)
 		if (!list_member_oid(all, lfirst_oid(lc)))
 			queue_forget(lfirst_oid(lc), InvalidOid);
 	}
+	problem_keep_databases(all);
 
 	if (rescan)
 	{
@@ -722,6 +855,7 @@ launcher_round(void)
 	}
 	while ((number = choose_database(connectable, &next)) >= 0)
 		start_worker(number);
+	warn_of_problems(&next);
 
 	return next;
 }

@@ -3,30 +3,28 @@
  *		The worker that looks after the queues of one database.
  *
  * It works in rounds: expired leases, segments, relays, old rows.  Each piece
- * has transactions of its own, and an error in one is reported and leaves the
- * others be.  Between rounds it sleeps, holding no lock and no snapshot, until
- * the earliest time something is due or somebody asks for an earlier round.
+ * has transactions of its own and waits for nobody's lock.  One that fails is
+ * shown in queue.maintenance and tried again after a wait of its own; the
+ * others go on.  Between rounds the worker sleeps, holding no lock and no
+ * snapshot, until something is due or somebody asks for an earlier round.
  */
 #include "postgres.h"
 
 #include <signal.h>
 
-#include "access/relation.h"
 #include "access/xact.h"
 #include "catalog.h"
-#include "executor/spi.h"
-#include "guc.h"
+#include "cleanup.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "problem.h"
 #include "reclaim.h"
 #include "relay.h"
 #include "settle.h"
-#include "storage/bufmgr.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "storage/lmgr.h"
 #include "storage/lwlock.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
@@ -34,10 +32,9 @@
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "worker.h"
+#include "worker_transaction.h"
 #include "compat.h"
 
 /* Between rounds, in milliseconds: with traffic, and without. */
@@ -47,12 +44,30 @@
 /* So that nothing that is always due makes us spin. */
 #define MIN_INTERVAL_MS		10
 
-/* Between searches for old rows, and before a failed piece of work is retried. */
-#define CLEANUP_INTERVAL_MS	60000
-#define RETRY_INTERVAL_MS	5000
+/* Nor a queue that wants a segment or a sweep all the time. */
+#define WANTED_INTERVAL_MS	100
 
-/* Rows of queue.inbox deleted in one transaction. */
-#define INBOX_BATCH			10000
+/* Between rounds while there is something to truncate. */
+#define RECLAIM_INTERVAL_MS	2000
+
+/* Between searches for old rows. */
+#define CLEANUP_INTERVAL_MS	60000
+
+/* Wait after a first failure, and at most; shorter if only a lock was missing. */
+#define FAILURE_FIRST_MS	5000
+#define FAILURE_LAST_MS		300000
+#define LOCKED_FIRST_MS		1000
+#define LOCKED_LAST_MS		30000
+
+/* For locks that are waited for after all: nobody else is to wait for long. */
+#define LOCK_TIMEOUT_MS		"1000"
+
+/* When to do again what failed. */
+typedef struct Backoff
+{
+	int			failures;		/* in a row */
+	TimestampTz not_before;
+} Backoff;
 
 /*
  * Work for the database as a whole.  run returns when it wants to be run
@@ -64,7 +79,20 @@ typedef struct Work
 	TimestampTz (*run) (void);
 	int			interval_ms;	/* between runs, at least */
 	TimestampTz not_before;
+	TimestampTz due;
+	Backoff		backoff;
 } Work;
+
+/* What is done for a queue, in this order. */
+typedef enum QueueTask
+{
+	TASK_OPEN,
+	TASK_RECLAIM,
+	TASK_PROVIDE,
+	TASK_SWEEP,
+	TASK_STRAGGLERS,
+	NTASKS
+} QueueTask;
 
 /* What the worker knows of one queue. */
 typedef struct QueueWatch
@@ -77,7 +105,8 @@ typedef struct QueueWatch
 	uint64		traffic;		/* when last maintained */
 	TimestampTz maintained_at;
 	TimestampTz due;			/* another round, even without traffic */
-	TimestampTz not_before;		/* after an error */
+	ReclaimRound round;
+	Backoff		backoff[NTASKS];
 } QueueWatch;
 
 static HTAB *watches = NULL;
@@ -89,19 +118,39 @@ describe_activity(void *arg)
 	errcontext("queue maintenance: %s", (const char *) arg);
 }
 
-/* Do a piece of work.  An error is reported, and false returned. */
+/* A piece of work failed: when to try again. */
+static void
+back_off(Backoff *backoff, int sqlstate)
+{
+	bool		locked = (sqlstate == ERRCODE_LOCK_NOT_AVAILABLE);
+	int			delay = locked ? LOCKED_FIRST_MS : FAILURE_FIRST_MS;
+	int			last = locked ? LOCKED_LAST_MS : FAILURE_LAST_MS;
+
+	for (int i = 0; i < backoff->failures && delay < last; i++)
+		delay *= 2;
+	delay = Min(delay, last);
+	backoff->failures++;
+	backoff->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
+}
+
+/*
+ * Do a piece of work, for a queue or with InvalidOid for the database.  An
+ * error is reported, in the log as well unless a lock is all that was missing,
+ * and false returned.
+ */
 static bool
-attempt(const char *activity, void (*work) (void *), void *arg)
+attempt(Backoff *backoff, Oid relid, const char *activity, const char *details,
+		void (*work) (void *), void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ErrorContextCallback callback;
 	volatile bool done = true;
 
 	callback.callback = describe_activity;
-	callback.arg = (void *) activity;
+	callback.arg = (void *) details;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
-	pgstat_report_activity(STATE_RUNNING, activity);
+	pgstat_report_activity(STATE_RUNNING, details);
 
 	PG_TRY();
 	{
@@ -109,95 +158,41 @@ attempt(const char *activity, void (*work) (void *), void *arg)
 	}
 	PG_CATCH();
 	{
+		ErrorData  *error;
+
 		/* As autovacuum does when a table's turn fails. */
 		HOLD_INTERRUPTS();
-		EmitErrorReport();
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+			EmitErrorReport();
 		LWLockReleaseAll();
 		AbortOutOfAnyTransaction();
 		FlushErrorState();
+		back_off(backoff, error->sqlerrcode);
+		problem_report(relid, activity, error->sqlerrcode, error->message, backoff->not_before);
+		FreeErrorData(error);
 		RESUME_INTERRUPTS();
 		done = false;
 	}
 	PG_END_TRY();
 
 	error_context_stack = callback.previous;
+	if (done && backoff->failures > 0)
+	{
+		backoff->failures = 0;
+		problem_solved(relid, activity);
+	}
 	pgstat_report_activity(STATE_IDLE, NULL);
 	MemoryContextSwitchTo(context);
 	return done;
 }
 
-static void
-begin_transaction(void)
-{
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-}
-
-static void
-end_transaction(void)
-{
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-}
-
-/* Run one statement, and return the number of rows it was about. */
-static uint64
-execute(const char *query)
-{
-	uint64		rows;
-
-	SPI_connect();
-	if (SPI_execute(query, false, 0) < 0)
-		elog(ERROR, "SPI_execute failed: %s", query);
-	rows = SPI_processed;
-	SPI_finish();
-	return rows;
-}
-
-/* Delete rows of queue.inbox that nobody will ask for again, some at a time. */
-static TimestampTz
-trim_inbox(void)
-{
-	Relation	rel;
-	BlockNumber nblocks;
-	uint64		deleted = 0;
-
-	begin_transaction();
-	rel = relation_open(extension_relation("inbox"), AccessShareLock);
-	nblocks = RelationGetNumberOfBlocks(rel);
-	relation_close(rel, NoLock);
-	if (nblocks > 0)
-		deleted = execute(psprintf("DELETE FROM queue.inbox WHERE ctid = ANY (ARRAY("
-								   "SELECT ctid FROM queue.inbox"
-								   " WHERE accepted_at < now() - interval '%d minutes'"
-								   " ORDER BY accepted_at LIMIT %d))",
-								   queue_inbox_retention, INBOX_BATCH));
-	end_transaction();
-	return deleted < INBOX_BATCH ? DT_NOEND : DT_NOBEGIN;
-}
-
-/* Remove what is left of queues dropped by DROP TABLE. */
-static TimestampTz
-remove_dropped_queues(void)
-{
-	begin_transaction();
-	execute("DELETE FROM queue.relay r WHERE NOT EXISTS"
-			" (SELECT FROM pg_catalog.pg_class c WHERE c.oid = r.queue)");
-	execute("WITH gone AS ("
-			"DELETE FROM queue.queue q WHERE NOT EXISTS"
-			" (SELECT FROM pg_catalog.pg_class c WHERE c.oid = q.relid) RETURNING q.relid)"
-			" DELETE FROM queue.deferred d USING gone WHERE d.relid = gone.relid");
-	queue_forget_dropped(false);
-	end_transaction();
-	return DT_NOEND;
-}
-
 static Work works[] = {
 	{"settling expired leases", settle_expired, 0},
 	{"supervising relays", relay_supervise, 0},
-	{"removing old rows of queue.inbox", trim_inbox, CLEANUP_INTERVAL_MS},
-	{"removing what is left of dropped queues", remove_dropped_queues, CLEANUP_INTERVAL_MS},
+	{"removing old rows of queue.inbox", cleanup_inbox, CLEANUP_INTERVAL_MS},
+	{"removing what is left of dropped queues", cleanup_dropped_queues, CLEANUP_INTERVAL_MS},
 };
 
 /* Argument and result of a piece of work, for attempt(). */
@@ -224,81 +219,162 @@ queue_traffic(QueueShared *q)
 }
 
 static void
-maintain_queue(void *arg)
+open_queue(void *arg)
 {
 	QueueWatch *watch = arg;
-	Queue	   *queue;
 
-	begin_transaction();
-	queue = queue_by_relid(watch->relid);
-	if (queue)
+	watch->shared = reclaim_open(&watch->round, &watch->generation);
+	if (watch->shared)
+		watch->traffic = queue_traffic(watch->shared);
+}
+
+/* The other tasks. */
+typedef struct TaskRun
+{
+	void		(*run) (ReclaimRound *round);
+	ReclaimRound *round;
+} TaskRun;
+
+static void
+run_task(void *arg)
+{
+	TaskRun    *task = arg;
+
+	task->run(task->round);
+}
+
+/* Do one of a queue's tasks unless it has to wait.  False if it is not done. */
+static bool
+do_task(QueueWatch *watch, QueueTask task)
+{
+	static const struct
 	{
-		watch->shared = queue->shared;
-		watch->generation = queue->generation;
-		watch->traffic = queue_traffic(queue->shared);
-	}
-	end_transaction();
+		const char *activity;
+		void		(*run) (ReclaimRound *round);
+	}			tasks[NTASKS] = {
+		[TASK_OPEN] = {"opening the queue", NULL},
+		[TASK_RECLAIM] = {"truncating drained segments", reclaim_segments},
+		[TASK_PROVIDE] = {"providing an empty segment", reclaim_provide},
+		[TASK_SWEEP] = {"sweeping", reclaim_sweep},
+		[TASK_STRAGGLERS] = {"moving stragglers", reclaim_stragglers},
+	};
+	TaskRun		run = {tasks[task].run, &watch->round};
+	char	   *details;
 
-	watch->due = queue ? reclaim_queue(watch->relid) : DT_NOEND;
+	if (watch->backoff[task].failures > 0 &&
+		GetCurrentTimestamp() < watch->backoff[task].not_before)
+		return false;
+	details = psprintf("%s, queue \"%s\"", tasks[task].activity, NameStr(watch->name));
+	return attempt(&watch->backoff[task], watch->relid, tasks[task].activity, details,
+				   task == TASK_OPEN ? open_queue : run_task,
+				   task == TASK_OPEN ? (void *) watch : (void *) &run);
+}
+
+/* Do all that is to be done for a queue, and say when it is to be done again. */
+static void
+maintain_queue(QueueWatch *watch)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	watch->due = TimestampTzPlusMilliseconds(now, IDLE_INTERVAL_MS);
+	watch->round.relid = watch->relid;
+	if (do_task(watch, TASK_OPEN))
+	{
+		if (watch->shared == NULL)
+			return;				/* dropped, which the next list will show */
+		watch->due = DT_NOEND;
+		(void) do_task(watch, TASK_RECLAIM);
+		(void) do_task(watch, TASK_PROVIDE);
+		if (do_task(watch, TASK_SWEEP))
+			watch->due = watch->round.next_sweep;
+		if (watch->round.left)
+		{
+			(void) do_task(watch, TASK_STRAGGLERS);
+			watch->due = Min(watch->due, TimestampTzPlusMilliseconds(now, RECLAIM_INTERVAL_MS));
+		}
+	}
+	for (int i = 0; i < NTASKS; i++)
+	{
+		if (watch->backoff[i].failures > 0)
+			watch->due = Min(watch->due, watch->backoff[i].not_before);
+	}
+	watch->maintained_at = GetCurrentTimestamp();
+}
+
+/* When a task is due that somebody wants done, or DT_NOEND if nobody does. */
+static TimestampTz
+wanted_at(QueueWatch *watch, QueueTask task, pg_atomic_uint32 *wanted)
+{
+	if (pg_atomic_read_u32(wanted) == 0)
+		return DT_NOEND;
+	return watch->backoff[task].failures > 0 ? watch->backoff[task].not_before :
+		TimestampTzPlusMilliseconds(watch->maintained_at, WANTED_INTERVAL_MS);
 }
 
 /* Maintain a queue if it is time.  Returns when to look at it again. */
 static TimestampTz
 visit_queue(QueueWatch *watch)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz due = DT_NOBEGIN;
+	TimestampTz due = watch->due;
+	TimestampTz active_due;
 	bool		active = false;
 
-	if (now < watch->not_before)
-		return watch->not_before;
-	if (watch->shared &&
-		pg_atomic_read_u32(&watch->shared->generation) == watch->generation &&
-		pg_atomic_read_u32(&watch->shared->wants_segment) == 0)
+	if (watch->shared && pg_atomic_read_u32(&watch->shared->generation) != watch->generation)
 	{
-		due = watch->due;
+		/* Forgotten, perhaps dropped, perhaps to be loaded again. */
+		watch->shared = NULL;
+		due = DT_NOBEGIN;
+	}
+	active_due = TimestampTzPlusMilliseconds(watch->maintained_at, ACTIVE_INTERVAL_MS);
+	if (watch->shared)
+	{
+		TimestampTz segment_due = wanted_at(watch, TASK_PROVIDE, &watch->shared->wants_segment);
+		TimestampTz sweep_due = wanted_at(watch, TASK_SWEEP, &watch->shared->wants_sweep);
+
 		active = (queue_traffic(watch->shared) != watch->traffic);
 		if (active)
-			due = Min(due, TimestampTzPlusMilliseconds(watch->maintained_at, ACTIVE_INTERVAL_MS));
+			due = Min(due, active_due);
+		due = Min(due, segment_due);
+		due = Min(due, sweep_due);
 	}
-	if (now < due)
+	if (GetCurrentTimestamp() < due)
 		return due;
 
-	if (!attempt(psprintf("maintaining queue \"%s\"", NameStr(watch->name)), maintain_queue, watch))
-	{
-		watch->not_before = TimestampTzPlusMilliseconds(now, RETRY_INTERVAL_MS);
-		return watch->not_before;
-	}
-	watch->maintained_at = GetCurrentTimestamp();
+	maintain_queue(watch);
 
 	/* Where there was traffic there will be more; elsewhere idle rounds tell. */
-	if (active)
-		return Min(watch->due,
-				   TimestampTzPlusMilliseconds(watch->maintained_at, ACTIVE_INTERVAL_MS));
-	return watch->due;
+	active_due = TimestampTzPlusMilliseconds(watch->maintained_at, ACTIVE_INTERVAL_MS);
+	return active ? Min(watch->due, active_due) : watch->due;
 }
 
 /*
- * Bring what is known of queues up to date, and return it as a list.  If there is no extension (any more)
- * this database needs no worker; CREATE EXTENSION will ask for one.
+ * If there is no extension (any more) this database needs no worker; CREATE
+ * EXTENSION will ask for one.
  */
-static List *
-list_queues(void)
+static void
+exit_unless_wanted(void)
 {
-	MemoryContext context = CurrentMemoryContext;
-	HASH_SEQ_STATUS status;
-	QueueWatch *watch;
-	List	   *result = NIL;
-	ListCell   *lc;
-
-	begin_transaction();
+	worker_begin();
 	if (!extension_exists())
 	{
 		queue_forget_dropped(true);
-		end_transaction();
+		worker_end();
+		problem_forget(InvalidOid);
 		proc_exit(0);
 	}
+	worker_end();
+}
 
+/* Bring what is known of queues up to date. */
+static void
+list_queues(void *arg)
+{
+	HASH_SEQ_STATUS status;
+	QueueWatch *watch;
+	ListCell   *lc;
+
+	worker_begin();
+	worker_lock(extension_relation("queue"), AccessShareLock);
 	hash_seq_init(&status, watches);
 	while ((watch = hash_seq_search(&status)) != NULL)
 		watch->listed = false;
@@ -314,25 +390,36 @@ list_queues(void)
 		watch = hash_search(watches, &relid, HASH_ENTER, &found);
 		if (!found)
 		{
-			watch->shared = NULL;
-			watch->maintained_at = watch->not_before = 0;
+			memset(watch, 0, sizeof(QueueWatch));
+			watch->relid = relid;
+			watch->due = DT_NOBEGIN;
 		}
 		namestrcpy(&watch->name, name);
 		watch->listed = true;
 	}
+	worker_end();
 
-	end_transaction();
-	MemoryContextSwitchTo(context);
-
-	/* A list, as a scan of the hash table must not outlive a transaction. */
 	hash_seq_init(&status, watches);
 	while ((watch = hash_seq_search(&status)) != NULL)
 	{
 		if (watch->listed)
-			result = lappend(result, watch);
-		else
-			hash_search(watches, &watch->relid, HASH_REMOVE, NULL);
+			continue;
+		problem_forget(watch->relid);
+		hash_search(watches, &watch->relid, HASH_REMOVE, NULL);
 	}
+}
+
+/* The queues as a list, as a scan of the hash table must not outlive a transaction. */
+static List *
+watched_queues(void)
+{
+	HASH_SEQ_STATUS status;
+	QueueWatch *watch;
+	List	   *result = NIL;
+
+	hash_seq_init(&status, watches);
+	while ((watch = hash_seq_search(&status)) != NULL)
+		result = lappend(result, watch);
 	return result;
 }
 
@@ -341,32 +428,50 @@ static TimestampTz
 maintenance_round(void)
 {
 	TimestampTz next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), IDLE_INTERVAL_MS);
+	TimestampTz earliest;
+	static Backoff listing = {0};
 	List	   *queues;
 	ListCell   *lc;
 
 	maintenance_begin_round();
-	queues = list_queues();
+	exit_unless_wanted();
+
+	/* If queue.queue is locked, the queues are those of the last round. */
+	if (listing.failures == 0 || GetCurrentTimestamp() >= listing.not_before)
+		(void) attempt(&listing, InvalidOid, "listing queues", "listing queues", list_queues, NULL);
+	if (listing.failures > 0)
+		next = Min(next, listing.not_before);
 
 	for (int i = 0; i < lengthof(works); i++)
 	{
 		WorkRun		run = {&works[i], DT_NOEND};
+		Work	   *work = &works[i];
 		TimestampTz now = GetCurrentTimestamp();
-		int			pause = works[i].interval_ms;
 
-		if (now < works[i].not_before)
-			continue;
-		if (!attempt(works[i].activity, run_work, &run))
-			pause = RETRY_INTERVAL_MS;
-		else if (run.next == DT_NOBEGIN)
-			pause = 0;
-		works[i].not_before = TimestampTzPlusMilliseconds(now, pause);
-		next = Min(next, Max(run.next, works[i].not_before));
+		if (now >= work->not_before)
+		{
+			work->not_before = TimestampTzPlusMilliseconds(now, work->interval_ms);
+			if (!attempt(&work->backoff, InvalidOid, work->activity, work->activity,
+						 run_work, &run))
+				work->not_before = run.next = work->backoff.not_before;
+			else if (run.next == DT_NOBEGIN)
+				work->not_before = now;
+			work->due = Max(run.next, work->not_before);
+		}
+		next = Min(next, work->due);
 	}
+
+	queues = watched_queues();
 	foreach(lc, queues)
-		next = Min(next, visit_queue(lfirst(lc)));
+	{
+		TimestampTz due = visit_queue(lfirst(lc));
+
+		next = Min(next, due);
+	}
+	earliest = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), MIN_INTERVAL_MS);
 
 	pgstat_report_stat(true);
-	return Max(next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), MIN_INTERVAL_MS));
+	return Max(next, earliest);
 }
 
 /* Sleep until a time, or until somebody wants a round earlier. */
@@ -396,28 +501,6 @@ sleep_until(TimestampTz planned)
 	}
 }
 
-/* Settings a database or role may have that must not govern our own work. */
-static void
-override_settings(void)
-{
-	static const char *const settings[][2] = {
-		{"search_path", ""},
-		{"application_name", "queue maintenance"},
-		{"default_transaction_isolation", "read committed"},
-		{"default_transaction_read_only", "off"},
-		{"default_transaction_deferrable", "off"},
-		{"statement_timeout", "0"},
-		{"lock_timeout", "0"},
-		{"idle_in_transaction_session_timeout", "0"},
-#if PG_VERSION_NUM >= 170000
-		{"transaction_timeout", "0"},
-#endif
-	};
-
-	for (int i = 0; i < lengthof(settings); i++)
-		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
-}
-
 /* Main function of a maintenance worker; its argument is the database. */
 void
 queue_maintenance_main(Datum arg)
@@ -434,12 +517,14 @@ queue_maintenance_main(Datum arg)
 	if (!launcher_attach(dboid))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
-	override_settings();
+	SetConfigOption("application_name", "queue maintenance", PGC_USERSET, PGC_S_SESSION);
 
 	watches = hash_create("watched queues", 64, &ctl, HASH_ELEM | HASH_BLOBS);
 	context = AllocSetContextCreate(TopMemoryContext, "queue maintenance", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
-	list_queues();
+	worker_lock_timeout = LOCK_TIMEOUT_MS;
+	exit_unless_wanted();
+	problem_forget(InvalidOid);
 	launcher_report_running();
 
 	for (;;)

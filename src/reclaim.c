@@ -10,26 +10,33 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/heapam.h"
 #include "access/relation.h"
+#include "access/table.h"
 #include "access/xact.h"
-#include "catalog/pg_type.h"
+#include "catalog/index.h"
+#include "catalog/pg_inherits.h"
 #include "claim.h"
+#include "commands/tablecmds.h"
 #include "deferred.h"
-#include "executor/spi.h"
 #include "frontier.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "place.h"
+#include "pgstat.h"
 #include "reclaim.h"
 #include "segment.h"
 #include "storage/bufmgr.h"
-#include "storage/lmgr.h"
+#include "storage/predicate.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
+#include "utils/fmgroids.h"
 #include "utils/memutils.h"
+#include "utils/relcache.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "worker_transaction.h"
+#include "compat.h"
 
 /* Blocks of the tail, or of the queue's own table, worth a truncation. */
 #define IDLE_TAIL_BLOCKS	64
@@ -37,8 +44,8 @@
 /* How long the tail must have been idle for that. */
 #define IDLE_TAIL_MS		5000
 
-/* Time between rounds while there is something to truncate. */
-#define ROUND_MS			2000
+/* Dead letters are counted by this column. */
+#define Anum_dead_queue		1
 
 /* The gauges of so many stored messages are counted afresh at each sweep. */
 #define RECOUNT_ROWS		10000
@@ -46,33 +53,81 @@
 /* Messages moved out of a segment in one transaction. */
 #define STRAGGLER_BATCH		500
 
+/* Lock a table; if that cannot be had now, take note of it. */
+static bool
+try_lock(ReclaimRound *round, Oid relid, LOCKMODE lockmode)
+{
+	if (worker_try_lock(relid, lockmode))
+		return true;
+	round->locked = relid;
+	return false;
+}
+
+/* Lock a queue's segments, so that nothing that opens them waits. */
+static bool
+try_lock_segments(ReclaimRound *round)
+{
+	List	   *children = find_inheritance_children(round->relid, NoLock);
+	ListCell   *lc;
+
+	foreach(lc, children)
+	{
+		if (!try_lock(round, lfirst_oid(lc), AccessShareLock))
+			return false;
+	}
+	return true;
+}
+
 /*
  * Begin a transaction of maintenance; NULL (and none begun) if there is no
  * such queue, or somebody has locked it: other queues shall not wait for him.
  */
 static Queue *
-begin(Oid relid)
+begin(ReclaimRound *round)
 {
 	Queue	   *queue = NULL;
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	if (ConditionalLockRelationOid(relid, AccessShareLock))
-		queue = queue_by_relid(relid);
-	if (queue == NULL)
+	worker_begin();
+	if (try_lock(round, extension_relation("queue"), AccessShareLock) &&
+		try_lock(round, round->relid, AccessShareLock))
 	{
-		PopActiveSnapshot();
-		CommitTransactionCommand();
+		QueueShared *q = queue_find_shared(round->relid);
+
+		if ((q != NULL && pg_atomic_read_u32(&q->loaded) != 0) || try_lock_segments(round))
+			queue = queue_by_relid(round->relid);
 	}
+	if (queue == NULL)
+		worker_end();
 	return queue;
 }
 
+/* What was locked has been passed over so far. */
 static void
-finish(void)
+finish_round(ReclaimRound *round)
 {
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	Oid			locked = round->locked;
+
+	round->locked = InvalidOid;
+	if (!OidIsValid(locked))
+		return;
+	worker_begin();
+	worker_report_locked(locked);
+}
+
+QueueShared *
+reclaim_open(ReclaimRound *round, uint32 *generation)
+{
+	Queue	   *queue = begin(round);
+	QueueShared *q = NULL;
+
+	if (queue != NULL)
+	{
+		q = queue->shared;
+		*generation = queue->generation;
+		worker_end();
+	}
+	finish_round(round);
+	return q;
 }
 
 /* Whether a page holds nothing but tuples that are dead to all but the past. */
@@ -140,23 +195,46 @@ leave_idle_tail(QueueShared *q, int segno)
 }
 
 /*
+ * Give a table that we have locked exclusively a new, empty file, and its
+ * toast table and indexes with it.  Not by TRUNCATE: that would run its
+ * owner's triggers, and reach subscribers, whose messages are their own.
+ */
+static void
+set_new_storage(Relation rel)
+{
+	Oid			toast_relid = rel->rd_rel->reltoastrelid;
+	OwnerRights rights;
+
+	owner_rights_begin(rel->rd_rel->relowner, &rights);
+	CheckTableNotInUse(rel, "truncate");
+	CheckTableForSerializableConflictIn(rel);
+	RELATION_SET_NEW_FILE(rel);
+	if (OidIsValid(toast_relid))
+	{
+		Relation	toast = relation_open(toast_relid, AccessExclusiveLock);
+
+		RELATION_SET_NEW_FILE(toast);
+		relation_close(toast, NoLock);
+	}
+	REINDEX_RELATION(RelationGetRelid(rel), REINDEX_REL_PROCESS_TOAST);
+	pgstat_count_truncate(rel);
+	owner_rights_end(&rights);
+}
+
+/*
  * Truncate a segment if it is drained.  Everything is checked again under the
  * lock, as a sender that had opened it while it was the tail can have put its
  * message there at any time before.
  */
 static bool
-truncate_if_drained(QueueShared *q, int segno)
+truncate_if_drained(ReclaimRound *round, QueueShared *q, int segno)
 {
 	SegmentShared *seg = &q->segments[segno];
 	Relation	rel;
 	bool		drained;
-	char	   *name;
-	Oid			owner;
-	Oid			user;
-	int			context;
 
-	rel = segment_open(q, segno, AccessShareLock);
-	if (rel == NULL)
+	if (!try_lock(round, seg->relid, AccessShareLock) ||
+		(rel = segment_open(q, segno, AccessShareLock)) == NULL)
 		return false;
 	seg->drained = drained_up_to(rel, seg->drained);
 	drained = seg->drained >= RelationGetNumberOfBlocks(rel);
@@ -164,36 +242,25 @@ truncate_if_drained(QueueShared *q, int segno)
 
 	if (!drained ||
 		(pg_atomic_read_u32(&q->tail) == segno && !leave_idle_tail(q, segno)) ||
-		!ConditionalLockRelationOid(seg->relid, AccessExclusiveLock))
+		!try_lock(round, seg->relid, AccessExclusiveLock))
 		return false;
 	rel = try_relation_open(seg->relid, NoLock);
 	if (rel == NULL)
 		return false;
-	drained = pg_atomic_read_u32(&q->tail) != segno &&
+	drained = pg_atomic_read_u32(&q->tail) != segno && segment_columns_valid(rel) &&
 		drained_up_to(rel, 0) >= RelationGetNumberOfBlocks(rel);
-	name = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-									  RelationGetRelationName(rel));
-	owner = rel->rd_rel->relowner;
+	if (drained)
+		set_new_storage(rel);
 	relation_close(rel, NoLock);
-	if (!drained)
-		return false;
-
-	/* As its owner: there can be triggers of his on the table. */
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(owner, context | SECURITY_RESTRICTED_OPERATION);
-	SPI_connect();
-	if (SPI_execute(psprintf("TRUNCATE ONLY %s", name), false, 0) != SPI_OK_UTILITY)
-		elog(ERROR, "could not truncate %s", name);
-	SPI_finish();
-	SetUserIdAndSecContext(user, context);
 
 	/*
 	 * While we have the lock: a sender that waits for it finds the segment
 	 * pooled, and goes elsewhere.  Should the commit fail, there are none but
 	 * deleted tuples in it.
 	 */
-	segment_pool(q, segno);
-	return true;
+	if (drained)
+		segment_pool(q, segno);
+	return drained;
 }
 
 /* The tail and the queue's own table are soon filled again: not if small. */
@@ -204,41 +271,40 @@ worth_truncating(QueueShared *q, int segno)
 		pg_atomic_read_u32(&q->segments[segno].nblocks) >= IDLE_TAIL_BLOCKS;
 }
 
-/* Truncate what is drained.  True if segments with messages in them are left. */
-static bool
-reclaim_segments(Oid relid)
+void
+reclaim_segments(ReclaimRound *round)
 {
-	bool		left = false;
-	Queue	   *queue = begin(relid);
+	Queue	   *queue = begin(round);
 	int			nsegments = queue ? queue->shared->nsegments : 0;
 
+	round->left = false;
 	if (queue != NULL)
-		finish();
+		worker_end();
 	for (int segno = 0; segno < nsegments; segno++)
 	{
 		QueueShared *q;
 		SegmentShared *seg;
 		bool		empty;
 
-		if ((queue = begin(relid)) == NULL)
-			return false;
+		if ((queue = begin(round)) == NULL)
+			break;
 		q = queue->shared;
 		seg = &q->segments[segno];
 		empty = (pg_atomic_read_u32(&seg->nblocks) == 0);
 		if (pg_atomic_read_u32(&seg->state) != SEGMENT_ACTIVE ||
 			(empty && (segno == 0 || pg_atomic_read_u32(&q->tail) == segno)))
 		{
-			finish();
+			worker_end();
 			continue;
 		}
 		if (empty)
 			segment_pool(q, segno);
 		else if (worth_truncating(q, segno) && pg_atomic_read_u32(&seg->leases) == 0)
-			empty = truncate_if_drained(q, segno);
-		finish();
-		left |= !empty && worth_truncating(q, segno);
+			empty = truncate_if_drained(round, q, segno);
+		worker_end();
+		round->left |= !empty && worth_truncating(q, segno);
 	}
-	return left;
+	finish_round(round);
 }
 
 /* Leave a tail that grew beyond its size while there was nothing to leave it for. */
@@ -252,31 +318,38 @@ leave_full_tail(QueueShared *q)
 }
 
 /*
- * Have an empty segment ready to rotate into.  Nobody may send any more, so
- * the tail that waited for it is left at once, or it would keep its size for
- * the sake of a single message.
+ * Nobody may send any more, so the tail that waited for an empty segment is
+ * left at once, or it would keep its size for the sake of a single message.
  */
-static void
-provide_segment(Oid relid)
+void
+reclaim_provide(ReclaimRound *round)
 {
-	Queue	   *queue = begin(relid);
+	Queue	   *queue = begin(round);
 	bool		pooled = false;
 
-	if (queue == NULL)
-		return;
-	leave_full_tail(queue->shared);
-	for (int i = 0; i < queue->shared->nsegments; i++)
-		pooled |= pg_atomic_read_u32(&queue->shared->segments[i].state) == SEGMENT_POOLED;
-	if (!pooled && queue->shared->nsegments < QUEUE_MAX_SEGMENTS)
-		segment_create(relid);
-	finish();
-
-	if (!pooled && (queue = begin(relid)) != NULL)
+	if (queue != NULL)
 	{
-		segment_refresh(queue);
 		leave_full_tail(queue->shared);
-		finish();
+		for (int i = 0; i < queue->shared->nsegments; i++)
+			pooled |= pg_atomic_read_u32(&queue->shared->segments[i].state) == SEGMENT_POOLED;
+		if (!pooled && queue->shared->nsegments < QUEUE_MAX_SEGMENTS &&
+			try_lock(round, round->relid, ShareUpdateExclusiveLock))
+			segment_create(round->relid);
+		if (pooled)
+			pg_atomic_write_u32(&queue->shared->wants_segment, 0);
+		worker_end();
+
+		if (!pooled && (queue = begin(round)) != NULL)
+		{
+			if (try_lock_segments(round))
+			{
+				segment_refresh(queue);
+				leave_full_tail(queue->shared);
+			}
+			worker_end();
+		}
 	}
+	finish_round(round);
 }
 
 /* Make a message known that lies where nobody will look. */
@@ -341,18 +414,24 @@ sweep_segment(QueueShared *q, int segno)
 	relation_close(rel, AccessShareLock);
 }
 
-/* Rows a statement counts; $1 is the queue's table, $2 its name. */
+/* The rows of one of the extension's tables with a value in their index's first column. */
 static int64
-count_rows(const char *sql, Queue *queue)
+count_rows(const char *table, const char *index, AttrNumber column, RegProcedure equal, Datum value)
 {
-	Oid			types[2] = {OIDOID, TEXTOID};
-	Datum		values[2] = {ObjectIdGetDatum(queue->relid), CStringGetTextDatum(NameStr(queue->name))};
-	int64		n;
-	bool		isnull;
+	Relation	rel = table_open(extension_relation(table), AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	int64		n = 0;
 
-	if (SPI_execute_with_args(sql, 2, types, values, NULL, true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not execute \"%s\"", sql);
-	n = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	ScanKeyInit(&key, column, BTEqualStrategyNumber, equal, value);
+	scan = systable_beginscan(rel, extension_relation(index), true, GetActiveSnapshot(), 1, &key);
+	while (systable_getnext(scan) != NULL)
+	{
+		CHECK_FOR_INTERRUPTS();
+		n++;
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
 	return n;
 }
 
@@ -369,7 +448,7 @@ set_gauge(pg_atomic_uint64 *gauge, uint64 before, int64 n)
  * again while that is cheap.
  */
 static void
-count_stored(Queue *queue)
+count_stored(ReclaimRound *round, Queue *queue)
 {
 	QueueShared *q = queue->shared;
 	uint64		deferred = pg_atomic_read_u64(&q->deferred);
@@ -378,34 +457,86 @@ count_stored(Queue *queue)
 
 	if (q->counted && (int64) (deferred + dead) > RECOUNT_ROWS)
 		return;
-	SPI_connect();
+	if (!try_lock(round, extension_relation("deferred"), AccessShareLock) ||
+		!try_lock(round, extension_relation("dead_letters"), AccessShareLock))
+		return;
 	good &= set_gauge(&q->deferred, deferred,
-					  count_rows("SELECT count(*) FROM queue.deferred WHERE relid = $1 AND $2 IS NOT NULL", queue));
+					  count_rows("deferred", "deferred_due", Anum_deferred_relid, F_OIDEQ,
+								 ObjectIdGetDatum(queue->relid)));
 	good &= set_gauge(&q->dead, dead,
-					  count_rows("SELECT count(*) FROM queue.dead_letters WHERE queue = $2 AND $1 IS NOT NULL", queue));
-	SPI_finish();
+					  count_rows("dead_letters", "dead_letters_queue", Anum_dead_queue, F_TEXTEQ,
+								 CStringGetTextDatum(NameStr(queue->name))));
 	q->counted |= good;
+}
+
+/*
+ * Whatever is derived from the tables is derived again, so that nothing a
+ * process left wrong lasts: the first look finds out anew what is due.
+ */
+static void
+reset_derived(QueueShared *q)
+{
+	pg_atomic_write_u64(&q->next_due, 0);
+	pg_atomic_write_u64(&q->next_expiry, 0);
+	frontier_refresh_notes(q);
+	lease_sweep();
 }
 
 /* Look for rows that came by restore, logical replication or raw SQL. */
 static void
-sweep(Oid relid)
+sweep(ReclaimRound *round)
 {
-	Queue	   *queue = begin(relid);
-	QueueShared *q;
+	Queue	   *queue = begin(round);
+	TimestampTz started_at = GetCurrentTimestamp();
+	int			nsegments;
 
 	if (queue == NULL)
 		return;
-	q = queue->shared;
-	segment_refresh(queue);
-	for (int segno = 0; segno < q->nsegments; segno++)
+	reset_derived(queue->shared);
+	if (try_lock_segments(round))
+		segment_refresh(queue);
+	count_stored(round, queue);
+	nsegments = queue->shared->nsegments;
+	worker_end();
+
+	for (int segno = 0; segno < nsegments; segno++)
 	{
-		if (pg_atomic_read_u32(&q->segments[segno].state) == SEGMENT_ACTIVE)
-			sweep_segment(q, segno);
+		if ((queue = begin(round)) == NULL)
+			return;
+		if (pg_atomic_read_u32(&queue->shared->segments[segno].state) == SEGMENT_ACTIVE &&
+			try_lock(round, queue->shared->segments[segno].relid, AccessShareLock))
+			sweep_segment(queue->shared, segno);
+		if (segno == nsegments - 1 && !OidIsValid(round->locked))
+			queue->shared->swept_at = started_at;
+		worker_end();
 	}
-	count_stored(queue);
-	q->swept_at = GetCurrentTimestamp();
-	finish();
+}
+
+void
+reclaim_sweep(ReclaimRound *round)
+{
+	Queue	   *queue = begin(round);
+	TimestampTz now = GetCurrentTimestamp();
+	int64		interval = queue_sweep_interval * INT64CONST(1000);
+
+	round->next_sweep = TimestampTzPlusMilliseconds(now, interval);
+	if (queue != NULL)
+	{
+		QueueShared *q = queue->shared;
+		TimestampTz due;
+
+		/* It stays due until one has been through. */
+		if (pg_atomic_exchange_u32(&q->wants_sweep, 0) != 0)
+			q->swept_at = 0;
+		due = q->swept_at == 0 ? now : TimestampTzPlusMilliseconds(q->swept_at, interval);
+		worker_end();
+
+		if (now >= due)
+			sweep(round);
+		else
+			round->next_sweep = due;
+	}
+	finish_round(round);
 }
 
 /*
@@ -469,9 +600,9 @@ has_unleased(Relation rel, BlockNumber block)
 
 /* Move the last messages of a segment that has been sealed for long enough. */
 static void
-move_stragglers(Oid relid, int segno)
+move_stragglers(ReclaimRound *round, int segno)
 {
-	Queue	   *queue = begin(relid);
+	Queue	   *queue = begin(round);
 	QueueShared *q;
 	SegmentShared *seg;
 	LeaseRef	refs[STRAGGLER_BATCH];
@@ -488,9 +619,11 @@ move_stragglers(Oid relid, int segno)
 		pg_atomic_read_u32(&seg->leases) == 0 ||
 		pg_atomic_read_u32(&seg->leases) > STRAGGLER_BATCH ||
 		!TimestampDifferenceExceeds(seg->sealed_at, GetCurrentTimestamp(), queue_straggler_age * 1000) ||
+		!try_lock(round, seg->relid, RowExclusiveLock) ||
+		!try_lock(round, extension_relation("deferred"), RowExclusiveLock) ||
 		(rel = segment_open(q, segno, RowExclusiveLock)) == NULL)
 	{
-		finish();
+		worker_end();
 		return;
 	}
 
@@ -498,7 +631,7 @@ move_stragglers(Oid relid, int segno)
 	if (has_unleased(rel, seg->drained))
 	{
 		relation_close(rel, RowExclusiveLock);
-		finish();
+		worker_end();
 		return;
 	}
 
@@ -520,35 +653,18 @@ move_stragglers(Oid relid, int segno)
 			lease_put_back(lease.ref);
 	}
 	relation_close(rel, NoLock);
-	finish();
+	worker_end();
 }
 
-TimestampTz
-reclaim_queue(Oid relid)
+void
+reclaim_stragglers(ReclaimRound *round)
 {
-	bool		left = reclaim_segments(relid);
-	Queue	   *queue;
-	TimestampTz swept_at;
-	TimestampTz now;
-	int			nsegments;
+	Queue	   *queue = begin(round);
+	int			nsegments = queue ? queue->shared->nsegments : 0;
 
-	provide_segment(relid);
-
-	if ((queue = begin(relid)) == NULL)
-		return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ROUND_MS);
-	swept_at = queue->shared->swept_at;
-	nsegments = queue->shared->nsegments;
-	finish();
-
-	now = GetCurrentTimestamp();
-	if (swept_at == 0 || TimestampDifferenceExceeds(swept_at, now, queue_sweep_interval * 1000))
-	{
-		sweep(relid);
-		swept_at = now;
-	}
-	for (int segno = 1; left && segno < nsegments; segno++)
-		move_stragglers(relid, segno);
-
-	return Min(TimestampTzPlusMilliseconds(swept_at, queue_sweep_interval * INT64CONST(1000)),
-			   left ? TimestampTzPlusMilliseconds(now, ROUND_MS) : DT_NOEND);
+	if (queue != NULL)
+		worker_end();
+	for (int segno = 1; segno < nsegments; segno++)
+		move_stragglers(round, segno);
+	finish_round(round);
 }

@@ -197,6 +197,7 @@ static void
 refused(RelayItem *item, const char *text)
 {
 	int			attempts = item->base.message->attempts + item->base.failures;
+	double		wait;
 
 	pg_atomic_fetch_add_u64(&slot->failed, 1);
 	relay_report_error(slot, text);
@@ -207,8 +208,8 @@ refused(RelayItem *item, const char *text)
 		dlist_push_tail(&failed, &item->node);
 		return;
 	}
-	item->retry_at = GetCurrentTimestamp() +
-		(int64) Min((double) backoff_max, ldexp(backoff, attempts - 1));
+	wait = ldexp(backoff, attempts - 1);
+	item->retry_at = GetCurrentTimestamp() + (int64) Min((double) backoff_max, wait);
 	item->base.failures++;
 	put_back(item);
 }
@@ -498,11 +499,13 @@ flush_commits(const Message *messages, int n)
 	for (int i = 0; i < n; i++)
 	{
 		TransactionId xid = messages[i].xmin;
+		XLogRecPtr	commit;
 
 		if (xid == last || !TransactionIdIsNormal(xid))
 			continue;
 		last = xid;
-		upto = Max(upto, TransactionIdGetCommitLSN(xid));
+		commit = TransactionIdGetCommitLSN(xid);
+		upto = Max(upto, commit);
 	}
 	if (!XLogRecPtrIsInvalid(upto))
 		XLogFlush(upto);
@@ -707,7 +710,11 @@ turn(MemoryContext connection)
 		if (sink && all && claim_at != 0)
 			until = Min(until, claim_at);
 		else if (sink && all && queue_shared)
-			until = Min(until, claim_next_look(queue_shared));
+		{
+			TimestampTz look = claim_next_look(queue_shared);
+
+			until = Min(until, look);
+		}
 		pgstat_report_stat(nhand == 0);
 		sleep_until(until);
 	}

@@ -414,6 +414,7 @@ queue_relay_list(PG_FUNCTION_ARGS)
 		bool		no_slot;
 		int64		lag = 0;
 		TimestampTz oldest = 0;
+		int64		age = 0;
 		Queue	   *queue;
 
 		if (pg_class_aclcheck(relay->queue, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
@@ -433,6 +434,8 @@ queue_relay_list(PG_FUNCTION_ARGS)
 			(int64) pg_atomic_read_u64(&queue->shared->leased);
 		if (oldest == 0 && lag > 0)
 			oldest = oldest_waiting(queue->shared, GetActiveSnapshot());
+		if (oldest != 0)
+			age = GetCurrentTimestamp() - oldest;
 
 		values[LIST_NAME] = CStringGetTextDatum(relay->name);
 		values[LIST_STATE] = CStringGetTextDatum(state_name(relay, &slot));
@@ -441,8 +444,7 @@ queue_relay_list(PG_FUNCTION_ARGS)
 		values[LIST_IN_FLIGHT] = Int32GetDatum(pg_atomic_read_u32(&slot.in_flight));
 		values[LIST_LAG_MESSAGES] = Int64GetDatum(Max(lag, 0));
 		values[LIST_LAG_SECONDS] =
-			Float8GetDatum(oldest == 0 ? 0.0 :
-						   Max(GetCurrentTimestamp() - oldest, 0) / (double) USECS_PER_SEC);
+			Float8GetDatum(Max(age, 0) / (double) USECS_PER_SEC);
 		if (slot.last_error_at != 0)
 		{
 			values[LIST_LAST_ERROR] = CStringGetTextDatum(slot.last_error);

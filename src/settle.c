@@ -21,6 +21,7 @@
 #include "guard.h"
 #include "miscadmin.h"
 #include "place.h"
+#include "problem.h"
 #include "segment.h"
 #include "settle.h"
 #include "storage/bufmgr.h"
@@ -32,6 +33,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "worker.h"
+#include "worker_transaction.h"
 
 /* Expired leases handled in one transaction. */
 #define EXPIRE_BATCH	500
@@ -43,6 +45,9 @@
 #define TROUBLE_FIRST	5000
 #define TROUBLE_LAST	300000
 
+/* What queue.maintenance calls it. */
+static const char expiry_activity[] = "settling expired leases";
+
 PG_FUNCTION_INFO_V1(queue_ack);
 PG_FUNCTION_INFO_V1(queue_ack_batch);
 PG_FUNCTION_INFO_V1(queue_nack);
@@ -52,19 +57,18 @@ PG_FUNCTION_INFO_V1(queue_extend);
 PG_FUNCTION_INFO_V1(queue_extend_batch);
 PG_FUNCTION_INFO_V1(queue_release);
 
-/*
- * An expired lease cannot be settled: let it be tried again, later each time,
- * and say so the first time.
- */
+/* An expired lease cannot be settled: let it be tried again, later each time. */
 static void
-report_trouble(const Lease *lease, ErrorData *error)
+report_trouble(const Lease *lease, const ErrorData *error)
 {
 	int64		delay = TROUBLE_FIRST;
+	TimestampTz retry_at;
 
 	for (int i = 0; i < lease->retries && delay < TROUBLE_LAST; i++)
 		delay *= 2;
-	lease_retry_expiry(lease->ref, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-															   Min(delay, TROUBLE_LAST)));
+	retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(delay, TROUBLE_LAST));
+	lease_retry_expiry(lease->ref, retry_at);
+	problem_report(lease->q->relid, expiry_activity, error->sqlerrcode, error->message, retry_at);
 	if (lease->retries == 0)
 		ereport(LOG,
 				(errcode(error->sqlerrcode),
@@ -403,9 +407,7 @@ expire(const Lease *leases, int n, TimestampTz now)
 		MemoryContext each;
 		Cached		cached = {0};
 
-		SetCurrentStatementStartTimestamp();
-		StartTransactionCommand();
-		PushActiveSnapshot(GetTransactionSnapshot());
+		worker_begin();
 		each = AllocSetContextCreate(CurrentMemoryContext, "queue expiry", ALLOCSET_DEFAULT_SIZES);
 		MemoryContextSwitchTo(each);
 		for (int i = 0; i < n; i++)
@@ -419,8 +421,12 @@ expire(const Lease *leases, int n, TimestampTz now)
 			MemoryContextReset(each);
 		}
 		close_cached(&cached);
-		PopActiveSnapshot();
-		CommitTransactionCommand();
+		worker_end();
+		for (int i = 0; i < n; i++)
+		{
+			if (leases[i].retries > 0)
+				problem_solved(leases[i].q->relid, expiry_activity);
+		}
 	}
 	PG_CATCH();
 	{

@@ -7,6 +7,7 @@
 #include "guc.h"
 #include "lease.h"
 #include "miscadmin.h"
+#include "problem.h"
 #include "relay.h"
 #include "shmem.h"
 #include "storage/ipc.h"
@@ -38,6 +39,7 @@ queue_shmem_request(void)
 	RequestAddinShmemSpace(MAXALIGN(wake_shmem_size()));
 	RequestAddinShmemSpace(MAXALIGN(launcher_shmem_size()));
 	RequestAddinShmemSpace(MAXALIGN(relay_shmem_size()));
+	RequestAddinShmemSpace(MAXALIGN(problem_shmem_size()));
 }
 
 /* Set up an element once; who gets it later finds the locks in place. */
@@ -61,6 +63,7 @@ queue_shared_init(QueueShared *q)
 	pg_atomic_init_u32(&q->slots_used, 0);
 	pg_atomic_init_u32(&q->nwaiting, 0);
 	pg_atomic_init_u32(&q->wants_segment, 0);
+	pg_atomic_init_u32(&q->wants_sweep, 0);
 	pg_atomic_init_u64(&q->ready, 0);
 	pg_atomic_init_u64(&q->leased, 0);
 	pg_atomic_init_u64(&q->deferred, 0);
@@ -109,6 +112,7 @@ queue_shmem_startup(void)
 	wake_shmem_init(found);
 	launcher_shmem_init(found);
 	relay_shmem_init(found);
+	problem_shmem_init(found);
 	LWLockRelease(AddinShmemInitLock);
 
 	LWLockRegisterTranche(queue_state->lwlock_tranche, "queue");

@@ -137,6 +137,9 @@ typedef struct QueueShared
 	/* Set by senders that find no pooled segment to rotate into. */
 	pg_atomic_uint32 wants_segment;
 
+	/* Set by those who may have left messages where only a sweep finds them. */
+	pg_atomic_uint32 wants_sweep;
+
 	TimestampTz swept_at;		/* maintenance: last sweep */
 
 	/* Statistics. */
