@@ -11,6 +11,7 @@
 #include "utils/guc.h"
 
 int			queue_max_queues = 128;
+int			queue_max_queues_per_role = -1;
 int			queue_max_leases = 65536;
 int			queue_max_relays = 32;
 int			queue_segment_size = 64;
@@ -56,6 +57,15 @@ guc_init(void)
 							7 * 24 * 60, 1, INT_MAX / 60,
 							PGC_SIGHUP,
 							GUC_UNIT_MIN,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("queue.max_queues_per_role",
+							"Queues of one role that is no superuser in use at the same time, in all databases.",
+							"-1 is half of queue.max_queues.",
+							&queue_max_queues_per_role,
+							-1, -1, 10000,
+							PGC_SIGHUP,
+							0,
 							NULL, NULL, NULL);
 
 	/* Can't define PGC_POSTMASTER variables after startup. */

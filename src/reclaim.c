@@ -267,7 +267,7 @@ provide_segment(Oid relid)
 	for (int i = 0; i < queue->shared->nsegments; i++)
 		pooled |= pg_atomic_read_u32(&queue->shared->segments[i].state) == SEGMENT_POOLED;
 	if (!pooled && queue->shared->nsegments < QUEUE_MAX_SEGMENTS)
-		segment_create(relid);
+		(void) segment_create(relid, false);
 	finish();
 
 	if (!pooled && (queue = begin(relid)) != NULL)
@@ -381,7 +381,7 @@ count_stored(Queue *queue)
 	good &= set_gauge(&q->deferred, deferred,
 					  count_rows("SELECT count(*) FROM queue.deferred WHERE relid = $1 AND $2 IS NOT NULL", queue));
 	good &= set_gauge(&q->dead, dead,
-					  count_rows("SELECT count(*) FROM queue.dead_letters WHERE queue = $2 AND $1 IS NOT NULL", queue));
+					  count_rows("SELECT count(*) FROM queue.dead_letter WHERE relid = $1 AND $2 IS NOT NULL", queue));
 	SPI_finish();
 	q->counted |= good;
 }
