@@ -946,7 +946,11 @@ segment_refresh(Queue *queue)
 			segno = add_segment(q, RelationGetRelid(rel), RELATION_FILE_NUMBER(rel), nblocks);
 		if (segno >= 0 && nblocks > 0 &&
 			pg_atomic_read_u32(&q->segments[segno].state) == SEGMENT_POOLED)
+		{
 			activate_segment(q, segno);
+			pg_atomic_fetch_add_u64(&q->segments[segno].appended, 1);
+			pg_atomic_fetch_add_u64(&q->appended, 1);
+		}
 		LWLockRelease(&q->lock);
 		relation_close(rel, AccessShareLock);
 	}
