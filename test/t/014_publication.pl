@@ -53,11 +53,11 @@ SELECT queue.purge('mail')});
 is($publisher->safe_psql('postgres', 'SELECT queue.send(\'mail\', \'1\') > 0; SELECT count(*) FROM queue.pop(\'mail\', 10)'),
 	"t\n1", 'queues work although there is a publication of all tables');
 is( $publisher->safe_psql('postgres', q{
-ALTER TABLE queues.mail REPLICA IDENTITY FULL;
-INSERT INTO queues.mail (payload) VALUES ('1');
-DELETE FROM queues.mail;
 DROP TABLE queues.mail CASCADE;
-SELECT count(*) FROM queue.queue}), '0', 'SQL too, with a replica identity');
+SELECT count(*) FROM queue.queue;
+DELETE FROM queue.deferred;
+DELETE FROM queue.relay;
+DELETE FROM queue.inbox}), '0', 'and our own tables have keys');
 is($subscriber->safe_psql('postgres', q{SELECT payload FROM queue.pop('mail', 10)}), '"own"', 'the queue there is its own');
 unlike(slurp_file($subscriber->logfile), qr/ERROR|FATAL/, 'the subscriber was healthy all the time');
 unlike(slurp_file($publisher->logfile), qr/queue maintenance.*ERROR/, 'and so was maintenance here');
