@@ -56,34 +56,29 @@ CREATE TABLE queue.deferred (
 	headers     jsonb,
 	payload     jsonb,
 	body        bytea,
-	error       text
+	error       text,
+	CONSTRAINT deferred_due PRIMARY KEY (relid, due_at, id)
 );
-CREATE INDEX deferred_due ON queue.deferred (relid, due_at, id);
 SELECT pg_catalog.pg_extension_config_dump('queue.deferred', '');
 
-CREATE TABLE queue.dead_letters (
-	queue       text COLLATE "C" NOT NULL,
+-- Messages that nobody could process, by their queue's table.  Nobody reads
+-- this one: see the view queue.dead_letters.
+CREATE TABLE queue.dead_letter (
+	relid       regclass NOT NULL,
+	attempts    integer NOT NULL,
 	id          bigint NOT NULL,
-	key         text,
+	died_at     timestamptz NOT NULL,
+	enqueued_at timestamptz NOT NULL,
 	priority    smallint,
+	key         text,
 	headers     jsonb,
 	payload     jsonb,
 	body        bytea,
-	attempts    integer NOT NULL,
 	reason      text NOT NULL,
 	error       text,
-	enqueued_at timestamptz NOT NULL,
-	died_at     timestamptz NOT NULL
+	PRIMARY KEY (relid, id, died_at)
 );
-CREATE INDEX dead_letters_queue ON queue.dead_letters (queue, id);
-SELECT pg_catalog.pg_extension_config_dump('queue.dead_letters', '');
-
--- Dead letters are for those who may read the queue they died in.
-ALTER TABLE queue.dead_letters ENABLE ROW LEVEL SECURITY;
-CREATE POLICY readers_of_the_queue ON queue.dead_letters FOR SELECT
-	USING (pg_catalog.has_table_privilege(
-		pg_catalog.to_regclass('queues.' || pg_catalog.quote_ident(queue)), 'SELECT'));
-GRANT SELECT ON queue.dead_letters TO PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('queue.dead_letter', '');
 
 -- One row per relay; the maintenance worker keeps a process running for each.
 CREATE TABLE queue.relay (
@@ -122,7 +117,7 @@ CREATE FUNCTION queue.create(name text,
 RETURNS void
 AS 'MODULE_PATHNAME', 'queue_create' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.create IS
-'Creates a queue: the table queues.<name>, owned by the caller, and its segments. Needs CREATE on schema queues. lease: how long a receiver has a message unless it asks otherwise. max_attempts: deliveries before a message goes to the dead letters. backoff, backoff_max: the wait after the first failure, doubled by each further one up to the maximum. durable: false makes it unlogged, emptied by a crash. Errors: 42710 if it exists, 22023 for a value out of range.';
+'Creates a queue: the table queues.<name>, owned by the caller, and its segments. Needs CREATE on schema queues. A table of the caller''s that is there already, as after a restore of definitions alone, becomes a queue with what is in it. lease: how long a receiver has a message unless it asks otherwise. max_attempts: deliveries before a message goes to the dead letters. backoff, backoff_max: the wait after the first failure, doubled by each further one up to the maximum. durable: false makes it unlogged, emptied by a crash. Errors: 42710 if it exists, 22023 for a value out of range, 53400 when queue.max_queues_per_role are in use.';
 
 CREATE FUNCTION queue.alter(name text,
 	lease interval DEFAULT NULL,
@@ -330,6 +325,15 @@ WHERE pg_catalog.has_table_privilege(q.relid, 'SELECT') OR pg_catalog.pg_has_rol
 GRANT SELECT ON queue.stats TO PUBLIC;
 COMMENT ON VIEW queue.stats IS
 'Counters of the queues the caller may read, or of all for pg_monitor. NULLs stand for what cannot be told now: bytes and segments while a table is locked.';
+
+-- Dead letters are for those who may read the queue they died in.
+CREATE VIEW queue.dead_letters WITH (security_barrier) AS
+SELECT (SELECT c.relname::text FROM pg_catalog.pg_class c WHERE c.oid = d.relid) AS queue,
+	d.id, d.key, d.priority, d.headers, d.payload, d.body, d.attempts, d.reason, d.error,
+	d.enqueued_at, d.died_at
+FROM queue.dead_letter d
+WHERE pg_catalog.has_table_privilege(d.relid, 'SELECT');
+GRANT SELECT ON queue.dead_letters TO PUBLIC;
 
 CREATE VIEW queue.leases AS
 SELECT c.relname::text AS queue, l.id, l.attempts, l.kind, l.state, l.leased_at, l.expires_at, l.pid

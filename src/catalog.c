@@ -29,6 +29,8 @@
 #include "utils/syscache.h"
 #include "compat.h"
 
+bool		catalog_nowait = false;
+
 static HTAB *queue_cache = NULL;
 static uint64 invalidations = 0;
 
@@ -102,9 +104,14 @@ extension_exists(void)
 void
 queue_missing(const char *name)
 {
+	bool		table = OidIsValid(get_relname_relid(name, get_namespace_oid("queues", true)));
+
+	/* After a restore of definitions alone there are tables and no queues. */
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
 			 errmsg("queue \"%s\" does not exist", name),
+			 table ? errhint("There is a table queues.%s: make it a queue with queue.create().",
+							 quote_identifier(name)) :
 			 errhint("Create it with queue.create().")));
 }
 
@@ -202,6 +209,66 @@ queue_check_owner(Oid relid, const char *name)
 				 errmsg("must be owner of queue \"%s\"", name)));
 }
 
+bool
+queue_recorded(Oid relid)
+{
+	Oid			namespace = get_namespace_oid("queue", true);
+	Oid			table = OidIsValid(namespace) ? get_relname_relid("queue", namespace) : InvalidOid;
+	Oid			index = OidIsValid(namespace) ? get_relname_relid("queue_pkey", namespace) : InvalidOid;
+	Relation	rel;
+	ScanKeyData key;
+	SysScanDesc scan;
+	bool		found;
+
+	/* Without the extension these can be anybody's. */
+	if (!OidIsValid(table) || !OidIsValid(index) || !extension_exists())
+		return false;
+	rel = table_open(table, AccessShareLock);
+	ScanKeyInit(&key, Anum_queue_relid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, index, true, NULL, 1, &key);
+	found = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+Oid
+queue_of_table(Oid relid)
+{
+	Oid			parent;
+
+	if (get_rel_namespace(relid) != get_namespace_oid("queues", true) ||
+		get_rel_relkind(relid) != RELKIND_RELATION)
+		return InvalidOid;
+	if (queue_recorded(relid))
+		return relid;
+	parent = segment_parent(relid);
+	return OidIsValid(parent) && queue_recorded(parent) ? parent : InvalidOid;
+}
+
+/*
+ * What pg_class says of a queue's table; false if there is none in the schema
+ * queues: one that was moved away is no queue until it is moved back.
+ */
+static bool
+read_table(Queue *queue)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(queue->relid));
+	Form_pg_class form;
+	bool		good;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	form = (Form_pg_class) GETSTRUCT(tuple);
+	good = form->relkind == RELKIND_RELATION &&
+		form->relpersistence != RELPERSISTENCE_TEMP &&
+		form->relnamespace == get_namespace_oid("queues", true);
+	namestrcpy(&queue->name, NameStr(form->relname));
+	queue->owner = form->relowner;
+	ReleaseSysCache(tuple);
+	return good;
+}
+
 /* Read the settings from queue.queue; false if it has no such row. */
 static bool
 read_settings(Queue *queue)
@@ -233,66 +300,93 @@ read_settings(Queue *queue)
 	return found;
 }
 
-QueueShared *
-queue_find_shared(Oid relid)
+/* How many queues of one role may be in use. */
+static int
+queues_per_role(void)
 {
-	QueueShared *result = NULL;
-
-	shmem_require();
-	LWLockAcquire(&queue_state->registry_lock, LW_SHARED);
-	for (int i = 0; i < queue_max_queues && result == NULL; i++)
-	{
-		QueueShared *q = &queue_state->queues[i];
-
-		if (q->relid == relid && q->dboid == MyDatabaseId)
-			result = q;
-	}
-	LWLockRelease(&queue_state->registry_lock);
-	return result;
+	return queue_max_queues_per_role >= 0 ? queue_max_queues_per_role : (queue_max_queues + 1) / 2;
 }
 
 /*
  * Find this queue's shared element, or give it a free one; if there is none,
- * one of a queue that was dropped and not cleared away yet.
+ * one of a queue that was dropped and not cleared away yet.  A role must not
+ * use them all up.
  */
-static QueueShared *
-attach_shared(Oid relid, bool may_retry)
+static void
+attach_shared(Queue *queue, bool may_retry)
 {
-	QueueShared *q;
+	bool		exempt = superuser_arg(queue->owner);
 	QueueShared *unused = NULL;
+	QueueShared *found = NULL;
+	int			owned = 0;
 
 	LWLockAcquire(&queue_state->registry_lock, LW_EXCLUSIVE);
-	for (int i = 0; i < queue_max_queues; i++)
+	for (int i = 0; i < queue_max_queues && found == NULL; i++)
 	{
-		q = &queue_state->queues[i];
-		if (q->relid == relid && q->dboid == MyDatabaseId)
-		{
-			LWLockRelease(&queue_state->registry_lock);
-			return q;
-		}
-		if (unused == NULL && !OidIsValid(q->relid))
+		QueueShared *q = &queue_state->queues[i];
+
+		if (q->relid == queue->relid && q->dboid == MyDatabaseId)
+			found = q;
+		else if (OidIsValid(q->relid))
+			owned += (q->owner == queue->owner);
+		else if (unused == NULL)
 			unused = q;
 	}
-	if (unused == NULL)
+	if (found == NULL && unused != NULL && (exempt || owned < queues_per_role()))
 	{
-		LWLockRelease(&queue_state->registry_lock);
-		if (may_retry)
-		{
-			queue_forget_dropped(false);
-			return attach_shared(relid, false);
-		}
+		found = unused;
+		found->dboid = MyDatabaseId;
+		found->relid = queue->relid;
+		pg_atomic_write_u32(&found->generation,
+							pg_atomic_add_fetch_u32(&queue_state->queue_generation, 1));
+	}
+	if (found != NULL)
+	{
+		found->owner = queue->owner;
+		found->owner_is_superuser = exempt;
+		queue->shared = found;
+		queue->generation = pg_atomic_read_u32(&found->generation);
+	}
+	LWLockRelease(&queue_state->registry_lock);
+
+	if (found != NULL)
+		return;
+	if (may_retry)
+	{
+		queue_forget_dropped(false);
+		attach_shared(queue, false);
+		return;
+	}
+	if (unused == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("too many queues are in use"),
 				 errhint("Increase queue.max_queues, now %d, and restart the server.",
 						 queue_max_queues)));
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("role \"%s\" has too many queues in use",
+					GetUserNameFromId(queue->owner, false)),
+			 errdetail("It has %d in all databases.", owned),
+			 errhint("Drop queues, or increase queue.max_queues_per_role, now %d.",
+					 queues_per_role())));
+}
+
+QueueShared *
+queue_find_shared(Oid relid)
+{
+	QueueShared *found = NULL;
+
+	LWLockAcquire(&queue_state->registry_lock, LW_SHARED);
+	for (int i = 0; i < queue_max_queues && found == NULL; i++)
+	{
+		QueueShared *q = &queue_state->queues[i];
+
+		if (q->relid == relid && q->dboid == MyDatabaseId)
+			found = q;
 	}
-	unused->dboid = MyDatabaseId;
-	unused->relid = relid;
-	pg_atomic_write_u32(&unused->generation,
-						pg_atomic_add_fetch_u32(&queue_state->queue_generation, 1));
 	LWLockRelease(&queue_state->registry_lock);
-	return unused;
+	return found;
 }
 
 /* Make a freed element as good as new, its locks aside. */
@@ -303,6 +397,7 @@ clear_shared(QueueShared *q)
 	for (int i = 0; i < QUEUE_MAX_SEGMENTS; i++)
 		pg_atomic_write_u32(&q->segments[i].state, SEGMENT_UNUSED);
 	pg_atomic_write_u32(&q->nlooks, 0);
+	pg_atomic_write_u32(&q->turn, 0);
 	q->next_id = q->id_limit = 0;
 	q->scanned = 0;
 	q->swept_at = 0;
@@ -341,7 +436,7 @@ queue_forget(Oid dboid, Oid relid)
 		if (lease_forget_queue(q))
 		{
 			clear_shared(q);
-			q->relid = q->dboid = InvalidOid;
+			q->relid = q->dboid = q->owner = InvalidOid;
 			pg_atomic_write_u32(&q->generation, 0);
 		}
 		LWLockRelease(&q->lock);
@@ -379,6 +474,29 @@ queue_forget_dropped(bool wait)
 	}
 }
 
+/* Fill in a cache entry; false if there is no such queue. */
+static bool
+read_queue(Queue *queue)
+{
+	uint64		before = invalidations;
+	List	   *sequences;
+
+	if (!read_table(queue) || !read_settings(queue))
+		return false;
+
+	/* By ownership: names change when somebody renames a table. */
+	sequences = getOwnedSequences(queue->relid);
+	queue->sequence = sequences ? linitial_oid(sequences) : InvalidOid;
+	list_free(sequences);
+
+	/* The shared element says whose it is, too. */
+	queue->shared = NULL;
+
+	/* What was invalidated while we read it is good for this once only. */
+	queue->valid = (before == invalidations);
+	return true;
+}
+
 Queue *
 queue_by_relid(Oid relid)
 {
@@ -400,35 +518,21 @@ queue_by_relid(Oid relid)
 		queue->shared = NULL;
 	}
 
-	if (!queue->valid)
+	for (;;)
 	{
-		uint64		before = invalidations;
-		char	   *relname = get_rel_name(relid);
-		List	   *sequences;
-
-		if (relname == NULL || !read_settings(queue))
+		if (!queue->valid && !read_queue(queue))
 			return NULL;
-		namestrcpy(&queue->name, relname);
-		pfree(relname);
+		if (queue->shared == NULL ||
+			pg_atomic_read_u32(&queue->shared->generation) != queue->generation)
+			attach_shared(queue, true);
+		if (pg_atomic_read_u32(&queue->shared->loaded) != 0 || segment_load(queue))
+			return queue;
 
-		/* By ownership: names change when somebody renames a table. */
-		sequences = getOwnedSequences(relid);
-		queue->sequence = sequences ? linitial_oid(sequences) : InvalidOid;
-		list_free(sequences);
-
-		/* What was invalidated while we read it is good for this once only. */
-		queue->valid = (before == invalidations);
+		/* The element was given to another queue: was ours dropped? */
+		queue->valid = false;
+		CHECK_FOR_INTERRUPTS();
+		AcceptInvalidationMessages();
 	}
-
-	if (queue->shared == NULL ||
-		pg_atomic_read_u32(&queue->shared->generation) != queue->generation)
-	{
-		queue->shared = attach_shared(relid, true);
-		queue->generation = pg_atomic_read_u32(&queue->shared->generation);
-	}
-	if (pg_atomic_read_u32(&queue->shared->loaded) == 0)
-		segment_load(queue);
-	return queue;
 }
 
 static Queue *

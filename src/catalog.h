@@ -39,6 +39,7 @@ typedef struct Queue
 	Oid			relid;			/* hash key; the table queues.<name> */
 	bool		valid;
 	NameData	name;
+	Oid			owner;
 	Oid			sequence;		/* reserves ids */
 	int64		lease;			/* microseconds */
 	int			max_attempts;
@@ -50,6 +51,9 @@ typedef struct Queue
 
 extern void catalog_init(void);
 
+/* Set in the maintenance worker, which fails rather than wait for a table. */
+extern bool catalog_nowait;
+
 /*
  * The queue of this name, with the caller's rights on it checked.  Errors:
  * 55000 not preloaded, 42704 unknown queue, 42501 no right.  The result lives
@@ -59,6 +63,15 @@ extern Queue *queue_by_name(text *name, AclMode rights);
 
 /* The same by table and without a check of rights; NULL if it is no queue. */
 extern Queue *queue_by_relid(Oid relid);
+
+/*
+ * Whether queue.queue has a row for this table; false also where there is no
+ * extension, or it is just being dropped.
+ */
+extern bool queue_recorded(Oid relid);
+
+/* The queue a table is, or is a segment of, by its table; or InvalidOid. */
+extern Oid	queue_of_table(Oid relid);
 
 /* The shared element of a queue of this database, or NULL if it has none. */
 extern QueueShared *queue_find_shared(Oid relid);

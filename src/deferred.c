@@ -1,9 +1,9 @@
 /*
  * deferred.c
- *		Messages with a due time (queue.deferred) and dead letters.
+ *		Messages with a due time: queue.deferred.
  *
- * Both are ordinary tables with an index, written past the executor because
- * the caller has no rights on them.  QueueShared.next_due is a lower bound of
+ * It is an ordinary table with an index, written past the executor because
+ * the caller has no rights on it.  QueueShared.next_due is a lower bound of
  * the due times of all deferred messages nobody has leased, so that a look
  * into the index starts where there is something to find, however many dead
  * entries lie before.
@@ -27,24 +27,6 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "wake.h"
-
-/* Columns of queue.dead_letters. */
-enum
-{
-	Anum_dead_queue = 1,
-	Anum_dead_id,
-	Anum_dead_key,
-	Anum_dead_priority,
-	Anum_dead_headers,
-	Anum_dead_payload,
-	Anum_dead_body,
-	Anum_dead_attempts,
-	Anum_dead_reason,
-	Anum_dead_error,
-	Anum_dead_enqueued_at,
-	Anum_dead_died_at,
-	Natts_dead = Anum_dead_died_at
-};
 
 /* Store a value that may be missing. */
 static void
@@ -96,28 +78,6 @@ deferred_insert(Queue *queue, Message *message, TimestampTz due_at, int attempts
 	set_varlena(values, isnull, Anum_deferred_error, error ? cstring_to_text(error) : NULL);
 	insert_row("deferred", values, isnull, tid);
 	wake_due_at_commit(queue->shared, due_at);
-}
-
-void
-dead_letter_insert(Queue *queue, Message *message, const char *reason, const char *error)
-{
-	Datum		values[Natts_dead] = {0};
-	bool		isnull[Natts_dead] = {false};
-
-	values[Anum_dead_queue - 1] = CStringGetTextDatum(NameStr(queue->name));
-	values[Anum_dead_id - 1] = Int64GetDatum(message->id);
-	set_varlena(values, isnull, Anum_dead_key, message->key);
-	set_priority(values, isnull, Anum_dead_priority, message);
-	set_varlena(values, isnull, Anum_dead_headers, message->headers);
-	set_varlena(values, isnull, Anum_dead_payload, message->payload);
-	set_varlena(values, isnull, Anum_dead_body, message->body);
-	values[Anum_dead_attempts - 1] = Int32GetDatum(message->attempts);
-	values[Anum_dead_reason - 1] = CStringGetTextDatum(reason);
-	set_varlena(values, isnull, Anum_dead_error, error ? cstring_to_text(error) : NULL);
-	values[Anum_dead_enqueued_at - 1] = TimestampTzGetDatum(message->enqueued_at);
-	values[Anum_dead_died_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	insert_row("dead_letters", values, isnull, NULL);
-	wake_dead_at_commit(queue->shared, 1);
 }
 
 bool
@@ -337,86 +297,4 @@ deferred_delete_all(Oid relid)
 	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	table_close(rel, NoLock);
-}
-
-/* Send a dead letter again, as a new message with its old id. */
-static void
-send_again(Queue *queue, Datum *dead, bool *dead_isnull)
-{
-	static const struct
-	{
-		int			column;
-		int			from;
-	}			map[] = {
-		{Anum_message_id, Anum_dead_id},
-		{Anum_message_priority, Anum_dead_priority},
-		{Anum_message_key, Anum_dead_key},
-		{Anum_message_headers, Anum_dead_headers},
-		{Anum_message_payload, Anum_dead_payload},
-		{Anum_message_body, Anum_dead_body},
-	};
-	Datum		values[Natts_message] = {0};
-	bool		isnull[Natts_message];
-
-	memset(isnull, true, sizeof(isnull));
-	for (int i = 0; i < lengthof(map); i++)
-	{
-		values[map[i].column - 1] = dead[map[i].from - 1];
-		isnull[map[i].column - 1] = dead_isnull[map[i].from - 1];
-	}
-	values[Anum_message_enqueued_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	isnull[Anum_message_enqueued_at - 1] = false;
-	segment_insert(queue, values, isnull);
-}
-
-/* Delete up to max dead letters; with a queue, send them there. */
-static int64
-take_dead_letters(const char *name, Queue *queue, int64 max)
-{
-	Relation	rel = table_open(extension_relation("dead_letters"), RowExclusiveLock);
-	Relation	index = index_open(extension_relation("dead_letters_queue"), AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	int64		n = 0;
-
-	ScanKeyInit(&key, Anum_dead_queue, BTEqualStrategyNumber, F_TEXTEQ,
-				CStringGetTextDatum(name));
-	scan = systable_beginscan_ordered(rel, index, snapshot, 1, &key);
-	while (n != max && (tuple = systable_getnext_ordered(scan, ForwardScanDirection)) != NULL)
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (!delete_row(rel, &tuple->t_self))
-			continue;
-		if (queue != NULL)
-		{
-			Datum		values[Natts_dead];
-			bool		isnull[Natts_dead];
-
-			heap_deform_tuple(tuple, RelationGetDescr(rel), values, isnull);
-			send_again(queue, values, isnull);
-		}
-		n++;
-	}
-	systable_endscan_ordered(scan);
-	UnregisterSnapshot(snapshot);
-	index_close(index, AccessShareLock);
-	table_close(rel, NoLock);
-	return n;
-}
-
-int64
-dead_letters_delete_all(const char *name)
-{
-	return take_dead_letters(name, NULL, -1);
-}
-
-int64
-dead_letters_redrive(Queue *queue, int64 max)
-{
-	int64		n = take_dead_letters(NameStr(queue->name), queue, max);
-
-	wake_dead_at_commit(queue->shared, -n);
-	return n;
 }

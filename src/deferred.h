@@ -1,6 +1,6 @@
 /*
  * deferred.h
- *		Messages with a due time (queue.deferred) and dead letters.
+ *		Messages with a due time: queue.deferred.
  */
 #ifndef QUEUE_DEFERRED_H
 #define QUEUE_DEFERRED_H
@@ -42,21 +42,10 @@ extern int	deferred_attempts(Relation rel, HeapTuple tuple);
 /* Find a row by its key, wherever it lies by now; false if there is none. */
 extern bool deferred_find(Relation rel, Oid relid, TimestampTz due_at, int64 id, ItemPointer tid);
 
-/* Insert a message in queue.dead_letters. */
-extern void dead_letter_insert(Queue *queue, Message *message, const char *reason,
-							   const char *error);
-
 /* Lease what is due, into scan->claims. */
 extern void deferred_claim(ClaimScan *scan, Oid relid);
 
-/* Delete everything deferred, or all dead letters, of a queue. */
+/* Delete everything deferred of a queue. */
 extern void deferred_delete_all(Oid relid);
-extern int64 dead_letters_delete_all(const char *name);
-
-/*
- * Take up to max dead letters of a queue, oldest first, deleting them in this
- * transaction.  max is -1 for all.
- */
-extern int64 dead_letters_redrive(Queue *queue, int64 max);
 
 #endif							/* QUEUE_DEFERRED_H */

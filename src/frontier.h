@@ -6,6 +6,7 @@
 #define QUEUE_FRONTIER_H
 
 #include "access/htup_details.h"
+#include "access/tupmacs.h"
 #include "lease.h"
 #include "storage/buf.h"
 #include "utils/rel.h"
@@ -54,10 +55,17 @@ typedef struct ClaimScan
 	bool		gone[QUEUE_MAX_SEGMENTS];
 } ClaimScan;
 
-/* A message's id is the first column of every table it can be in. */
+/*
+ * A message's id is the first column of every table it can be in, once that
+ * has been checked (segment_check_columns).  A dead row from before the columns
+ * were as they are now can have none: 0 is no message's.
+ */
 static inline int64
 frontier_tuple_id(HeapTupleHeader tuple)
 {
+	if (unlikely(HeapTupleHeaderGetNatts(tuple) == 0 ||
+				 ((tuple->t_infomask & HEAP_HASNULL) && att_isnull(0, tuple->t_bits))))
+		return 0;
 	return *(int64 *) ((char *) tuple + tuple->t_hoff);
 }
 

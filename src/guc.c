@@ -11,6 +11,7 @@
 #include "utils/guc.h"
 
 int			queue_max_queues = 128;
+int			queue_max_queues_per_role = -1;
 int			queue_max_leases = 65536;
 int			queue_max_leases_per_role = -1;
 int			queue_max_relays = 32;
@@ -64,6 +65,14 @@ guc_init(void)
 							"-1 means half of queue.max_leases.",
 							&queue_max_leases_per_role,
 							-1, -1, 1 << 20,
+							PGC_SIGHUP,
+							0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("queue.max_queues_per_role",
+							"Queues of one role that is no superuser in use at the same time, in all databases.",
+							"-1 is half of queue.max_queues.",
+							&queue_max_queues_per_role,
+							-1, -1, 10000,
 							PGC_SIGHUP,
 							0,
 							NULL, NULL, NULL);

@@ -518,6 +518,7 @@ queue_maintenance_main(Datum arg)
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
 	SetConfigOption("application_name", "queue maintenance", PGC_USERSET, PGC_S_SESSION);
+	catalog_nowait = true;
 
 	watches = hash_create("watched queues", 64, &ctl, HASH_ELEM | HASH_BLOBS);
 	context = AllocSetContextCreate(TopMemoryContext, "queue maintenance", ALLOCSET_DEFAULT_SIZES);

@@ -9,6 +9,7 @@
 #include "guc.h"
 #include "lease.h"
 #include "miscadmin.h"
+#include "object.h"
 #include "shmem.h"
 #include "wake.h"
 #include "worker.h"
@@ -32,6 +33,7 @@ _PG_init(void)
 	shmem_init();
 	launcher_register();
 	ddl_init();
+	object_init();
 	catalog_init();
 	lease_init();
 	wake_init();

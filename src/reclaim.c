@@ -19,10 +19,12 @@
 #include "catalog/pg_inherits.h"
 #include "claim.h"
 #include "commands/tablecmds.h"
+#include "dead_letter.h"
 #include "deferred.h"
 #include "frontier.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "owner.h"
 #include "place.h"
 #include "pgstat.h"
 #include "reclaim.h"
@@ -203,9 +205,9 @@ static void
 set_new_storage(Relation rel)
 {
 	Oid			toast_relid = rel->rd_rel->reltoastrelid;
-	OwnerRights rights;
+	OwnerContext rights;
 
-	owner_rights_begin(rel->rd_rel->relowner, &rights);
+	owner_begin(rel->rd_rel->relowner, &rights);
 	CheckTableNotInUse(rel, "truncate");
 	CheckTableForSerializableConflictIn(rel);
 	RELATION_SET_NEW_FILE(rel);
@@ -218,7 +220,7 @@ set_new_storage(Relation rel)
 	}
 	REINDEX_RELATION(RelationGetRelid(rel), REINDEX_REL_PROCESS_TOAST);
 	pgstat_count_truncate(rel);
-	owner_rights_end(&rights);
+	owner_end(&rights);
 }
 
 /*
@@ -334,7 +336,7 @@ reclaim_provide(ReclaimRound *round)
 			pooled |= pg_atomic_read_u32(&queue->shared->segments[i].state) == SEGMENT_POOLED;
 		if (!pooled && queue->shared->nsegments < QUEUE_MAX_SEGMENTS &&
 			try_lock(round, round->relid, ShareUpdateExclusiveLock))
-			segment_create(round->relid);
+			(void) segment_create(round->relid, false);
 		if (pooled)
 			pg_atomic_write_u32(&queue->shared->wants_segment, 0);
 		worker_end();
@@ -416,14 +418,14 @@ sweep_segment(QueueShared *q, int segno)
 
 /* The rows of one of the extension's tables with a value in their index's first column. */
 static int64
-count_rows(const char *table, const char *index, AttrNumber column, RegProcedure equal, Datum value)
+count_rows(const char *table, const char *index, AttrNumber column, Oid relid)
 {
 	Relation	rel = table_open(extension_relation(table), AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	int64		n = 0;
 
-	ScanKeyInit(&key, column, BTEqualStrategyNumber, equal, value);
+	ScanKeyInit(&key, column, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
 	scan = systable_beginscan(rel, extension_relation(index), true, GetActiveSnapshot(), 1, &key);
 	while (systable_getnext(scan) != NULL)
 	{
@@ -458,14 +460,12 @@ count_stored(ReclaimRound *round, Queue *queue)
 	if (q->counted && (int64) (deferred + dead) > RECOUNT_ROWS)
 		return;
 	if (!try_lock(round, extension_relation("deferred"), AccessShareLock) ||
-		!try_lock(round, extension_relation("dead_letters"), AccessShareLock))
+		!try_lock(round, extension_relation("dead_letter"), AccessShareLock))
 		return;
 	good &= set_gauge(&q->deferred, deferred,
-					  count_rows("deferred", "deferred_due", Anum_deferred_relid, F_OIDEQ,
-								 ObjectIdGetDatum(queue->relid)));
+					  count_rows("deferred", "deferred_due", Anum_deferred_relid, queue->relid));
 	good &= set_gauge(&q->dead, dead,
-					  count_rows("dead_letters", "dead_letters_queue", Anum_dead_queue, F_TEXTEQ,
-								 CStringGetTextDatum(NameStr(queue->name))));
+					  count_rows("dead_letter", "dead_letter_pkey", Anum_dead_relid, queue->relid));
 	q->counted |= good;
 }
 

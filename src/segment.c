@@ -9,29 +9,40 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
+#include "access/reloptions.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/indexing.h"
 #include "catalog/pg_am.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
+#include "catalog/toasting.h"
+#include "commands/tablecmds.h"
+#include "commands/tablespace.h"
 #include "executor/tuptable.h"
 #include "frontier.h"
 #include "guc.h"
 #include "identity.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
 #include "room.h"
 #include "segment.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "wake.h"
 #include "worker.h"
 #include "compat.h"
@@ -41,6 +52,9 @@
 
 /* Pages looked at to estimate how many messages a loaded segment holds. */
 #define SAMPLE_PAGES	64
+
+/* Longest "$<number>" at the end of a segment's name. */
+#define SEGMENT_SUFFIX	8
 
 /* What segment_load finds out about a table before it takes a lock. */
 typedef struct SegmentInfo
@@ -61,15 +75,21 @@ bool
 segment_columns_valid(Relation rel)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
-	bool		good = desc->natts >= Natts_message && rel->rd_rel->relam == HEAP_TABLE_AM_OID;
 
-	for (int i = 0; good && i < Natts_message; i++)
+	if (desc->natts < Natts_message || rel->rd_rel->relkind != RELKIND_RELATION ||
+		rel->rd_rel->relam != HEAP_TABLE_AM_OID)
+		return false;
+	for (int i = 0; i < Natts_message; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
+		bool		required = (i == Anum_message_id - 1 || i == Anum_message_enqueued_at - 1);
 
-		good = !att->attisdropped && att->atttypid == message_types[i];
+		if (att->attisdropped || att->atttypid != message_types[i] || att->atttypmod != -1 ||
+			att->atthasmissing || att->attgenerated != '\0' || att->attidentity != '\0' ||
+			(required && !att->attnotnull))
+			return false;
 	}
-	return good;
+	return true;
 }
 
 void
@@ -81,7 +101,127 @@ segment_check_columns(Relation rel)
 				 errmsg("table \"%s.%s\" is not as queue.create() made it",
 						get_namespace_name(RelationGetNamespace(rel)),
 						RelationGetRelationName(rel)),
-				 errhint("Columns of a queue must not be dropped or changed in type.")));
+				 errhint("Columns of a queue must not be dropped, generated, or changed in type,"
+						 " and id and enqueued_at must be NOT NULL.")));
+}
+
+Oid
+segment_parent(Oid relid)
+{
+	Relation	rel = table_open(InheritsRelationId, AccessShareLock);
+	Oid			parent = InvalidOid;
+	int			parents = 0;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_inherits_inhrelid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, InheritsRelidSeqnoIndexId, true, NULL, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		parent = ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent;
+		parents++;
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return parents == 1 ? parent : InvalidOid;
+}
+
+bool
+segment_belongs(Relation rel, Oid parent)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(parent));
+	Form_pg_class form;
+	bool		alike;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	form = (Form_pg_class) GETSTRUCT(tuple);
+	alike = rel->rd_rel->relkind == RELKIND_RELATION &&
+		rel->rd_rel->relowner == form->relowner &&
+		rel->rd_rel->relnamespace == form->relnamespace &&
+		rel->rd_rel->relpersistence == form->relpersistence;
+	ReleaseSysCache(tuple);
+	return alike && segment_parent(RelationGetRelid(rel)) == parent;
+}
+
+List *
+segment_list(Oid parent, LOCKMODE lockmode)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, find_inheritance_children(parent, lockmode))
+	{
+		Relation	rel = try_relation_open(lfirst_oid(lc), NoLock);
+
+		if (rel == NULL)
+			continue;
+		if (segment_belongs(rel, parent))
+			result = lappend_oid(result, RelationGetRelid(rel));
+		relation_close(rel, NoLock);
+	}
+	return result;
+}
+
+/*
+ * Tables this backend has looked at, so that it need not look at each use:
+ * segments, by their queues' tables.  An entry is good until something about
+ * either table changes.
+ */
+#define CHECKED_TABLES	64
+
+static struct
+{
+	Oid			relid;
+	Oid			parent;
+}			checked_tables[CHECKED_TABLES];
+static uint64 checked_invalidations = 0;
+
+static void
+forget_checked(Datum arg, Oid relid)
+{
+	checked_invalidations++;
+	for (int i = 0; i < CHECKED_TABLES; i++)
+	{
+		if (!OidIsValid(relid) || checked_tables[i].relid == relid ||
+			checked_tables[i].parent == relid)
+			checked_tables[i].relid = InvalidOid;
+	}
+}
+
+/*
+ * Whether an open table is to be used as a segment of this queue; an error if
+ * it is and has other columns.
+ */
+static bool
+check_segment(QueueShared *q, Relation rel)
+{
+	static bool registered = false;
+	Oid			relid = RelationGetRelid(rel);
+	Oid			parent = q->relid;
+	uint64		before;
+
+	if (likely(checked_tables[relid % CHECKED_TABLES].relid == relid &&
+			   checked_tables[relid % CHECKED_TABLES].parent == parent))
+		return true;
+
+	if (!registered)
+	{
+		CacheRegisterRelcacheCallback(forget_checked, (Datum) 0);
+		registered = true;
+	}
+	before = checked_invalidations;
+	if (relid != parent && !segment_belongs(rel, parent))
+		return false;
+	segment_check_columns(rel);
+	if (before == checked_invalidations)
+	{
+		checked_tables[relid % CHECKED_TABLES].relid = relid;
+		checked_tables[relid % CHECKED_TABLES].parent = parent;
+	}
+	return true;
 }
 
 /* First message id in a table, and an estimate of how many are live. */
@@ -134,12 +274,26 @@ compare_age(const void *a, const void *b)
 	return x->relid < y->relid ? -1 : 1;
 }
 
-/* Use a new array element for a table; its lists are up to the caller. */
-static SegmentShared *
+/*
+ * Use an array element for a table, one of a segment that is gone or a new
+ * one; -1 if there is none.  The lists are up to the caller.
+ */
+static int
 add_segment(QueueShared *q, Oid relid, uint32 filenumber, BlockNumber nblocks)
 {
-	SegmentShared *seg = &q->segments[q->nsegments++];
+	SegmentShared *seg;
+	int			segno;
 
+	for (segno = 0; segno < q->nsegments; segno++)
+	{
+		if (pg_atomic_read_u32(&q->segments[segno].state) == SEGMENT_UNUSED &&
+			pg_atomic_read_u32(&q->segments[segno].leases) == 0)
+			break;
+	}
+	if (segno == QUEUE_MAX_SEGMENTS)
+		return -1;
+	q->nsegments = Max(q->nsegments, segno + 1);
+	seg = &q->segments[segno];
 	seg->relid = relid;
 	seg->filenumber = filenumber;
 	seg->scanned = 0;
@@ -152,7 +306,7 @@ add_segment(QueueShared *q, Oid relid, uint32 filenumber, BlockNumber nblocks)
 	pg_atomic_write_u64(&seg->cursor, MakePlace(0, FirstOffsetNumber));
 	pg_atomic_write_u64(&seg->appended, nblocks > 0 ? 1 : 0);
 	pg_atomic_write_u32(&seg->leases, 0);
-	return seg;
+	return segno;
 }
 
 static void
@@ -162,13 +316,70 @@ activate_segment(QueueShared *q, int segno)
 	q->scan_order[q->nscan++] = segno;
 }
 
+/* Take a segment off the scan order; lock held by caller. */
+static void
+unlist_segment(QueueShared *q, int segno)
+{
+	int			kept = 0;
+
+	for (int i = 0; i < q->nscan; i++)
+	{
+		if (q->scan_order[i] != segno)
+			q->scan_order[kept++] = q->scan_order[i];
+	}
+	q->nscan = kept;
+}
+
+/*
+ * A segment's table was dropped, or is none of the queue's any more.  Should
+ * that not have been the last word, segment_refresh finds it again.
+ */
+static void
+forget_segment(QueueShared *q, int segno, Oid relid)
+{
+	SegmentShared *seg = &q->segments[segno];
+
+	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
+	if (seg->relid == relid && relid != q->relid &&
+		pg_atomic_read_u32(&seg->state) != SEGMENT_UNUSED)
+	{
+		frontier_forget_segment(q, segno);
+		unlist_segment(q, segno);
+		pg_atomic_write_u32(&seg->state, SEGMENT_UNUSED);
+
+		/* The queue's own table is always there. */
+		if (pg_atomic_read_u32(&q->tail) == segno && !segment_rotate(q))
+			pg_atomic_write_u32(&q->tail, 0);
+	}
+	LWLockRelease(&q->lock);
+}
+
+/*
+ * Open a table of which nothing is known yet.  The maintenance worker must not
+ * wait for somebody who has it locked, and does without it for now.
+ */
+static Relation
+open_unknown(Oid relid)
+{
+	Relation	rel;
+
+	if (!catalog_nowait)
+		return try_relation_open(relid, AccessShareLock);
+	if (!ConditionalLockRelationOid(relid, AccessShareLock))
+		return NULL;
+	rel = try_relation_open(relid, NoLock);
+	if (rel == NULL)
+		UnlockRelationOid(relid, AccessShareLock);
+	return rel;
+}
+
 /*
  * Nothing about segments is written down anywhere: which are older follows
  * from the ids in them.  Whoever comes first gathers that without a lock and
  * installs it; until then nobody has sent or received through the engine.  On
  * a standby segments change without our doing, so there it is not for good.
  */
-void
+bool
 segment_load(Queue *queue)
 {
 	QueueShared *q = queue->shared;
@@ -178,15 +389,27 @@ segment_load(Queue *queue)
 	int			ninfos = 0;
 	int64		live = 0;
 	bool		for_good = !RecoveryInProgress();
+	bool		same;
 	ListCell   *lc;
 
 	foreach(lc, relids)
 	{
-		Relation	rel = try_relation_open(lfirst_oid(lc), AccessShareLock);
+		Relation	rel = open_unknown(lfirst_oid(lc));
 		SegmentInfo *info = &infos[ninfos];
 
 		if (rel == NULL)
+		{
+			if (catalog_nowait && SearchSysCacheExists1(RELOID, ObjectIdGetDatum(lfirst_oid(lc))))
+				ereport(ERROR,
+						(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+						 errmsg("could not obtain lock on table \"%s\"", get_rel_name(lfirst_oid(lc)))));
 			continue;
+		}
+		if (RelationGetRelid(rel) != queue->relid && !segment_belongs(rel, queue->relid))
+		{
+			relation_close(rel, AccessShareLock);
+			continue;
+		}
 		info->relid = RelationGetRelid(rel);
 		info->is_parent = (info->relid == queue->relid);
 		info->filenumber = RELATION_FILE_NUMBER(rel);
@@ -208,15 +431,18 @@ segment_load(Queue *queue)
 						   ninfos, QUEUE_MAX_SEGMENTS)));
 	qsort(infos, ninfos, sizeof(SegmentInfo), compare_age);
 
+	/* Without its own table, or its element, the queue has been dropped. */
 	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
-	if (pg_atomic_read_u32(&q->loaded) == 0)
+	same = ninfos > 0 && infos[0].is_parent &&
+		pg_atomic_read_u32(&q->generation) == queue->generation;
+	if (same && pg_atomic_read_u32(&q->loaded) == 0)
 	{
 		int			tail = 0;
 
 		q->nsegments = q->nscan = 0;
 		for (int i = 0; i < ninfos; i++)
 		{
-			add_segment(q, infos[i].relid, infos[i].filenumber, infos[i].nblocks);
+			(void) add_segment(q, infos[i].relid, infos[i].filenumber, infos[i].nblocks);
 			if (infos[i].is_parent || infos[i].nblocks > 0)
 				activate_segment(q, i);
 			if (infos[i].nblocks > 0 || tail == 0)
@@ -238,6 +464,7 @@ segment_load(Queue *queue)
 
 	pfree(infos);
 	list_free(relids);
+	return same;
 }
 
 /*
@@ -269,13 +496,18 @@ Relation
 segment_open(QueueShared *q, int segno, LOCKMODE lockmode)
 {
 	SegmentShared *seg = &q->segments[segno];
-	Relation	rel = try_relation_open(seg->relid, lockmode);
+	Oid			relid = seg->relid;
+	Relation	rel = try_relation_open(relid, lockmode);
 	uint32		known;
 	BlockNumber nblocks;
 
-	if (rel == NULL)
+	if (unlikely(rel == NULL || !check_segment(q, rel)))
+	{
+		if (rel != NULL)
+			relation_close(rel, lockmode);
+		forget_segment(q, segno, relid);
 		return NULL;
-	segment_check_columns(rel);
+	}
 
 	/*
 	 * A table that is cut short or rewritten makes us forget the block we
@@ -559,35 +791,87 @@ segment_insert_batch(Queue *queue, int n, Datum (*values)[Natts_message],
 	wake_at_commit(queue->shared, n);
 }
 
-void
-segment_create(Oid parent)
+/* The name of a queue's next segment: the lowest number that is free. */
+static char *
+choose_segment_name(Relation parent)
 {
-	Relation	rel = table_open(parent, ShareUpdateExclusiveLock);
-	char	   *name = RelationGetRelationName(rel);
-	Oid			namespace = RelationGetNamespace(rel);
-	StringInfoData sql;
-	int			number = 1;
+	const char *name = RelationGetRelationName(parent);
+	int			len = pg_mbcliplen(name, strlen(name), NAMEDATALEN - 1 - SEGMENT_SUFFIX);
+	int			number = 0;
+	char	   *result;
 
-	/* The lowest free number; the parent's lock keeps others from taking it. */
-	while (OidIsValid(get_relname_relid(psprintf("%s$%d", name, number), namespace)))
-		number++;
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		result = psprintf("%.*s$%d", len, name, ++number);
+	} while (OidIsValid(get_relname_relid(result, RelationGetNamespace(parent))));
+	return result;
+}
 
-	initStringInfo(&sql);
-	appendStringInfo(&sql,
-					 "CREATE %sTABLE queues.%s () INHERITS (queues.%s) USING heap "
-					 "WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false, vacuum_truncate = false)",
-					 rel->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED ? "UNLOGGED " : "",
-					 quote_identifier(psprintf("%s$%d", name, number)),
-					 quote_identifier(name));
-	if (rel->rd_rel->relowner != GetUserId())
-		appendStringInfo(&sql, "; ALTER TABLE queues.%s OWNER TO %s",
-						 quote_identifier(psprintf("%s$%d", name, number)),
-						 quote_identifier(GetUserNameFromId(rel->rd_rel->relowner, false)));
-	SPI_connect();
-	if (SPI_execute(sql.data, false, 0) != SPI_OK_UTILITY)
-		elog(ERROR, "could not create a segment of queue \"%s\"", name);
-	SPI_finish();
-	table_close(rel, NoLock);
+static DefElem *
+off(char *namespace, char *option)
+{
+	return makeDefElemExtended(namespace, option, (Node *) makeString("false"),
+							   DEFELEM_UNSPEC, -1);
+}
+
+/*
+ * The table is made for the parent's owner, by whoever the current user is,
+ * with nothing of either's running on the way: no statement, so no event
+ * trigger, and no setting is asked.  As the parent is locked, its name and
+ * its schema are for certain those of the table of this OID; even so we look
+ * at what was made.
+ */
+bool
+segment_create(Oid parent, bool wait)
+{
+#if PG_VERSION_NUM >= 180000
+	static const char *const toast_namespaces[] = HEAP_RELOPT_NAMESPACES;
+#else
+	static char *toast_namespaces[] = HEAP_RELOPT_NAMESPACES;
+#endif
+	CreateStmt *stmt = makeNode(CreateStmt);
+	char	   *namespace;
+	Relation	rel;
+	Oid			relid;
+	Datum		toast_options;
+
+	if (wait)
+		LockRelationOid(parent, ShareUpdateExclusiveLock);
+	else if (!ConditionalLockRelationOid(parent, ShareUpdateExclusiveLock))
+		return false;
+	rel = try_relation_open(parent, NoLock);
+	if (rel == NULL)
+		return false;
+	if (RelationGetNamespace(rel) != queues_namespace())
+	{
+		relation_close(rel, NoLock);
+		return false;
+	}
+
+	namespace = get_namespace_name(RelationGetNamespace(rel));
+	stmt->relation = makeRangeVar(namespace, choose_segment_name(rel), -1);
+	stmt->relation->relpersistence = rel->rd_rel->relpersistence;
+	stmt->inhRelations = list_make1(makeRangeVar(namespace, pstrdup(RelationGetRelationName(rel)), -1));
+	stmt->options = list_make3(off(NULL, "autovacuum_enabled"), off("toast", "autovacuum_enabled"),
+							   off(NULL, "vacuum_truncate"));
+	stmt->oncommit = ONCOMMIT_NOOP;
+	stmt->accessMethod = "heap";
+	stmt->tablespacename = get_tablespace_name(OidIsValid(rel->rd_rel->reltablespace) ?
+											   rel->rd_rel->reltablespace : MyDatabaseTableSpace);
+	relid = DefineRelation(stmt, RELKIND_RELATION, rel->rd_rel->relowner, NULL, NULL).objectId;
+	CommandCounterIncrement();
+	toast_options = transformRelOptions((Datum) 0, stmt->options, "toast", toast_namespaces, true, false);
+	(void) heap_reloptions(RELKIND_TOASTVALUE, toast_options, true);
+	NewRelationCreateToastTable(relid, toast_options);
+	CommandCounterIncrement();
+	relation_close(rel, NoLock);
+
+	rel = relation_open(relid, NoLock);
+	if (!segment_belongs(rel, parent))
+		elog(ERROR, "table \"%s\" is no segment of table %u", RelationGetRelationName(rel), parent);
+	relation_close(rel, NoLock);
+	return true;
 }
 
 void
@@ -595,7 +879,6 @@ segment_pool(QueueShared *q, int segno)
 {
 	SegmentShared *seg = &q->segments[segno];
 	Relation	rel;
-	int			kept = 0;
 
 	/* A sender that took it for the tail may be about to insert in it. */
 	if (!ConditionalLockRelationOid(seg->relid, AccessExclusiveLock))
@@ -619,12 +902,7 @@ segment_pool(QueueShared *q, int segno)
 		/* The queue's own table stays: rows can be inserted there any time. */
 		if (segno != 0)
 		{
-			for (int i = 0; i < q->nscan; i++)
-			{
-				if (q->scan_order[i] != segno)
-					q->scan_order[kept++] = q->scan_order[i];
-			}
-			q->nscan = kept;
+			unlist_segment(q, segno);
 			pg_atomic_write_u32(&seg->state, SEGMENT_POOLED);
 		}
 	}
@@ -640,28 +918,38 @@ segment_refresh(Queue *queue)
 								   find_inheritance_children(queue->relid, NoLock));
 	ListCell   *lc;
 
+	for (int i = 1; i < q->nsegments; i++)
+	{
+		Oid			relid = q->segments[i].relid;
+
+		if (!list_member_oid(relids, relid))
+			forget_segment(q, i, relid);
+	}
+
 	foreach(lc, relids)
 	{
-		Relation	rel = try_relation_open(lfirst_oid(lc), AccessShareLock);
+		Relation	rel = open_unknown(lfirst_oid(lc));
 		BlockNumber nblocks;
 		int			segno;
 
 		if (rel == NULL)
 			continue;
+		if (RelationGetRelid(rel) != queue->relid && !segment_belongs(rel, queue->relid))
+		{
+			relation_close(rel, AccessShareLock);
+			continue;
+		}
 		nblocks = RelationGetNumberOfBlocks(rel);
 		LWLockAcquire(&q->lock, LW_EXCLUSIVE);
 		segno = segment_number(q, RelationGetRelid(rel));
-		if (segno < 0 && q->nsegments < QUEUE_MAX_SEGMENTS)
+		if (segno < 0)
+			segno = add_segment(q, RelationGetRelid(rel), RELATION_FILE_NUMBER(rel), nblocks);
+		if (segno >= 0 && nblocks > 0 &&
+			pg_atomic_read_u32(&q->segments[segno].state) == SEGMENT_POOLED)
 		{
-			segno = q->nsegments;
-			add_segment(q, RelationGetRelid(rel), RELATION_FILE_NUMBER(rel), nblocks);
-		}
-		if (segno >= 0)
-		{
-			SegmentShared *seg = &q->segments[segno];
-
-			if (pg_atomic_read_u32(&seg->state) == SEGMENT_POOLED && nblocks > 0)
-				activate_segment(q, segno);
+			activate_segment(q, segno);
+			pg_atomic_fetch_add_u64(&q->segments[segno].appended, 1);
+			pg_atomic_fetch_add_u64(&q->appended, 1);
 		}
 		LWLockRelease(&q->lock);
 		relation_close(rel, AccessShareLock);

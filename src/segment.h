@@ -16,12 +16,28 @@
 extern bool segment_columns_valid(Relation rel);
 extern void segment_check_columns(Relation rel);
 
-/* Fill in the queue's shared element from its tables. */
-extern void segment_load(Queue *queue);
+/*
+ * Whether an open table is a segment of the table parent: it inherits from
+ * that one and no other, and has the same owner, schema and persistence.
+ */
+extern bool segment_belongs(Relation rel, Oid parent);
+
+/* The only table this one inherits from; InvalidOid if there are more or none. */
+extern Oid	segment_parent(Oid relid);
+
+/* The segments of a table but itself, locked. */
+extern List *segment_list(Oid parent, LOCKMODE lockmode);
+
+/*
+ * Fill in the queue's shared element from its tables; false if it is the
+ * queue's no more.
+ */
+extern bool segment_load(Queue *queue);
 
 /*
  * Open a segment and bring what is known of it up to date, should the table
- * have been rewritten or cut short.  NULL if the table is gone.
+ * have been rewritten or cut short.  NULL if the table is gone, or is none of
+ * the queue's any more; then it is forgotten, and the tail is another.
  */
 extern Relation segment_open(QueueShared *q, int segno, LOCKMODE lockmode);
 
@@ -44,8 +60,11 @@ extern int	segment_number(QueueShared *q, Oid relid);
 extern void segment_appended(QueueShared *q, int segno, SegmentPlace first,
 							 SegmentPlace last, int64 first_id);
 
-/* DDL: add an empty segment to a queue, in the current transaction. */
-extern void segment_create(Oid parent);
+/*
+ * DDL: add an empty segment to a queue, in the current transaction.  False if
+ * the queue is gone or, unless we wait, locked.
+ */
+extern bool segment_create(Oid parent, bool wait);
 
 /* Blocks at which the tail is switched. */
 extern BlockNumber segment_limit(QueueShared *q);

@@ -265,6 +265,9 @@ trigger_queue(FunctionCallInfo fcinfo, TriggerEvent timing)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("this function can only be called by the triggers of a queue")));
+
+	/* Before anything of the row is read. */
+	segment_check_columns(trigger->tg_relation);
 	return queue;
 }
 

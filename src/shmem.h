@@ -89,7 +89,7 @@ typedef struct QueueShared
 	/* Identity; changes under QueueState.registry_lock only. */
 	Oid			dboid;
 	Oid			relid;
-	Oid			owner;			/* as last read from the catalog */
+	Oid			owner;			/* of the table, when last looked up */
 	bool		owner_is_superuser;
 	pg_atomic_uint32 generation;	/* differs for each use of this element */
 	pg_atomic_uint32 loaded;

@@ -1,6 +1,6 @@
 /*
  * worker_transaction.c
- *		Transactions of our workers: their settings, and whose rights they use.
+ *		Transactions of our workers: their settings.
  */
 #include "postgres.h"
 
@@ -134,21 +134,4 @@ worker_report_locked(Oid relid)
 	ereport(ERROR,
 			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 			 errmsg("table \"%s\" is locked", name ? name : "")));
-}
-
-void
-owner_rights_begin(Oid owner, OwnerRights *saved)
-{
-	GetUserIdAndSecContext(&saved->user, &saved->context);
-	SetUserIdAndSecContext(owner, saved->context | SECURITY_RESTRICTED_OPERATION);
-	saved->nest_level = NewGUCNestLevel();
-	(void) set_config_option("search_path", SAFE_SEARCH_PATH, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-}
-
-void
-owner_rights_end(const OwnerRights *saved)
-{
-	AtEOXact_GUC(false, saved->nest_level);
-	SetUserIdAndSecContext(saved->user, saved->context);
 }

@@ -1,6 +1,6 @@
 /*
  * worker_transaction.h
- *		Transactions of our workers: their settings, and whose rights they use.
+ *		Transactions of our workers: their settings.
  */
 #ifndef QUEUE_WORKER_TRANSACTION_H
 #define QUEUE_WORKER_TRANSACTION_H
@@ -30,20 +30,5 @@ pg_noreturn extern void worker_report_locked(Oid relid);
 
 /* For where that was not seen to: the lock_timeout, in milliseconds. */
 extern const char *worker_lock_timeout;
-
-/*
- * Work on a table as its owner: his functions can run there, in an index say,
- * with his rights, no way to keep a setting, and nothing of his in the
- * search_path.  An error undoes it with the (sub)transaction.
- */
-typedef struct OwnerRights
-{
-	Oid			user;
-	int			context;
-	int			nest_level;
-} OwnerRights;
-
-extern void owner_rights_begin(Oid owner, OwnerRights *saved);
-extern void owner_rights_end(const OwnerRights *saved);
 
 #endif							/* QUEUE_WORKER_TRANSACTION_H */
