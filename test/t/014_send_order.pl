@@ -23,10 +23,11 @@ ok(wait_for_worker($node), 'the maintenance worker runs');
 # as pointers, and brought back in when they are sent.
 $node->safe_psql(
 	'postgres', q{
-CREATE TABLE src (n serial, payload jsonb) WITH (toast_tuple_target = 128);
-ALTER TABLE src ALTER payload SET STORAGE EXTERNAL;
-INSERT INTO src (payload)
-	SELECT to_jsonb((SELECT string_agg(md5((size * 1000 + i)::text), '') FROM generate_series(1, size / 32) i))
+CREATE TABLE src (n serial, payload jsonb, filler text) WITH (toast_tuple_target = 128);
+ALTER TABLE src ALTER payload SET STORAGE EXTERNAL, ALTER filler SET STORAGE EXTERNAL;
+INSERT INTO src (payload, filler)
+	SELECT to_jsonb((SELECT string_agg(md5((size * 1000 + i)::text), '') FROM generate_series(1, size / 32) i)),
+		repeat('x', 3000)
 	FROM generate_series(160, 9000, 96) size;
 INSERT INTO src (payload) SELECT to_jsonb(i) FROM generate_series(1, 60) i;
 CREATE FUNCTION misplaced(queue regclass) RETURNS bigint LANGUAGE plpgsql AS $$
@@ -38,8 +39,8 @@ BEGIN
 	RETURN n;
 END $$;
 });
-cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM src WHERE pg_column_size(payload) BETWEEN 300 AND 2000'),
-	'>', 10, 'there are values to send');
+my $toast = $node->safe_psql('postgres', q{SELECT reltoastrelid::regclass FROM pg_class WHERE relname = 'src'});
+is($node->safe_psql('postgres', "SELECT count(DISTINCT chunk_id) FROM $toast"), 2 * 93, 'there are values to send');
 
 my @queues = (
 	[ 'plain', 'SET (autovacuum_enabled = false)' ],
