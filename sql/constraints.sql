@@ -51,6 +51,18 @@ SELECT queue.send('c', '{"total": -1}', key => 'a');
 SELECT queue.send('c', '{"total": 1}');
 \set VERBOSITY default
 
+GRANT SELECT ON queues.c TO regress_sender;
+SET ROLE regress_sender;
+DO $$
+DECLARE detail text;
+BEGIN
+	PERFORM queue.send('c', '{"total": -1}', key => 'a');
+EXCEPTION WHEN check_violation THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+	RAISE NOTICE 'one who may: %', detail LIKE 'Failing row contains (%"total": -1%';
+END $$;
+RESET ROLE;
+
 -- Receivers see what was sent.
 SELECT key, headers, payload, body, priority FROM queue.receive('c', 100) ORDER BY id;
 

@@ -166,14 +166,14 @@ prepare_defaults(Constrained *c)
 }
 
 Constrained *
-constrained_begin(Relation rel)
+constrained_begin(Relation rel, Oid queue)
 {
 	Constrained *c = palloc0(sizeof(Constrained));
 	MemoryContext old;
 	Rights		caller;
 
 	c->rel = rel;
-	c->explain = pg_class_aclcheck(RelationGetRelid(rel), GetUserId(), ACL_SELECT) == ACLCHECK_OK;
+	c->explain = pg_class_aclcheck(queue, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
 	c->estate = CreateExecutorState();
 	old = MemoryContextSwitchTo(c->estate->es_query_cxt);
 	c->target = makeNode(ResultRelInfo);

@@ -15,10 +15,11 @@ typedef struct Constrained Constrained;
 extern bool constrained_needed(Relation rel);
 
 /*
- * Make ready to insert in it.  The following run what the owner has written
- * with his rights, and must be called with the table locked.
+ * Make ready to insert in it; queue is the queue's own table.  The following
+ * run what the owner has written with his rights, and must be called with the
+ * table locked.
  */
-extern Constrained *constrained_begin(Relation rel);
+extern Constrained *constrained_begin(Relation rel, Oid queue);
 
 /*
  * The tuple of a message, of Natts_message columns: completed with defaults,

@@ -88,6 +88,8 @@ check_sequence(Queue *queue)
 	Form_pg_sequence form;
 	bool		good;
 
+	/* The queue before what belongs to it, as who drops it does. */
+	queue_lock(queue->relid, NameStr(queue->name), RowExclusiveLock);
 	if (OidIsValid(queue->sequence))
 	{
 		/* As nextval does. */

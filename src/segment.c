@@ -577,7 +577,7 @@ segment_insert(Queue *queue, Datum *values, bool *isnull)
 	Relation	rel = open_tail(queue, &segno);
 
 	if (unlikely(constrained_needed(rel)))
-		constrained = constrained_begin(rel);
+		constrained = constrained_begin(rel, queue->relid);
 	insert_message(q, segno, rel, constrained, values, isnull);
 	if (unlikely(constrained != NULL))
 		constrained_end(constrained);
@@ -594,7 +594,7 @@ segment_check(Queue *queue, int n, Datum (*values)[Natts_message],
 
 	if (constrained_needed(rel))
 	{
-		Constrained *constrained = constrained_begin(rel);
+		Constrained *constrained = constrained_begin(rel, queue->relid);
 
 		for (int i = 0; i < n; i++)
 			heap_freetuple(constrained_form(constrained, values[i], isnull[i]));
@@ -724,7 +724,7 @@ segment_insert_batch(Queue *queue, int n, Datum (*values)[Natts_message],
 		if (unlikely(constrained_needed(rel)))
 		{
 			/* One by one: code of the owner's may send a batch itself. */
-			Constrained *constrained = constrained_begin(rel);
+			Constrained *constrained = constrained_begin(rel, queue->relid);
 
 			for (int i = 0; i < part; i++)
 			{
