@@ -7,7 +7,7 @@
 
 #include "catalog.h"
 
-/* The first of n consecutive ids, greater than all handed out before. */
-extern int64 identity_allocate(Queue *queue, int n);
+/* n rising ids, greater than all handed out before; not always consecutive. */
+extern void identity_allocate(Queue *queue, int n, int64 *ids);
 
 #endif							/* QUEUE_IDENTITY_H */

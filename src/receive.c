@@ -236,7 +236,10 @@ queue_pop(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* Return a segment's unleased messages, from its first undrained block on. */
+/*
+ * Return a segment's unleased messages, from its first undrained block on.
+ * That says nothing of the queue's own table, where space is used again.
+ */
 static int
 peek_segment(QueueShared *q, int segno, Snapshot snapshot, ReturnSetInfo *rsinfo, int n, int max)
 {
@@ -244,7 +247,7 @@ peek_segment(QueueShared *q, int segno, Snapshot snapshot, ReturnSetInfo *rsinfo
 
 	if (rel == NULL)
 		return n;
-	for (BlockNumber block = q->segments[segno].drained;
+	for (BlockNumber block = (segno == 0) ? 0 : q->segments[segno].drained;
 		 n < max && block < RelationGetNumberOfBlocks(rel); block++)
 	{
 		HeapTuple	tuples[MaxHeapTuplesPerPage];

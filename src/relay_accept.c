@@ -160,8 +160,7 @@ queue_relay_accept(PG_FUNCTION_ARGS)
 	uint64		nfresh;
 	int			n;
 	int			nsent = 0;
-	int64		id;
-	TimestampTz now = GetCurrentTimestamp();
+	int64	   *ids;
 	Datum	   *columns[NARGS];
 	bool	   *nulls[NARGS];
 	Datum		(*values)[Natts_message];
@@ -206,7 +205,8 @@ queue_relay_accept(PG_FUNCTION_ARGS)
 
 	/* Looked up again: SPI may have had it invalidated. */
 	queue = queue_by_name(PG_GETARG_TEXT_PP(ARG_QUEUE), ACL_INSERT);
-	id = identity_allocate(queue, nfresh);
+	ids = palloc(sizeof(int64) * nfresh);
+	identity_allocate(queue, nfresh, ids);
 	values = palloc0(sizeof(*values) * nfresh);
 	isnull = palloc(sizeof(*isnull) * nfresh);
 	memset(isnull, true, sizeof(*isnull) * nfresh);
@@ -222,8 +222,7 @@ queue_relay_accept(PG_FUNCTION_ARGS)
 			continue;
 		found->taken = true;
 
-		set_column(values[nsent], isnull[nsent], Anum_message_id, Int64GetDatum(id + nsent), false);
-		set_column(values[nsent], isnull[nsent], Anum_message_enqueued_at, TimestampTzGetDatum(now), false);
+		set_column(values[nsent], isnull[nsent], Anum_message_id, Int64GetDatum(ids[nsent]), false);
 		set_column(values[nsent], isnull[nsent], Anum_message_payload,
 				   columns[ARG_PAYLOADS][i], nulls[ARG_PAYLOADS][i]);
 		set_column(values[nsent], isnull[nsent], Anum_message_body,

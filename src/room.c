@@ -10,20 +10,72 @@
 #include "postgres.h"
 
 #include "access/heaptoast.h"
+#include "access/htup_details.h"
 #include "miscadmin.h"
 #include "room.h"
 #include "storage/bufmgr.h"
 #include "storage/bufpage.h"
 #include "storage/lmgr.h"
 
+/* A varlena is not toasted unless it is longer than this, alignment included. */
+#define SHORTEST_TOASTED	32
+
 /* Blocks a table is extended by: an eighth of it, within these bounds. */
 #define MIN_EXTEND	4
 #define MAX_EXTEND	32
 
-uint32
-room_needed(uint32 len)
+/* Bytes of a block that tuples can take as its owner wants it filled. */
+static uint32
+room_block(Relation rel)
 {
-	return MAXALIGN(Min(len, TOAST_TUPLE_TARGET)) + sizeof(ItemIdData);
+	return ROOM_BLOCK - RelationGetTargetPageFreeSpace(rel, HEAP_DEFAULT_FILLFACTOR);
+}
+
+/* Length of a tuple at most when the toaster is done with it. */
+static uint32
+longest_toasted(Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	uint32		least = MAXALIGN(SizeofHeapTupleHeader + BITMAPLEN(desc->natts));
+	uint32		target = RelationGetToastTupleTarget(rel, TOAST_TUPLE_TARGET);
+
+	if (!OidIsValid(rel->rd_rel->reltoastrelid))
+		return MaxHeapTupleSize;
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (att->attlen > 0)
+			least += MAXALIGN(att->attlen);
+		else if (att->attlen == -1 && (att->attstorage == TYPSTORAGE_EXTENDED ||
+									   att->attstorage == TYPSTORAGE_EXTERNAL))
+			least += SHORTEST_TOASTED;
+		else
+			return MaxHeapTupleSize;
+	}
+	return Min(Max(least, Max(target, TOAST_TUPLE_THRESHOLD)), MaxHeapTupleSize);
+}
+
+uint32
+room_needed(Relation rel, HeapTuple tuple)
+{
+	uint32		len = tuple->t_len;
+	uint32		block = room_block(rel);
+
+	/*
+	 * A value that is stored elsewhere is brought back in, to be as long as
+	 * any: what counts is what the toaster makes of it.
+	 */
+	if (unlikely(HeapTupleHasExternal(tuple)))
+		len = longest_toasted(rel);
+	else if (unlikely(len > TOAST_TUPLE_THRESHOLD))
+	{
+		uint32		longest = longest_toasted(rel);
+
+		len = Min(len, longest);
+	}
+	len = MAXALIGN(len) + sizeof(ItemIdData);
+	return Min(len, block);
 }
 
 void
@@ -103,7 +155,7 @@ new_block(QueueShared *q, SegmentShared *seg, Relation rel, uint32 bytes, bool s
 		{
 			block = seg->next_block++;
 			/* What is left of the block before is given up: see room_offer. */
-			pg_atomic_write_u64(&seg->room, share ? MakeRoom(block, ROOM_BLOCK - bytes) : 0);
+			pg_atomic_write_u64(&seg->room, share ? MakeRoom(block, room_block(rel) - bytes) : 0);
 		}
 		low = (block == seg->extend_at || block == InvalidBlockNumber);
 		LWLockRelease(&q->extend_lock);
@@ -152,8 +204,8 @@ room_take(QueueShared *q, int segno, Relation rel, uint32 least, uint32 *bytes)
 			return RoomBlock(room);
 		}
 	}
-	*bytes = ROOM_BLOCK;
-	return new_block(q, seg, rel, ROOM_BLOCK, false);
+	*bytes = room_block(rel);
+	return new_block(q, seg, rel, *bytes, false);
 }
 
 void
@@ -168,5 +220,37 @@ room_offer(QueueShared *q, int segno, BlockNumber block, uint32 bytes)
 	LWLockAcquire(&q->extend_lock, LW_EXCLUSIVE);
 	if (block + 1 == seg->next_block)
 		pg_atomic_write_u64(&seg->room, MakeRoom(block, bytes));
+	LWLockRelease(&q->extend_lock);
+}
+
+void
+room_skip(QueueShared *q, int segno, BlockNumber block)
+{
+	SegmentShared *seg = &q->segments[segno];
+
+	LWLockAcquire(&q->extend_lock, LW_EXCLUSIVE);
+	if (seg->next_block <= block)
+	{
+		seg->next_block = block + 1;
+		if (seg->extended <= block)
+			seg->extended = block + 1;
+		pg_atomic_write_u64(&seg->room, 0);
+	}
+	LWLockRelease(&q->extend_lock);
+}
+
+void
+room_check(QueueShared *q, int segno, Relation rel)
+{
+	SegmentShared *seg = &q->segments[segno];
+
+	LWLockAcquire(&q->extend_lock, LW_EXCLUSIVE);
+	if (seg->extended > 0)
+	{
+		BlockNumber nblocks = RelationGetNumberOfBlocks(rel);
+
+		if (nblocks < seg->extended)
+			room_forget(seg, nblocks);
+	}
 	LWLockRelease(&q->extend_lock);
 }

@@ -5,16 +5,20 @@
 #ifndef QUEUE_ROOM_H
 #define QUEUE_ROOM_H
 
+#include "access/htup.h"
 #include "shmem.h"
 #include "utils/rel.h"
 
-/* Bytes of a block that can be reserved. */
+/* Bytes of a block that tuples and their line pointers can take. */
 #define ROOM_BLOCK	(BLCKSZ - SizeOfPageHeaderData)
 
-/* Bytes a tuple of this length takes; what is longer is toasted to less. */
-extern uint32 room_needed(uint32 len);
+/*
+ * Bytes of a block to reserve for a tuple: what it takes at most once it is
+ * toasted, or all of a block.
+ */
+extern uint32 room_needed(Relation rel, HeapTuple tuple);
 
-/* Reserve bytes, ROOM_BLOCK at most, in the block all senders share. */
+/* Reserve as many bytes in the block all senders share. */
 extern BlockNumber room_reserve(QueueShared *q, int segno, Relation rel, uint32 bytes);
 
 /*
@@ -27,7 +31,19 @@ extern BlockNumber room_take(QueueShared *q, int segno, Relation rel, uint32 lea
 /* Let all senders have what is left of a block from room_take. */
 extern void room_offer(QueueShared *q, int segno, BlockNumber block, uint32 bytes);
 
-/* Forget all room: the table was truncated or rewritten. */
+/*
+ * A tuple for which there was no room where it was reserved has come to this
+ * block: what is sent from now on must not come before it.
+ */
+extern void room_skip(QueueShared *q, int segno, BlockNumber block);
+
+/*
+ * The table was truncated or rewritten: forget all room.  The queue's
+ * extend_lock is held, or nobody else knows of the segment.
+ */
 extern void room_forget(SegmentShared *seg, BlockNumber nblocks);
+
+/* Forget room that lies beyond the end of a table, which somebody has cut. */
+extern void room_check(QueueShared *q, int segno, Relation rel);
 
 #endif							/* QUEUE_ROOM_H */

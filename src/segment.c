@@ -25,6 +25,7 @@
 #include "catalog/toasting.h"
 #include "commands/tablecmds.h"
 #include "commands/tablespace.h"
+#include "constrained.h"
 #include "executor/tuptable.h"
 #include "frontier.h"
 #include "guc.h"
@@ -43,6 +44,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/timestamp.h"
 #include "wake.h"
 #include "worker.h"
 #include "compat.h"
@@ -64,6 +66,7 @@ typedef struct SegmentInfo
 	BlockNumber nblocks;
 	bool		is_parent;
 	int64		first_id;		/* PG_INT64_MAX if it holds no tuple */
+	TimestampTz first_at;		/* when that was sent */
 	int64		live;			/* estimated */
 } SegmentInfo;
 
@@ -224,7 +227,22 @@ check_segment(QueueShared *q, Relation rel)
 	return true;
 }
 
-/* First message id in a table, and an estimate of how many are live. */
+/* Note the first message of a table, unless it is none of ours. */
+static void
+sample_first(HeapTupleHeader tuple, SegmentInfo *info)
+{
+	char	   *columns = (char *) tuple + tuple->t_hoff;
+
+	if (HeapTupleHeaderGetNatts(tuple) < Anum_message_enqueued_at ||
+		((tuple->t_infomask & HEAP_HASNULL) != 0 &&
+		 (att_isnull(Anum_message_id - 1, tuple->t_bits) ||
+		  att_isnull(Anum_message_enqueued_at - 1, tuple->t_bits))))
+		return;
+	info->first_id = ((int64 *) columns)[Anum_message_id - 1];
+	info->first_at = ((TimestampTz *) columns)[Anum_message_enqueued_at - 1];
+}
+
+/* The first message in a table, and an estimate of how many are live. */
 static void
 sample_segment(Relation rel, SegmentInfo *info)
 {
@@ -252,7 +270,7 @@ sample_segment(Relation rel, SegmentInfo *info)
 				continue;
 			tuple = (HeapTupleHeader) PageGetItem(page, item);
 			if (info->first_id == PG_INT64_MAX)
-				info->first_id = frontier_tuple_id(tuple);
+				sample_first(tuple, info);
 			if (tuple->t_infomask & HEAP_XMAX_INVALID)
 				live++;
 		}
@@ -261,6 +279,11 @@ sample_segment(Relation rel, SegmentInfo *info)
 	info->live = pages ? live * (int64) info->nblocks / pages : 0;
 }
 
+/*
+ * By the time at which the first message was sent: a segment's messages got
+ * theirs after it had become the tail (insert_message), while one that was a
+ * dead letter keeps its id.
+ */
 static int
 compare_age(const void *a, const void *b)
 {
@@ -269,6 +292,8 @@ compare_age(const void *a, const void *b)
 
 	if (x->is_parent != y->is_parent)
 		return x->is_parent ? -1 : 1;
+	if (x->first_at != y->first_at)
+		return x->first_at < y->first_at ? -1 : 1;
 	if (x->first_id != y->first_id)
 		return x->first_id < y->first_id ? -1 : 1;
 	return x->relid < y->relid ? -1 : 1;
@@ -375,7 +400,7 @@ open_unknown(Oid relid)
 
 /*
  * Nothing about segments is written down anywhere: which are older follows
- * from the ids in them.  Whoever comes first gathers that without a lock and
+ * from the messages in them.  Whoever comes first gathers that without a lock and
  * installs it; until then nobody has sent or received through the engine.  On
  * a standby segments change without our doing, so there it is not for good.
  */
@@ -415,6 +440,7 @@ segment_load(Queue *queue)
 		info->filenumber = RELATION_FILE_NUMBER(rel);
 		info->nblocks = RelationGetNumberOfBlocks(rel);
 		info->first_id = PG_INT64_MAX;
+		info->first_at = DT_NOEND;
 
 		/* One with other columns is refused when it is used. */
 		if (segment_columns_valid(rel))
@@ -471,16 +497,21 @@ segment_load(Queue *queue)
  * The table has another file than we knew (TRUNCATE, VACUUM FULL), or fewer
  * blocks: forget where we were and scan it from its start.  Messages still
  * on lease are known by their place or, if that moved, delivered again.
+ * Others may have done so since we found out, and gone on from there.
  */
 static void
-reset_segment(QueueShared *q, int segno, uint32 filenumber, BlockNumber nblocks)
+reset_segment(QueueShared *q, int segno, Relation rel)
 {
 	SegmentShared *seg = &q->segments[segno];
+	BlockNumber nblocks;
 
 	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
-	if (seg->filenumber != filenumber || pg_atomic_read_u32(&seg->nblocks) > nblocks)
+	LWLockAcquire(&q->extend_lock, LW_EXCLUSIVE);
+	nblocks = RelationGetNumberOfBlocks(rel);
+	if (seg->relid == RelationGetRelid(rel) &&
+		(seg->filenumber != RELATION_FILE_NUMBER(rel) || pg_atomic_read_u32(&seg->nblocks) > nblocks))
 	{
-		seg->filenumber = filenumber;
+		seg->filenumber = RELATION_FILE_NUMBER(rel);
 		seg->drained = 0;
 		pg_atomic_write_u32(&seg->nblocks, nblocks);
 		room_forget(seg, nblocks);
@@ -489,6 +520,7 @@ reset_segment(QueueShared *q, int segno, uint32 filenumber, BlockNumber nblocks)
 		pg_atomic_fetch_add_u64(&seg->appended, 1);
 		pg_atomic_fetch_add_u64(&q->appended, 1);
 	}
+	LWLockRelease(&q->extend_lock);
 	LWLockRelease(&q->lock);
 }
 
@@ -522,9 +554,12 @@ segment_open(QueueShared *q, int segno, LOCKMODE lockmode)
 	known = pg_atomic_read_u32(&seg->nblocks);
 	nblocks = RelationGetNumberOfBlocks(rel);
 	if (unlikely(RELATION_FILE_NUMBER(rel) != seg->filenumber || nblocks < known))
-		reset_segment(q, segno, RELATION_FILE_NUMBER(rel), nblocks);
+		reset_segment(q, segno, rel);
 	else if (known > 0)
 		RelationSetTargetBlock(rel, known - 1);
+
+	/* Blocks kept ahead can be gone though no message was in them. */
+	room_check(q, segno, rel);
 	return rel;
 }
 
@@ -580,7 +615,8 @@ switch_tail(QueueShared *q, int segno)
 }
 
 /*
- * Open the tail for insertion.  Once the lock is ours the segment cannot be
+ * Open the tail for insertion.  The queue's own table is locked first, as by
+ * everybody who locks both.  Once the segment's lock is ours it cannot be
  * truncated, but it may have been before: one from the pool is nobody's to
  * insert in, as the frontier does not look there.
  */
@@ -589,23 +625,32 @@ open_tail(Queue *queue, int *segno)
 {
 	QueueShared *q = queue->shared;
 
+	LockRelationOid(queue->relid, RowExclusiveLock);
 	for (;;)
 	{
 		int			tail = pg_atomic_read_u32(&q->tail);
 		SegmentShared *seg = &q->segments[tail];
-		Relation	rel = segment_open(q, tail, RowExclusiveLock);
+		Relation	rel;
 
 		/* While we waited for the table the queue can have been dropped. */
-		if (rel == NULL || pg_atomic_read_u32(&q->generation) != queue->generation)
+		if (pg_atomic_read_u32(&q->generation) != queue->generation)
 			queue_missing(NameStr(queue->name));
-		if (pg_atomic_read_u32(&seg->state) == SEGMENT_ACTIVE)
+		rel = segment_open(q, tail, RowExclusiveLock);
+		if (rel == NULL)
 		{
-			if (pg_atomic_read_u32(&seg->nblocks) >= segment_limit(q))
+			/* Dropped, and another segment is the tail; or all was. */
+			if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(queue->relid)))
+				queue_missing(NameStr(queue->name));
+		}
+		else if (pg_atomic_read_u32(&seg->state) == SEGMENT_ACTIVE)
+		{
+			if (tail == 0 || pg_atomic_read_u32(&seg->nblocks) >= segment_limit(q))
 				switch_tail(q, tail);
 			*segno = tail;
 			return rel;
 		}
-		relation_close(rel, RowExclusiveLock);
+		else
+			relation_close(rel, RowExclusiveLock);
 		CHECK_FOR_INTERRUPTS();
 	}
 }
@@ -664,23 +709,77 @@ form_message(TupleDesc desc, Datum *values, bool *isnull)
 	return heap_form_tuple(desc, all_values, all_isnull);
 }
 
-void
-segment_insert(Queue *queue, Datum *values, bool *isnull)
+/* Put a tuple where room is reserved for it. */
+static void
+put_tuple(QueueShared *q, int segno, Relation rel, HeapTuple tuple, int64 id)
 {
-	int			segno;
-	Relation	rel = open_tail(queue, &segno);
-	QueueShared *q = queue->shared;
-	HeapTuple	tuple = form_message(RelationGetDescr(rel), values, isnull);
+	BlockNumber block = room_reserve(q, segno, rel, room_needed(rel, tuple));
 	SegmentPlace place;
 
-	RelationSetTargetBlock(rel, room_reserve(q, segno, rel, room_needed(tuple->t_len)));
+	RelationSetTargetBlock(rel, block);
 	heap_insert(rel, tuple, GetCurrentCommandId(true), HEAP_INSERT_SKIP_FSM, NULL);
 	place = MakePlace(ItemPointerGetBlockNumber(&tuple->t_self),
 					  ItemPointerGetOffsetNumber(&tuple->t_self));
-	segment_appended(q, segno, place, place, DatumGetInt64(values[Anum_message_id - 1]));
-	relation_close(rel, NoLock);
+	if (unlikely(PlaceBlock(place) != block))
+		room_skip(q, segno, PlaceBlock(place));
+	segment_appended(q, segno, place, place, id);
+}
+
+/*
+ * A message's time is that of its insertion, not before the tail has become
+ * what it is: segment_load goes by it.
+ */
+static void
+insert_message(QueueShared *q, int segno, Relation rel, Constrained *constrained,
+			   Datum *values, bool *isnull)
+{
+	HeapTuple	tuple;
+
+	values[Anum_message_enqueued_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+	isnull[Anum_message_enqueued_at - 1] = false;
+	if (unlikely(constrained != NULL))
+		tuple = constrained_form(constrained, values, isnull);
+	else
+		tuple = form_message(RelationGetDescr(rel), values, isnull);
+	put_tuple(q, segno, rel, tuple, DatumGetInt64(values[Anum_message_id - 1]));
+	if (unlikely(constrained != NULL))
+		constrained_index(constrained, tuple);
 	heap_freetuple(tuple);
+}
+
+void
+segment_insert(Queue *queue, Datum *values, bool *isnull)
+{
+	QueueShared *q = queue->shared;
+	Constrained *constrained = NULL;
+	int			segno;
+	Relation	rel = open_tail(queue, &segno);
+
+	if (unlikely(constrained_needed(rel)))
+		constrained = constrained_begin(rel, queue->relid);
+	insert_message(q, segno, rel, constrained, values, isnull);
+	if (unlikely(constrained != NULL))
+		constrained_end(constrained);
+	relation_close(rel, NoLock);
 	wake_at_commit(q, 1);
+}
+
+void
+segment_check(Queue *queue, int n, Datum (*values)[Natts_message],
+			  bool (*isnull)[Natts_message])
+{
+	int			segno;
+	Relation	rel = open_tail(queue, &segno);
+
+	if (constrained_needed(rel))
+	{
+		Constrained *constrained = constrained_begin(rel, queue->relid);
+
+		for (int i = 0; i < n; i++)
+			heap_freetuple(constrained_form(constrained, values[i], isnull[i]));
+		constrained_end(constrained);
+	}
+	relation_close(rel, NoLock);
 }
 
 /* n slots for tuples of this shape, made once and kept. */
@@ -718,14 +817,14 @@ batch_slots(TupleDesc shape, int n)
  * once begun is filled beyond its limit if need be.
  */
 static void
-insert_slots(Queue *queue, int segno, Relation rel, TupleTableSlot **slots, int n, int64 first_id)
+insert_slots(QueueShared *q, int segno, Relation rel, TupleTableSlot **slots, int n,
+			 Datum (*values)[Natts_message])
 {
-	QueueShared *q = queue->shared;
 	int			done = 0;
 
 	while (done < n)
 	{
-		uint32		need = room_needed(((HeapTupleTableSlot *) slots[done])->tuple->t_len);
+		uint32		need = room_needed(rel, ((HeapTupleTableSlot *) slots[done])->tuple);
 		uint32		bytes;
 		BlockNumber block = room_take(q, segno, rel, need, &bytes);
 		int			part = 0;
@@ -738,57 +837,87 @@ insert_slots(Queue *queue, int segno, Relation rel, TupleTableSlot **slots, int 
 			bytes -= need;
 			part++;
 			if (done + part < n)
-				need = room_needed(((HeapTupleTableSlot *) slots[done + part])->tuple->t_len);
+				need = room_needed(rel, ((HeapTupleTableSlot *) slots[done + part])->tuple);
 		} while (done + part < n && bytes >= need);
 
 		RelationSetTargetBlock(rel, block);
 		heap_multi_insert(rel, slots + done, part, GetCurrentCommandId(true),
 						  HEAP_INSERT_SKIP_FSM, NULL);
 		last = &slots[done + part - 1]->tts_tid;
+		if (unlikely(ItemPointerGetBlockNumber(last) != block))
+			room_skip(q, segno, ItemPointerGetBlockNumber(last));
 		segment_appended(q, segno,
 						 MakePlace(ItemPointerGetBlockNumber(first), ItemPointerGetOffsetNumber(first)),
 						 MakePlace(ItemPointerGetBlockNumber(last), ItemPointerGetOffsetNumber(last)),
-						 first_id + done);
+						 DatumGetInt64(values[done][Anum_message_id - 1]));
 		done += part;
 		if (done == n)
 			room_offer(q, segno, block, bytes);
 	}
 }
 
+/* Insert some messages, BATCH_SLOTS at most, block by block. */
+static void
+insert_part(QueueShared *q, int segno, Relation rel, int n,
+			Datum (*values)[Natts_message], bool (*isnull)[Natts_message])
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	TupleTableSlot **slots = batch_slots(desc, n);
+	HeapTuple	tuples[BATCH_SLOTS];
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (int i = 0; i < n; i++)
+	{
+		values[i][Anum_message_enqueued_at - 1] = TimestampTzGetDatum(now);
+		isnull[i][Anum_message_enqueued_at - 1] = false;
+		tuples[i] = form_message(desc, values[i], isnull[i]);
+	}
+	for (int i = 0; i < n; i++)
+		ExecStoreHeapTuple(tuples[i], slots[i], true);
+
+	/* The slots outlive an error; what they hold does not. */
+	PG_TRY();
+	{
+		insert_slots(q, segno, rel, slots, n, values);
+	}
+	PG_FINALLY();
+	{
+		for (int i = 0; i < n; i++)
+			ExecClearTuple(slots[i]);
+	}
+	PG_END_TRY();
+}
+
 void
 segment_insert_batch(Queue *queue, int n, Datum (*values)[Natts_message],
 					 bool (*isnull)[Natts_message])
 {
-	HeapTuple	tuples[BATCH_SLOTS];
+	QueueShared *q = queue->shared;
 
 	for (int done = 0; done < n;)
 	{
 		int			part = Min(n - done, BATCH_SLOTS);
 		int			segno;
 		Relation	rel = open_tail(queue, &segno);
-		TupleTableSlot **slots = batch_slots(RelationGetDescr(rel), part);
 
-		for (int i = 0; i < part; i++)
-			tuples[i] = form_message(RelationGetDescr(rel), values[done + i], isnull[done + i]);
-		for (int i = 0; i < part; i++)
-			ExecStoreHeapTuple(tuples[i], slots[i], true);
+		if (unlikely(constrained_needed(rel)))
+		{
+			/* One by one: code of the owner's may send a batch itself. */
+			Constrained *constrained = constrained_begin(rel, queue->relid);
 
-		/* The slots outlive an error; what they hold does not. */
-		PG_TRY();
-		{
-			insert_slots(queue, segno, rel, slots, part,
-						 DatumGetInt64(values[done][Anum_message_id - 1]));
-		}
-		PG_FINALLY();
-		{
 			for (int i = 0; i < part; i++)
-				ExecClearTuple(slots[i]);
+			{
+				CHECK_FOR_INTERRUPTS();
+				insert_message(q, segno, rel, constrained, values[done + i], isnull[done + i]);
+			}
+			constrained_end(constrained);
 		}
-		PG_END_TRY();
+		else
+			insert_part(q, segno, rel, part, values + done, isnull + done);
 		relation_close(rel, NoLock);
 		done += part;
 	}
-	wake_at_commit(queue->shared, n);
+	wake_at_commit(q, n);
 }
 
 /* The name of a queue's next segment: the lowest number that is free. */
@@ -865,6 +994,7 @@ segment_create(Oid parent, bool wait)
 	(void) heap_reloptions(RELKIND_TOASTVALUE, toast_options, true);
 	NewRelationCreateToastTable(relid, toast_options);
 	CommandCounterIncrement();
+	constrained_copy_indexes(rel, relid);
 	relation_close(rel, NoLock);
 
 	rel = relation_open(relid, NoLock);
@@ -888,6 +1018,7 @@ segment_pool(QueueShared *q, int segno)
 		return;
 
 	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
+	LWLockAcquire(&q->extend_lock, LW_EXCLUSIVE);
 	if (pg_atomic_read_u32(&q->tail) != segno && RelationGetNumberOfBlocks(rel) == 0)
 	{
 		frontier_forget_segment(q, segno);
@@ -906,6 +1037,7 @@ segment_pool(QueueShared *q, int segno)
 			pg_atomic_write_u32(&seg->state, SEGMENT_POOLED);
 		}
 	}
+	LWLockRelease(&q->extend_lock);
 	LWLockRelease(&q->lock);
 	relation_close(rel, NoLock);
 }

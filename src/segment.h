@@ -43,12 +43,20 @@ extern Relation segment_open(QueueShared *q, int segno, LOCKMODE lockmode);
 
 /*
  * Insert messages at the tail, and tell the frontier and, at commit, those
- * who wait.  values and isnull have Natts_message columns a message.
+ * who wait.  values and isnull have Natts_message columns a message; the time
+ * of sending is filled in.
  */
 extern void segment_insert(Queue *queue, Datum *values, bool *isnull);
 extern void segment_insert_batch(Queue *queue, int n,
 								 Datum (*values)[Natts_message],
 								 bool (*isnull)[Natts_message]);
+
+/*
+ * See to it that messages which are not inserted now, but deferred, hold to
+ * what the queue's owner demands, and give them the defaults he set.
+ */
+extern void segment_check(Queue *queue, int n, Datum (*values)[Natts_message],
+						  bool (*isnull)[Natts_message]);
 
 /* Number of the segment with this table, -1 if there is none. */
 extern int	segment_number(QueueShared *q, Oid relid);

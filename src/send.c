@@ -51,9 +51,12 @@ null_argument(const char *function, const char *argument)
 			 errmsg("%s of %s must not be null", argument, function)));
 }
 
-/* Fill in a message's columns; contents is the payload or the body. */
+/*
+ * Fill in a message's columns but the time of its sending; contents is the
+ * payload or the body.
+ */
 static void
-message_columns(Datum *values, bool *isnull, int64 id, TimestampTz now,
+message_columns(Datum *values, bool *isnull, int64 id,
 				int contents_column, NullableDatum contents,
 				NullableDatum key, NullableDatum headers)
 {
@@ -61,8 +64,6 @@ message_columns(Datum *values, bool *isnull, int64 id, TimestampTz now,
 	memset(isnull, true, sizeof(bool) * Natts_message);
 	values[Anum_message_id - 1] = Int64GetDatum(id);
 	isnull[Anum_message_id - 1] = false;
-	values[Anum_message_enqueued_at - 1] = TimestampTzGetDatum(now);
-	isnull[Anum_message_enqueued_at - 1] = false;
 	values[Anum_message_key - 1] = key.value;
 	isnull[Anum_message_key - 1] = key.isnull;
 	values[Anum_message_headers - 1] = headers.value;
@@ -71,31 +72,41 @@ message_columns(Datum *values, bool *isnull, int64 id, TimestampTz now,
 	isnull[contents_column - 1] = contents.isnull;
 }
 
-/* Send one message now, or put it where it waits for its time. */
+/* Put messages where they wait for their time. */
 static void
-send_message(Queue *queue, Datum *values, bool *isnull, int64 delay)
+send_later(Queue *queue, int n, Datum (*values)[Natts_message],
+		   bool (*isnull)[Natts_message], int64 delay)
 {
-	Message		message = {0};
+	TimestampTz now = GetCurrentTimestamp();
 
-	if (delay == 0)
+	for (int i = 0; i < n; i++)
 	{
-		segment_insert(queue, values, isnull);
-		return;
+		values[i][Anum_message_enqueued_at - 1] = TimestampTzGetDatum(now);
+		isnull[i][Anum_message_enqueued_at - 1] = false;
 	}
 
-	/* Whoever drops or purges the queue must see our row. */
-	queue_lock(queue->relid, NameStr(queue->name), RowExclusiveLock);
+	/* This locks the queue too: whoever drops or purges it must see our rows. */
+	segment_check(queue, n, values, isnull);
+	for (int i = 0; i < n; i++)
+	{
+		Message		message = {0};
 
+		CHECK_FOR_INTERRUPTS();
 #define VARLENA(column) \
-	(isnull[(column) - 1] ? NULL : (void *) PG_DETOAST_DATUM(values[(column) - 1]))
-	message.id = DatumGetInt64(values[Anum_message_id - 1]);
-	message.enqueued_at = DatumGetTimestampTz(values[Anum_message_enqueued_at - 1]);
-	message.key = VARLENA(Anum_message_key);
-	message.headers = VARLENA(Anum_message_headers);
-	message.payload = VARLENA(Anum_message_payload);
-	message.body = VARLENA(Anum_message_body);
+	(isnull[i][(column) - 1] ? NULL : (void *) PG_DETOAST_DATUM(values[i][(column) - 1]))
+		message.id = DatumGetInt64(values[i][Anum_message_id - 1]);
+		message.enqueued_at = now;
+		message.has_priority = !isnull[i][Anum_message_priority - 1];
+		if (message.has_priority)
+			message.priority = DatumGetInt16(values[i][Anum_message_priority - 1]);
+		message.key = VARLENA(Anum_message_key);
+		message.headers = VARLENA(Anum_message_headers);
+		message.payload = VARLENA(Anum_message_payload);
+		message.body = VARLENA(Anum_message_body);
 #undef VARLENA
-	deferred_insert(queue, &message, GetCurrentTimestamp() + delay, 0, NULL, NULL);
+		deferred_insert(queue, &message, now + delay, 0, NULL, NULL);
+	}
+	wake_delayed_at_commit(queue->shared, n);
 }
 
 /* queue.send and queue.send_bytes: (queue, contents, key, headers, delay). */
@@ -103,8 +114,8 @@ static Datum
 send_one(FunctionCallInfo fcinfo, const char *function, const char *contents_name,
 		 int contents_column)
 {
-	Datum		values[Natts_message];
-	bool		isnull[Natts_message];
+	Datum		values[1][Natts_message];
+	bool		isnull[1][Natts_message];
 	int64		delay = 0;
 	int64		id;
 	Queue	   *queue;
@@ -121,10 +132,13 @@ send_one(FunctionCallInfo fcinfo, const char *function, const char *contents_nam
 		delay = duration_microseconds("delay", PG_GETARG_INTERVAL_P(4), 0);
 
 	queue = queue_by_name(PG_GETARG_TEXT_PP(0), ACL_INSERT);
-	id = identity_allocate(queue, 1);
-	message_columns(values, isnull, id, GetCurrentTimestamp(),
-					contents_column, fcinfo->args[1], fcinfo->args[2], fcinfo->args[3]);
-	send_message(queue, values, isnull, delay);
+	identity_allocate(queue, 1, &id);
+	message_columns(values[0], isnull[0], id, contents_column,
+					fcinfo->args[1], fcinfo->args[2], fcinfo->args[3]);
+	if (delay == 0)
+		segment_insert(queue, values[0], isnull[0]);
+	else
+		send_later(queue, 1, values, isnull, delay);
 	return Int64GetDatum(id);
 }
 
@@ -190,9 +204,8 @@ queue_send_batch(PG_FUNCTION_ARGS)
 		NullableDatum *headers;
 		Datum		(*values)[Natts_message];
 		bool		(*isnull)[Natts_message];
-		TimestampTz now = GetCurrentTimestamp();
+		int64	   *ids;
 		int64		delay = 0;
-		int64		id = 0;
 		int			n;
 		Queue	   *queue;
 
@@ -223,27 +236,26 @@ queue_send_batch(PG_FUNCTION_ARGS)
 				check_headers(headers[i].value);
 		}
 
-		if (n > 0)
-			id = identity_allocate(queue, n);
-		for (int i = 0; i < n; i++)
-			message_columns(values[i], isnull[i], id + i, now,
-							Anum_message_payload, payloads[i], keys[i], headers[i]);
-		if (delay == 0 && n > 0)
-			segment_insert_batch(queue, n, values, isnull);
-		for (int i = 0; delay > 0 && i < n; i++)
-			send_message(queue, values[i], isnull[i], delay);
-
 		funcctx = SRF_FIRSTCALL_INIT();
 		funcctx->max_calls = n;
-		funcctx->user_fctx = MemoryContextAlloc(funcctx->multi_call_memory_ctx, sizeof(int64));
-		*(int64 *) funcctx->user_fctx = id;
+		ids = MemoryContextAllocHuge(funcctx->multi_call_memory_ctx, sizeof(int64) * (Size) Max(n, 1));
+		funcctx->user_fctx = ids;
+		if (n > 0)
+			identity_allocate(queue, n, ids);
+		for (int i = 0; i < n; i++)
+			message_columns(values[i], isnull[i], ids[i], Anum_message_payload,
+							payloads[i], keys[i], headers[i]);
+		if (n > 0 && delay == 0)
+			segment_insert_batch(queue, n, values, isnull);
+		else if (n > 0)
+			send_later(queue, n, values, isnull, delay);
 	}
 
 	funcctx = SRF_PERCALL_SETUP();
 	if (funcctx->call_cntr < funcctx->max_calls)
 	{
-		/* Computed here: SRF_RETURN_NEXT counts the call first. */
-		int64		id = *(int64 *) funcctx->user_fctx + funcctx->call_cntr;
+		/* Fetched here: SRF_RETURN_NEXT counts the call first. */
+		int64		id = ((int64 *) funcctx->user_fctx)[funcctx->call_cntr];
 
 		SRF_RETURN_NEXT(funcctx, Int64GetDatum(id));
 	}
@@ -284,6 +296,7 @@ queue_before_insert(PG_FUNCTION_ARGS)
 	bool		null;
 	Datum		headers;
 	Datum		given;
+	int64		id;
 
 	given = heap_getattr(trigger->tg_trigtuple, Anum_message_id, desc, &null);
 	if (!null)
@@ -296,7 +309,8 @@ queue_before_insert(PG_FUNCTION_ARGS)
 	if (!null)
 		check_headers(headers);
 
-	values[0] = Int64GetDatum(identity_allocate(queue, 1));
+	identity_allocate(queue, 1, &id);
+	values[0] = Int64GetDatum(id);
 	values[1] = heap_getattr(trigger->tg_trigtuple, Anum_message_enqueued_at, desc, &null);
 	if (null)
 		values[1] = TimestampTzGetDatum(GetCurrentTimestamp());

@@ -48,6 +48,7 @@ typedef struct PendingWake
 	uint32		generation;
 	SubTransactionId subid;
 	int			messages;
+	int			delayed;		/* sent, and counted as deferred */
 	int			deferred;
 	int			dead;
 	bool		purged;
@@ -228,7 +229,7 @@ pending_wake(QueueShared *q)
 	wake->q = q;
 	wake->generation = pg_atomic_read_u32(&q->generation);
 	wake->subid = GetCurrentSubTransactionId();
-	wake->messages = wake->deferred = wake->dead = 0;
+	wake->messages = wake->delayed = wake->deferred = wake->dead = 0;
 	wake->purged = wake->dropped = false;
 	wake->due_at = DT_NOEND;
 	return wake;
@@ -238,6 +239,12 @@ void
 wake_at_commit(QueueShared *q, int n)
 {
 	pending_wake(q)->messages += n;
+}
+
+void
+wake_delayed_at_commit(QueueShared *q, int n)
+{
+	pending_wake(q)->delayed += n;
 }
 
 void
@@ -287,6 +294,8 @@ wake_commit(PendingWake *wake)
 		pg_atomic_write_u64(&q->ready, 0);
 		pg_atomic_write_u64(&q->deferred, 0);
 	}
+	if (wake->delayed > 0)
+		pg_atomic_fetch_add_u64(&q->sent, wake->delayed);
 	if (wake->messages > 0)
 	{
 		pg_atomic_fetch_add_u64(&q->sent, wake->messages);
@@ -358,9 +367,10 @@ hand_to_parent(SubTransactionId subid, SubTransactionId parent)
 		if (wake != NULL)
 		{
 			if (pending[i].purged)
-				wake->messages = wake->deferred = 0;
+				wake->messages = wake->delayed = wake->deferred = 0;
 			wake->purged |= pending[i].purged;
 			wake->messages += pending[i].messages;
+			wake->delayed += pending[i].delayed;
 			wake->deferred += pending[i].deferred;
 			wake->dead += pending[i].dead;
 			wake->dropped |= pending[i].dropped;

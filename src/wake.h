@@ -14,6 +14,9 @@ extern void wake_init(void);
 /* At commit of this transaction: count n messages sent, wake up to n waiters. */
 extern void wake_at_commit(QueueShared *q, int n);
 
+/* At commit: count n messages sent that are to be received later. */
+extern void wake_delayed_at_commit(QueueShared *q, int n);
+
 /* At commit: tell everyone that the queue is gone, and forget it. */
 extern void wake_drop_at_commit(QueueShared *q);
 

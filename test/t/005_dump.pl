@@ -34,6 +34,13 @@ SELECT count(queue.reject(receipt, 'of no use')) FROM queue.receive('orders', 10
 SELECT count(queue.nack(receipt, error => 'again')) FROM queue.receive('orders', 10);
 SELECT queue.send('orders', '"later"', delay => '1 day');
 SELECT queue.send('Mail "x"', '"unlogged"');
+
+SELECT queue.create('checked');
+ALTER TABLE queues.checked ADD CHECK ((payload ->> 'n')::int > 0), ADD note text DEFAULT 'none',
+	ADD twice int GENERATED ALWAYS AS ((payload ->> 'n')::int * 2) STORED, ALTER key SET NOT NULL;
+CREATE INDEX ON queues.checked (key);
+SELECT queue.send('checked', jsonb_build_object('n', i), key => 'k') FROM generate_series(1, 10) i;
+INSERT INTO queues.checked (key, payload) VALUES ('k', '{"n": 11}');
 });
 my $orders = q{SELECT id, key, headers, payload, body, attempts FROM (
 	SELECT id, key, headers, payload, body, 0 AS attempts FROM queues.orders
@@ -75,6 +82,17 @@ sub check
 		'"unlogged"', "$how: and those of the other queue");
 	is($node->safe_psql($database, q{SELECT queue.redrive('orders')}), '10', "$how: dead letters can be sent again");
 	is(scalar(drain($node, 'orders', $database)), 10, "$how: and received");
+
+	my $checked = q{SELECT count(*), sum(twice), count(note), count(key) FROM queues.checked};
+	is($node->safe_psql($database, $checked), '11|132|11|11', "$how: what an owner added is there");
+	foreach my $bad (q{'{"n": -1}', key => 'k'}, q{'{"n": 1}'}, q{'{"n": -1}', key => 'k', delay => '1 day'})
+	{
+		my ($status, $stdout, $stderr) = $node->psql($database, "SELECT queue.send('checked', $bad)");
+		like($stderr, qr/violates (check|not-null) constraint/, "$how: and holds");
+	}
+	$node->safe_psql($database, q{SELECT queue.send('checked', '{"n": 13}', key => 'k')});
+	is($node->safe_psql($database, $checked), '12|158|12|12', "$how: for what is sent");
+	$node->safe_psql($database, q{SELECT queue.drop('checked')});
 	$node->safe_psql($database, q{SELECT queue.drop('orders')});
 	is($node->safe_psql($database, q{SELECT count(*) FROM queue.deferred}), '0', "$how: the queue can be dropped");
 	return;
