@@ -174,6 +174,14 @@ SELECT queue.purge('t');
 SELECT DISTINCT who FROM regress_place.seen;
 SHOW search_path;
 
+-- A name that somebody has taken is no segment's.
+SET ROLE regress_mallory;
+CREATE TABLE queues."h$1" (id bigint);
+SET ROLE regress_alice;
+SELECT queue.create('h');
+SELECT relname, relowner::regrole FROM pg_class WHERE relname LIKE 'h$_' ORDER BY 1;
+SELECT queue.drop('h');
+
 -- What the caller's search_path finds is not what the table is made of.
 SET ROLE regress_alice;
 CREATE DOMAIN regress_place.bigint AS text;

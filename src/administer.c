@@ -461,17 +461,23 @@ queue_purge(PG_FUNCTION_ARGS)
 	char	   *name = pstrdup(NameStr(queue->name));
 	Oid			relid = queue->relid;
 	OwnerContext saved;
+	StringInfoData sql;
+	ListCell   *lc;
 
 	queue_lock(relid, name, AccessExclusiveLock);
 	queue_check_owner(relid, name);
 	wake_purged_at_commit(queue->shared);
 
-	/* As its owner: there can be triggers of his on the table. */
+	/* As its owner: there can be triggers of his on the tables. */
 	owner_begin(table_owner(relid), &saved);
 	SPI_connect();
-	execute(psprintf("TRUNCATE %s",
-					 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-												get_rel_name(relid))));
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "TRUNCATE");
+	foreach(lc, lcons_oid(relid, segment_list(relid, AccessExclusiveLock)))
+		appendStringInfo(&sql, "%s ONLY %s", sql.len > strlen("TRUNCATE") ? "," : "",
+						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(lfirst_oid(lc))),
+													get_rel_name(lfirst_oid(lc))));
+	execute(sql.data);
 	SPI_finish();
 	owner_end(&saved);
 	deferred_delete_all(relid);

@@ -104,7 +104,9 @@ extension_exists(void)
 void
 queue_missing(const char *name)
 {
-	bool		table = OidIsValid(get_relname_relid(name, get_namespace_oid("queues", true)));
+	Oid			relid = get_relname_relid(name, get_namespace_oid("queues", true));
+	bool		table = get_rel_relkind(relid) == RELKIND_RELATION &&
+		!OidIsValid(segment_parent(relid));
 
 	/* After a restore of definitions alone there are tables and no queues. */
 	ereport(ERROR,
