@@ -18,6 +18,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "relay.h"
 #include "segment.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -240,12 +241,12 @@ check_no_relay(Oid relid, const char *name)
 	{
 		bool		isnull;
 
-		if (DatumGetObjectId(heap_getattr(tuple, 2, RelationGetDescr(rel), &isnull)) == relid)
+		if (DatumGetObjectId(heap_getattr(tuple, Anum_relay_queue, RelationGetDescr(rel), &isnull)) == relid)
 			ereport(ERROR,
 					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 					 errmsg("cannot drop queue \"%s\" because a relay reads it", name),
 					 errdetail("The relay is \"%s\".",
-							   TextDatumGetCString(heap_getattr(tuple, 1, RelationGetDescr(rel), &isnull))),
+							   TextDatumGetCString(heap_getattr(tuple, Anum_relay_name, RelationGetDescr(rel), &isnull))),
 					 errhint("Drop it first with queue.drop_relay().")));
 	}
 	systable_endscan(scan);

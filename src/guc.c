@@ -13,6 +13,7 @@
 int			queue_max_queues = 128;
 int			queue_max_leases = 65536;
 int			queue_max_relays = 32;
+int			queue_max_relays_per_role = -1;
 int			queue_segment_size = 64;
 int			queue_sweep_interval = 60;
 int			queue_straggler_age = 60;
@@ -56,6 +57,15 @@ guc_init(void)
 							7 * 24 * 60, 1, INT_MAX / 60,
 							PGC_SIGHUP,
 							GUC_UNIT_MIN,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("queue.max_relays_per_role",
+							"Relays of one role that is not a superuser, in all databases.",
+							"-1 means half of queue.max_relays.",
+							&queue_max_relays_per_role,
+							-1, -1, 1000,
+							PGC_SIGHUP,
+							0,
 							NULL, NULL, NULL);
 
 	/* Can't define PGC_POSTMASTER variables after startup. */

@@ -193,8 +193,6 @@ static TimestampTz
 remove_dropped_queues(void)
 {
 	begin_transaction();
-	execute("DELETE FROM queue.relay r WHERE NOT EXISTS"
-			" (SELECT FROM pg_catalog.pg_class c WHERE c.oid = r.queue)");
 	execute("WITH gone AS ("
 			"DELETE FROM queue.queue q WHERE NOT EXISTS"
 			" (SELECT FROM pg_catalog.pg_class c WHERE c.oid = q.relid) RETURNING q.relid)"

@@ -9,6 +9,7 @@
 #include "guc.h"
 #include "lease.h"
 #include "miscadmin.h"
+#include "relay.h"
 #include "shmem.h"
 #include "wake.h"
 #include "worker.h"
@@ -35,4 +36,5 @@ _PG_init(void)
 	catalog_init();
 	lease_init();
 	wake_init();
+	relay_anchor_init();
 }
