@@ -8,7 +8,9 @@ OBJS = src/queue.o src/guc.o src/shmem.o src/catalog.o src/segment.o src/room.o 
 	src/send.o src/claim.o src/receive.o src/settle.o src/deferred.o src/dead_letter.o src/reclaim.o \
 	src/administer.o src/object.o src/owner.o src/statistics.o src/launcher.o src/maintenance.o \
 	src/cleanup.o src/problem.o src/worker_transaction.o src/ddl.o \
-	src/relay.o src/relay_slot.o src/relay_option.o src/relay_admin.o src/relay_accept.o src/sinks/sql.o
+	src/relay.o src/relay_slot.o src/relay_option.o src/relay_admin.o src/relay_accept.o \
+	src/relay_anchor.o src/relay_suspicion.o src/relay_session.o src/relay_view.o \
+	src/sinks/sql.o src/sinks/text.o
 
 REGRESS := $(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))
 ISOLATION := $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))

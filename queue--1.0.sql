@@ -81,13 +81,17 @@ CREATE TABLE queue.dead_letter (
 SELECT pg_catalog.pg_extension_config_dump('queue.dead_letter', '');
 
 -- One row per relay; the maintenance worker keeps a process running for each.
+-- anchor: the type queues."$<name>", whose owner is the relay's owner, and
+-- which depends on the queue and the server or the procedure.  server,
+-- procedure: their names, for a restored anchor that depends on none as yet.
 CREATE TABLE queue.relay (
-	name    text PRIMARY KEY,
-	queue   regclass NOT NULL,
-	server  text,
-	options jsonb NOT NULL,
-	owner   regrole NOT NULL,
-	paused  boolean NOT NULL DEFAULT false
+	name      text PRIMARY KEY,
+	anchor    regtype UNIQUE NOT NULL,
+	queue     regclass NOT NULL,
+	server    text,
+	procedure text,
+	options   jsonb NOT NULL,
+	paused    boolean NOT NULL DEFAULT false
 );
 SELECT pg_catalog.pg_extension_config_dump('queue.relay', '');
 
@@ -375,11 +379,11 @@ AS 'MODULE_PATHNAME', 'queue_create_relay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.create_relay IS
 'Starts a worker that publishes the messages of a queue. server: a server of a foreign data wrapper queue_..., or NULL for a procedure in this database. options: see the manual; an unknown one is an error. Needs SELECT and DELETE on the queue, and USAGE on the server. The worker acts as the caller.';
 
-CREATE FUNCTION queue.alter_relay(name text, options jsonb)
+CREATE FUNCTION queue.alter_relay(name text, options jsonb DEFAULT NULL, owner text DEFAULT NULL)
 RETURNS void
 AS 'MODULE_PATHNAME', 'queue_alter_relay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.alter_relay IS
-'Merges options into those of a relay, a null value removing one, and restarts its worker. Owner of the relay only.';
+'Merges options into those of a relay, a null value removing one, or gives it to another role, which the caller must be a member of; and restarts its worker. Owner of the relay only.';
 
 CREATE FUNCTION queue.pause_relay(name text) RETURNS void
 AS 'MODULE_PATHNAME', 'queue_pause_relay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -394,20 +398,20 @@ AS 'MODULE_PATHNAME', 'queue_drop_relay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.drop_relay IS 'Removes a relay; its queue and its messages stay. Owner of the relay only.';
 
 CREATE FUNCTION queue.relay_list(
-	OUT name text, OUT state text, OUT published bigint, OUT failed bigint, OUT in_flight integer,
+	OUT name text, OUT queue text, OUT server text,
+	OUT state text, OUT published bigint, OUT failed bigint, OUT in_flight integer,
 	OUT lag_messages bigint, OUT lag_seconds double precision,
-	OUT last_error text, OUT last_error_at timestamptz, OUT started_at timestamptz)
+	OUT last_error text, OUT last_error_at timestamptz, OUT started_at timestamptz,
+	OUT owner text, OUT options jsonb)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'queue_relay_list' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION queue.relay_list IS 'State and counters of each relay''s worker; for the view queue.relays.';
+COMMENT ON FUNCTION queue.relay_list IS
+'The relays the caller owns, or whose queue he may read; all for members of pg_monitor. For the view queue.relays.';
 
 CREATE VIEW queue.relays AS
-SELECT r.name, c.relname::text AS queue, r.server, l.state, l.published, l.failed, l.in_flight,
-	l.lag_messages, l.lag_seconds, l.last_error, l.last_error_at, l.started_at
-FROM queue.relay r
-	JOIN pg_catalog.pg_class c ON c.oid = r.queue
-	JOIN queue.relay_list() l ON l.name = r.name
-WHERE pg_catalog.has_table_privilege(r.queue, 'SELECT');
+SELECT name, queue, server, state, published, failed, in_flight,
+	lag_messages, lag_seconds, last_error, last_error_at, started_at, owner, options
+FROM queue.relay_list();
 GRANT SELECT ON queue.relays TO PUBLIC;
 
 -- What the postgres sink calls in the database it publishes to.

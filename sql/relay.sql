@@ -133,6 +133,12 @@ SELECT count(*) FROM relay_got WHERE payload->>'n' = '3';
 --
 -- Pause, alter, resume
 --
+CREATE ROLE regress_relay_owner LOGIN;
+CREATE ROLE regress_relay_group NOLOGIN;
+GRANT regress_relay_group TO regress_relay_owner;
+GRANT SELECT, DELETE ON queues.relay_test TO regress_relay_owner;
+GRANT INSERT ON relay_got TO regress_relay_owner;
+GRANT USAGE ON SEQUENCE relay_got_n_seq TO regress_relay_owner;
 SELECT queue.pause_relay('one');
 CALL wait_until($$(SELECT started_at IS NULL FROM queue.relays WHERE name = 'one')$$);
 SELECT state FROM queue.relays WHERE name = 'one';
@@ -157,20 +163,34 @@ SELECT queue.alter_relay('one', '{"procedure": "relay_one"}');
 SELECT queue.send('relay_test', '{"bad": "it"}') IS NOT NULL;
 CALL wait_until($$(SELECT count(*) = 1 FROM queue.dead_letters WHERE queue = 'relay_test' AND error = 'cannot take it')$$);
 
--- A procedure that is gone is the relay's trouble and no message's.
-ALTER PROCEDURE relay_one RENAME TO relay_gone;
+-- A procedure that cannot be called is the relay's trouble and no message's.
+REVOKE EXECUTE ON PROCEDURE relay_one FROM PUBLIC;
+SELECT queue.alter_relay('one', owner => 'regress_relay_owner');
 SELECT queue.send('relay_test', '{"n": 6}') IS NOT NULL;
-CALL wait_until($$(SELECT state = 'backing off' AND last_error LIKE 'procedure relay_one(queue.message) does not exist' FROM queue.relays WHERE name = 'one')$$);
-ALTER PROCEDURE relay_gone RENAME TO relay_one;
+CALL wait_until($$(SELECT state = 'backing off' AND last_error = 'permission denied for procedure relay_one(queue.message)' FROM queue.relays WHERE name = 'one')$$);
+SELECT owner FROM queue.relays WHERE name = 'one';
+GRANT EXECUTE ON PROCEDURE relay_one TO regress_relay_owner;
 CALL wait_until($$(SELECT count(*) = 1 FROM relay_got)$$);
 SELECT payload, attempts FROM relay_got;
+
+-- Its trouble is past.
+CALL wait_until($$(SELECT state = 'idle' AND last_error IS NULL FROM queue.relays WHERE name = 'one')$$);
+
+-- A new name is no new procedure.
+ALTER PROCEDURE relay_one RENAME TO relay_renamed;
+CALL wait_until($$(SELECT procedure = 'public.relay_renamed(queue.message)' FROM queue.relay WHERE name = 'one')$$);
+SELECT options FROM queue.relays WHERE name = 'one';
+SELECT queue.send('relay_test', '{"n": 7}') IS NOT NULL;
+CALL wait_until($$(SELECT count(*) = 2 FROM relay_got)$$);
+ALTER PROCEDURE relay_renamed RENAME TO relay_one;
+REASSIGN OWNED BY regress_relay_owner TO CURRENT_USER;
+SELECT owner = current_user FROM queue.relays WHERE name = 'one';
+REVOKE ALL ON queues.relay_test, relay_got, relay_got_n_seq FROM regress_relay_owner;
+REVOKE ALL ON PROCEDURE relay_one FROM regress_relay_owner;
 
 --
 -- Rights
 --
-CREATE ROLE regress_relay_owner LOGIN;
-CREATE ROLE regress_relay_group NOLOGIN;
-GRANT regress_relay_group TO regress_relay_owner;
 SET ROLE regress_relay_owner;
 SELECT queue.create_relay('two', 'relay_test', options => '{"procedure": "relay_one"}');
 SELECT queue.alter_relay('one', '{"batch": 10}');
@@ -186,7 +206,6 @@ SELECT count(*) FROM queue.relay_list();
 SELECT * FROM queue.relay;
 RESET ROLE;
 GRANT SELECT, DELETE ON queues.relay_test TO regress_relay_owner;
-REVOKE EXECUTE ON PROCEDURE relay_one FROM PUBLIC;
 SET ROLE regress_relay_owner;
 SELECT name FROM queue.relays;
 SELECT queue.create_relay('two', 'relay_test', 'relay_amqp', '{"exchange": "x"}');

@@ -22,6 +22,7 @@
 #include "miscadmin.h"
 #include "owner.h"
 #include "parser/parse_func.h"
+#include "relay.h"
 #include "segment.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -384,12 +385,12 @@ check_no_relay(Oid relid, const char *name)
 	{
 		bool		isnull;
 
-		if (DatumGetObjectId(heap_getattr(tuple, 2, RelationGetDescr(rel), &isnull)) == relid)
+		if (DatumGetObjectId(heap_getattr(tuple, Anum_relay_queue, RelationGetDescr(rel), &isnull)) == relid)
 			ereport(ERROR,
 					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 					 errmsg("cannot drop queue \"%s\" because a relay reads it", name),
 					 errdetail("The relay is \"%s\".",
-							   TextDatumGetCString(heap_getattr(tuple, 1, RelationGetDescr(rel), &isnull))),
+							   TextDatumGetCString(heap_getattr(tuple, Anum_relay_name, RelationGetDescr(rel), &isnull))),
 					 errhint("Drop it first with queue.drop_relay().")));
 	}
 	systable_endscan(scan);

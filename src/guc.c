@@ -15,6 +15,7 @@ int			queue_max_queues_per_role = -1;
 int			queue_max_leases = 65536;
 int			queue_max_leases_per_role = -1;
 int			queue_max_relays = 32;
+int			queue_max_relays_per_role = -1;
 int			queue_segment_size = 64;
 int			queue_sweep_interval = 60;
 int			queue_straggler_age = 60;
@@ -73,6 +74,14 @@ guc_init(void)
 							"-1 is half of queue.max_queues.",
 							&queue_max_queues_per_role,
 							-1, -1, 10000,
+							PGC_SIGHUP,
+							0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("queue.max_relays_per_role",
+							"Relays of one role that is not a superuser, in all databases.",
+							"-1 means half of queue.max_relays.",
+							&queue_max_relays_per_role,
+							-1, -1, 1000,
 							PGC_SIGHUP,
 							0,
 							NULL, NULL, NULL);

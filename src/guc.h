@@ -10,6 +10,7 @@ extern int	queue_max_queues_per_role;	/* sighup, -1: half of queue_max_queues */
 extern int	queue_max_leases;	/* postmaster */
 extern int	queue_max_leases_per_role;	/* -1: half of them */
 extern int	queue_max_relays;	/* postmaster */
+extern int	queue_max_relays_per_role;	/* -1: half of them */
 extern int	queue_segment_size; /* superuser, in MB */
 extern int	queue_sweep_interval;	/* superuser, in seconds */
 extern int	queue_straggler_age;	/* superuser, in seconds */

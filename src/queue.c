@@ -10,6 +10,7 @@
 #include "lease.h"
 #include "miscadmin.h"
 #include "object.h"
+#include "relay.h"
 #include "shmem.h"
 #include "wake.h"
 #include "worker.h"
@@ -37,4 +38,5 @@ _PG_init(void)
 	catalog_init();
 	lease_init();
 	wake_init();
+	relay_anchor_init();
 }

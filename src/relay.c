@@ -6,8 +6,8 @@
  *
  *		             publish()            SINK_CONFIRMED
  *		PENDING ------------------> SENT ----------------> DONE --> deleted
- *		   ^  ^                      | |
- *		   |  +---- SINK_UNTRIED, ---+ |  SINK_REFUSED
+ *		   ^  ^    SINK_UNTRIED,     | |
+ *		   |  +--- SINK_DOUBTED, ----+ |  SINK_REFUSED
  *		   |        connection lost    |
  *		   +---------------------------+------------------> FAILED --> deferred
  *		      with a key, to be tried      without a key,              or dead
@@ -26,7 +26,8 @@
  * goes to the deferred messages like anyone's failed message.
  *
  * The connection is either open or waited for: no claims then, and all in
- * hand stays there.  A lost connection is never an attempt.
+ * hand stays there.  A lost connection is no attempt, unless it is found to be
+ * a message's doing (relay_suspicion.c).
  *
  * No transaction is open but in claim(), settle() and the sink for this very
  * database.  The process ends by SIGTERM or by an error, and gives its leases
@@ -42,14 +43,15 @@
 #include "claim.h"
 #include "common/hashfn.h"
 #include "guc.h"
-#include "lib/ilist.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "relay.h"
+#include "relay_item.h"
 #include "settle.h"
-#include "sinks/sink.h"
+#include "sinks/text.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
@@ -76,44 +78,13 @@
 #define HAND_BYTES		(64 * 1024 * 1024)
 
 /* The first claim, when nobody knows how large messages are. */
-#define CLAIM_FIRST		32
+#define CLAIM_FIRST		4
 
 /* Look at the queue that often for what wakes nobody. */
 #define SLEEP_MAX		(1 * USECS_PER_SEC)
 
 /* Without free leases, claim again after this. */
 #define CLAIM_AGAIN		(1 * USECS_PER_SEC)
-
-/* Messages claimed together share their memory. */
-typedef struct Batch
-{
-	MemoryContext context;
-	int			nitems;			/* still in hand */
-} Batch;
-
-/*
- * A key some messages in hand have, by its hash.  Two keys of the same hash
- * wait for each other, which does no harm.
- */
-typedef struct Key
-{
-	uint64		hash;
-	int			nitems;
-	int			nsent;
-	uint64		held_back;		/* in this pass */
-} Key;
-
-typedef struct RelayItem
-{
-	SinkItem	base;
-	dlist_node	node;
-	uint64		number;			/* in the order of claiming */
-	Batch	   *batch;
-	Key		   *key;			/* NULL: none */
-	Size		bytes;
-	TimestampTz retry_at;		/* 0: now */
-	char	   *error;			/* of the last refusal */
-} RelayItem;
 
 static RelaySlot *slot;
 static RelayConfig *relay;
@@ -145,6 +116,9 @@ static TimestampTz claim_at;	/* none before this, after an error; else 0 */
 static int	connect_failures;
 static TimestampTz connect_at;
 static TimestampTz connected_at;
+static TimestampTz verdict_at;	/* of the latest, or since when one is due */
+static int64 confirm_timeout;
+static bool works;				/* something came of this connection */
 static TimestampTz settle_at;	/* the first of done has waited then */
 static bool moved;				/* something happened: look again at once */
 static bool server_changed;		/* perhaps */
@@ -192,18 +166,23 @@ unsend(RelayItem *item)
 		item->key->nsent--;
 }
 
-/* Count a refusal and decide what is next for the message. */
+/*
+ * Count a refusal and decide what is next for the message.  One that breaks
+ * connections stays in hand, where it is known for that.
+ */
 static void
-refused(RelayItem *item, const char *text)
+refused(RelayItem *item, const char *text, bool keep)
 {
 	int			attempts = item->base.message->attempts + item->base.failures;
 	double		wait;
+	char		clean[SINK_ERROR_SIZE];
 
+	text_clean(clean, sizeof(clean), text, strlen(text), GetDatabaseEncoding());
 	pg_atomic_fetch_add_u64(&slot->failed, 1);
-	relay_report_error(slot, text);
+	relay_report_error(slot, clean, false);
 
-	item->error = MemoryContextStrdup(item->batch->context, text);
-	if (item->key == NULL || attempts >= max_attempts)
+	item->error = MemoryContextStrdup(item->batch->context, clean);
+	if ((item->key == NULL && !keep) || attempts >= max_attempts)
 	{
 		dlist_push_tail(&failed, &item->node);
 		return;
@@ -222,11 +201,16 @@ sink_verdict(SinkItem *base, SinkVerdict verdict, const char *text)
 
 	moved = true;
 	unsend(item);
+	verdict_at = GetCurrentTimestamp();
+	works = true;
 	if (verdict == SINK_CONFIRMED || verdict == SINK_SETTLED)
+	{
 		connect_failures = 0;
+		suspicion_confirmed(sink_config.window);
+	}
 
 	/* This pass may yet come to others of its key. */
-	if (item->key && (verdict == SINK_REFUSED || verdict == SINK_UNTRIED))
+	else if (item->key)
 		item->key->held_back = pass;
 
 	switch (verdict)
@@ -241,7 +225,11 @@ sink_verdict(SinkItem *base, SinkVerdict verdict, const char *text)
 			drop_item(item);
 			break;
 		case SINK_REFUSED:
-			refused(item, text);
+			refused(item, text, false);
+			break;
+		case SINK_DOUBTED:
+			suspicion_doubt(item);
+			put_back(item);
 			break;
 		case SINK_UNTRIED:
 			put_back(item);
@@ -253,7 +241,7 @@ sink_verdict(SinkItem *base, SinkVerdict verdict, const char *text)
 static void
 sink_complaint(const char *text)
 {
-	relay_report_error(slot, text);
+	relay_report_error(slot, text, true);
 }
 
 /* Hang up; what was in flight is pending again, in its order. */
@@ -273,13 +261,40 @@ disconnect(void)
 	}
 }
 
+/* A connection that was open is lost, and with it what was in flight. */
+static void
+lose_flight(Loss loss, const char *error)
+{
+	int			n = nsent;
+
+	suspicion_begin_loss(n, loss);
+	while (!dlist_is_empty(&sent))
+	{
+		RelayItem  *item = dlist_tail_element(RelayItem, node, &sent);
+
+		unsend(item);
+		if (suspicion_lost(item, n, loss, max_attempts))
+			refused(item, error, true);
+		else
+			put_back(item);
+	}
+}
+
 /* The broker cannot be reached or not be used: try again later. */
 static void
-back_off(const char *error)
+back_off(const char *text, Loss loss)
 {
+	char		error[SINK_ERROR_SIZE];
+
+	if (text[0] == '\0')
+		text = "connection lost";
+	text_clean(error, sizeof(error), text, strlen(text), GetDatabaseEncoding());
+
 	/* What stood that long says nothing of what failed before. */
 	if (sink && GetCurrentTimestamp() - connected_at > CONNECT_LAST)
 		connect_failures = 0;
+	if (sink)
+		lose_flight(loss, error);
 	disconnect();
 	connect_failures++;
 	connect_at = GetCurrentTimestamp() +
@@ -288,7 +303,7 @@ back_off(const char *error)
 	/* In the log once, not at each attempt. */
 	if (strcmp(slot->last_error, error) != 0 || connect_failures == 1)
 		ereport(LOG, (errmsg("relay \"%s\" cannot publish: %s", relay->name, error)));
-	relay_report_error(slot, error);
+	relay_report_error(slot, error, true);
 }
 
 /* Whether the server's options are not those we have connected with. */
@@ -306,7 +321,7 @@ server_differs(void)
 	server_changed = false;
 	StartTransactionCommand();
 	MemoryContextSwitchTo(context);
-	differs = relay->server != NULL &&
+	differs = OidIsValid(relay->server) &&
 		relay_server_options(relay, &server, &mapping, &kind, error) != server_hash;
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
@@ -320,40 +335,107 @@ note_server_change(Datum arg, int cacheid, uint32 hashvalue)
 	server_changed = true;
 }
 
-/* Try to connect; the context is the connection's. */
+/* The relay's queue; an error if it is gone, or not ours to take from. */
+static Queue *
+check_queue(void)
+{
+	Queue	   *queue = queue_by_relid(relay->queue);
+
+	if (queue == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the queue of relay \"%s\" does not exist any more", relay->name)));
+	queue_check_rights(queue->relid, NameStr(queue->name), ACL_SELECT | ACL_DELETE);
+	return queue;
+}
+
+/*
+ * Try to connect; the context is the connection's.  The relay's row is read
+ * again: what it is to do and whose it is, by the catalogs of this moment.
+ */
 static void
 connect_sink(MemoryContext context)
 {
 	char		error[SINK_ERROR_SIZE] = "";
+	RelayConfig *now;
 	bool		ok = true;
 
 	pg_atomic_write_u32(&slot->activity, RELAY_BACKING_OFF);
+	if (!slot->trouble)
+		relay_report_error(slot, "connecting", true);
 	MemoryContextReset(context);
 	server_changed = false;
-	if (relay->server)
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(context);
+	now = extension_exists() ? relay_config_find(relay->name) : NULL;
+	if (now == NULL || now->paused || now->problem || now->fingerprint != slot->config)
+	{
+		/* Whoever supervises us decides what is next. */
+		relay_set_failing(false);
+		proc_exit(0);
+	}
+	check_queue();
+	if (OidIsValid(relay->server))
 	{
 		RelayKind	kind;
 
-		StartTransactionCommand();
-		MemoryContextSwitchTo(context);
 		server_hash = relay_server_options(relay, &sink_config.server, &sink_config.mapping,
 										   &kind, error);
 		ok = server_hash != 0;
 		if (ok && routine == NULL)
 			routine = relay_sink(kind);
-		CommitTransactionCommand();
 	}
 	else
 		routine = &sql_sink;
+	PopActiveSnapshot();
+	CommitTransactionCommand();
 
 	MemoryContextSwitchTo(context);
 	if (ok)
 		sink = routine->open(&sink_config, error);
 	MemoryContextSwitchTo(TopMemoryContext);
+	works = false;
 	if (sink == NULL)
-		back_off(error);
-	connected_at = GetCurrentTimestamp();
+		back_off(error, LOSS_INNOCENT);
+	connected_at = verdict_at = GetCurrentTimestamp();
 	moved = true;
+}
+
+/*
+ * How often the messages that could go now have been lost alone, at least.
+ * Only while we want to see another confirmed than the one just lost.
+ */
+static int
+fewest_losses(TimestampTz now, bool one_per_key)
+{
+	int			fewest = INT_MAX;
+	dlist_iter	iter;
+
+	if (!suspicion_wants_witness())
+		return 0;
+	pass++;
+	dlist_foreach(iter, &pending)
+	{
+		RelayItem  *item = dlist_container(RelayItem, node, iter.cur);
+
+		if (item->key && (item->key->held_back == pass || (one_per_key && item->key->nsent > 0)))
+			continue;
+		if (item->retry_at <= now)
+			fewest = Min(fewest, item->losses_alone);
+		if (item->key)
+			item->key->held_back = pass;
+	}
+	return fewest;
+}
+
+/* Whether an item has to be without company in flight. */
+static bool
+goes_alone(const RelayItem *item)
+{
+	/* What was refused is better not mixed with what was not. */
+	return suspicion_alone(item) || (routine->as_one && item->base.failures > 0);
 }
 
 /*
@@ -365,6 +447,8 @@ publish(TimestampTz *next_retry)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	bool		one_per_key = strict_order && !routine->as_one;
+	int			fewest = fewest_losses(now, one_per_key);
+	int			window = suspicion_window(sink_config.window);
 	dlist_mutable_iter iter;
 
 	pass++;
@@ -379,17 +463,24 @@ publish(TimestampTz *next_retry)
 			key->held_back = pass;
 			continue;
 		}
-		if (item->retry_at > now)
+		if (item->retry_at > now || suspicion_waits(item, fewest))
 		{
-			key->held_back = pass;
-			*next_retry = Min(*next_retry, item->retry_at);
+			if (key)
+				key->held_back = pass;
+			if (item->retry_at > now)
+				*next_retry = Min(*next_retry, item->retry_at);
 			continue;
 		}
+		if (nsent >= window ||
+			(nsent > 0 && (goes_alone(item) ||
+						   goes_alone(dlist_head_element(RelayItem, node, &sent)))))
+			return false;
 
 		/* Move it before: publish() may know its fate at once. */
 		dlist_delete(&item->node);
 		dlist_push_tail(&sent, &item->node);
-		nsent++;
+		if (nsent++ == 0)
+			verdict_at = now;
 		if (key)
 			key->nsent++;
 		if (!routine->publish(sink, &item->base))
@@ -464,6 +555,7 @@ take(Batch *batch, const Message *message)
 		}
 		item->key->nitems++;
 	}
+	suspicion_take(item);
 	batch->nitems++;
 	nhand++;
 	hand_bytes += item->bytes;
@@ -528,12 +620,7 @@ claim(int max)
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	queue = queue_by_relid(relay->queue);
-	if (queue == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("the queue of relay \"%s\" does not exist any more", relay->name)));
-	queue_check_rights(queue->relid, NameStr(queue->name), ACL_SELECT | ACL_DELETE);
+	queue = check_queue();
 	queue_shared = queue->shared;
 	backoff = queue->backoff;
 	backoff_max = queue->backoff_max;
@@ -601,7 +688,7 @@ claim_more(void)
 		AbortCurrentTransaction();
 		MemoryContextSwitchTo(TopMemoryContext);
 		if (nhand == 0)
-			relay_report_error(slot, edata->message);
+			relay_report_error(slot, edata->message, true);
 		FreeErrorData(edata);
 		claim_at = now + CLAIM_AGAIN;
 	}
@@ -649,6 +736,8 @@ sleep_until(TimestampTz until)
 
 		socket = routine->wait(sink, &events, &due);
 		until = Min(until, due);
+		if (nsent > 0 && !routine->local)
+			until = Min(until, verdict_at + confirm_timeout);
 	}
 	else
 		until = Min(until, connect_at);
@@ -661,6 +750,29 @@ sleep_until(TimestampTz until)
 								 (socket == PGINVALID_SOCKET ? 0 : events),
 								 socket, timeout, WAIT_EVENT("QueueRelayMain"));
 	ResetLatch(MyLatch);
+}
+
+/*
+ * Without a verdict for too long the connection is as good as lost, unless the
+ * other side has told us to wait.  If all is well, past trouble is over.
+ */
+static void
+check_verdicts(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (sink->blocked)
+		verdict_at = now;
+	else if (nsent > 0 && !routine->local && now - verdict_at >= confirm_timeout)
+	{
+		char		error[SINK_ERROR_SIZE];
+
+		snprintf(error, sizeof(error), "no confirmation within " INT64_FORMAT " s",
+				 confirm_timeout / USECS_PER_SEC);
+		back_off(error, LOSS_TIMEOUT);
+	}
+	else if (slot->trouble && claim_at == 0 && (works || nhand == 0))
+		relay_clear_trouble(slot);
 }
 
 /* One turn: connect, publish, collect, settle, claim. */
@@ -686,7 +798,9 @@ turn(MemoryContext connection)
 		all = publish(&next_retry);
 		report_activity();
 		if (!routine->poll(sink, error))
-			back_off(error);
+			back_off(error, sink->innocent ? LOSS_INNOCENT : LOSS_ERROR);
+		else
+			check_verdicts();
 	}
 
 	/* Little by little if there is time, in larger pieces if not. */
@@ -764,7 +878,7 @@ read_config(void)
 	if (relay)
 		queue = queue_by_relid(relay->queue);
 	PopActiveSnapshot();
-	if (queue == NULL || relay->paused || relay->owner != slot->owner)
+	if (queue == NULL || relay->paused || relay->problem || relay->fingerprint != slot->config)
 	{
 		CommitTransactionCommand();
 		return false;
@@ -773,6 +887,7 @@ read_config(void)
 	sink_config.queue = pstrdup(NameStr(queue->name));
 	sink_config.source = source_name(relay->queue);
 	sink_config.owner = relay->owner;
+	sink_config.procedure = relay->procedure;
 	sink_config.trusted = superuser_arg(relay->owner);
 	sink_config.window = atoi(sink_option(relay->options, "batch", CppAsString2(RELAY_BATCH)));
 	sink_config.options = relay->options;
@@ -780,29 +895,12 @@ read_config(void)
 	sink_config.complain = sink_complaint;
 	sink_config.settle = settle_ack;
 	(void) parse_bool(sink_option(relay->options, "strict_order", "true"), &strict_order);
+	confirm_timeout = relay_option_time(sink_option(relay->options, "confirm_timeout",
+													CppAsString2(RELAY_CONFIRM_TIMEOUT)));
+	confirm_timeout = Max(confirm_timeout, USECS_PER_SEC);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
 	return true;
-}
-
-/*
- * Settings the role or the database may have that must not govern our own
- * work.  A procedure's transaction is isolated as the owner has it set.
- */
-static void
-override_settings(void)
-{
-	static const char *const settings[][2] = {
-		{"default_transaction_read_only", "off"},
-		{"default_transaction_deferrable", "off"},
-		{"default_transaction_isolation", "read committed"},
-	};
-	int			n = relay->server ? lengthof(settings) : lengthof(settings) - 1;
-
-	for (int i = 0; i < n; i++)
-		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
-	SetConfigOption("application_name", psprintf("queue relay %s", relay->name),
-					PGC_USERSET, PGC_S_OVERRIDE);
 }
 
 /* Work until the process is ended, or is not needed. */
@@ -817,10 +915,10 @@ run(void)
 									   ALLOCSET_DEFAULT_SIZES);
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, note_server_change, (Datum) 0);
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, note_server_change, (Datum) 0);
+	relay_set_failing(false);
 	if (!read_config())
 		return;
-	relay_set_failing(false);
-	override_settings();
+	relay_session_begin(relay);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	claim_size = Min(CLAIM_FIRST, sink_config.window);
 
@@ -870,7 +968,7 @@ queue_relay_main(Datum arg)
 		edata = CopyErrorData();
 		LWLockReleaseAll();
 		AbortOutOfAnyTransaction();
-		relay_report_error(slot, edata->message);
+		relay_report_error(slot, edata->message, true);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();

@@ -1,6 +1,6 @@
 /*
  * relay_admin.c
- *		SQL functions that create, change and show relays.
+ *		SQL functions that create and change relays.
  */
 #include "postgres.h"
 
@@ -8,42 +8,36 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/relation.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_foreign_server.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "commands/typecmds.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
-#include "frontier.h"
-#include "funcapi.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "relay.h"
-#include "segment.h"
 #include "sinks/sink.h"
-#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
+#include "utils/regproc.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
 #include "utils/syscache.h"
-#include "utils/timestamp.h"
-#include "compat.h"
-
-/* Pages looked at for the oldest message that waits. */
-#define OLDEST_MAX_PAGES	16
 
 PG_FUNCTION_INFO_V1(queue_create_relay);
 PG_FUNCTION_INFO_V1(queue_alter_relay);
 PG_FUNCTION_INFO_V1(queue_pause_relay);
 PG_FUNCTION_INFO_V1(queue_resume_relay);
 PG_FUNCTION_INFO_V1(queue_drop_relay);
-PG_FUNCTION_INFO_V1(queue_relay_list);
 
 /* The argument, or an error if it is NULL. */
 static text *
@@ -85,79 +79,177 @@ find_relay(Relation rel, text *name)
 	return tuple;
 }
 
+/* The anchor of a relay's row. */
+static Oid
+anchor_of(Relation rel, HeapTuple tuple)
+{
+	bool		isnull;
+
+	return DatumGetObjectId(heap_getattr(tuple, Anum_relay_anchor, RelationGetDescr(rel), &isnull));
+}
+
 /* The same, an error if there is none or the caller may not change it. */
 static HeapTuple
 find_own_relay(Relation rel, text *name)
 {
 	HeapTuple	tuple = find_relay(rel, name);
-	bool		isnull;
+	RelayConfig relay = {0};
 
 	if (!HeapTupleIsValid(tuple))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("relay \"%s\" does not exist", text_to_cstring(name))));
-	if (!has_privs_of_role(GetUserId(),
-						   DatumGetObjectId(heap_getattr(tuple, Anum_relay_owner,
-														 RelationGetDescr(rel), &isnull))))
+	relay.anchor = anchor_of(rel, tuple);
+	relay_anchor_read(&relay);
+	if (!superuser() &&
+		!(OidIsValid(relay.owner) && has_privs_of_role(GetUserId(), relay.owner)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of relay \"%s\"", text_to_cstring(name))));
 	return tuple;
 }
 
-/* Change one column of a relay and let its worker know. */
+/* Change columns of a relay and let its worker know. */
 static void
-update_relay(Relation rel, HeapTuple tuple, int column, Datum value)
+update_relay(Relation rel, HeapTuple tuple, Datum *values, bool *nulls, bool *replace)
 {
-	Datum		values[Natts_relay] = {0};
-	bool		nulls[Natts_relay] = {0};
-	bool		replace[Natts_relay] = {0};
-
-	values[column - 1] = value;
-	replace[column - 1] = true;
 	tuple = heap_modify_tuple(tuple, RelationGetDescr(rel), values, nulls, replace);
 	CatalogTupleUpdate(rel, &tuple->t_self, tuple);
 	relay_wake_at_commit();
 }
 
-/* The kind of a server's sink, the caller's right to use it checked. */
+/*
+ * The kind of a server's sink, a role's right to use it checked.  It is locked
+ * against being dropped until we have recorded that we depend on it.
+ */
 static RelayKind
-check_server(const char *name)
+check_server(Oid serverid, Oid role)
 {
-	ForeignServer *server = GetForeignServerByName(name, true);
+	ForeignServer *server;
 	RelayKind	kind;
 	AclResult	result;
 
+	LockDatabaseObject(ForeignServerRelationId, serverid, 0, AccessShareLock);
+	server = GetForeignServerExtended(serverid, FSV_MISSING_OK);
 	if (server == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("server \"%s\" does not exist", name),
-				 errhint("Create it with CREATE SERVER.")));
+				 errmsg("server %u does not exist", serverid)));
 	if (!relay_kind_of_server(server->fdwid, &kind))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("server \"%s\" is not one a relay can publish to", name),
+				 errmsg("server \"%s\" is not one a relay can publish to", server->servername),
 				 errhint("Create it with foreign data wrapper queue_amqp or queue_postgres.")));
 #if PG_VERSION_NUM >= 160000
-	result = object_aclcheck(ForeignServerRelationId, server->serverid, GetUserId(), ACL_USAGE);
+	result = object_aclcheck(ForeignServerRelationId, serverid, role, ACL_USAGE);
 #else
-	result = pg_foreign_server_aclcheck(server->serverid, GetUserId(), ACL_USAGE);
+	result = pg_foreign_server_aclcheck(serverid, role, ACL_USAGE);
 #endif
 	if (result != ACLCHECK_OK)
-		aclcheck_error(result, OBJECT_FOREIGN_SERVER, name);
+		aclcheck_error(result, OBJECT_FOREIGN_SERVER, server->servername);
 	return kind;
 }
 
-/* Check all that can be checked of a relay's options before it runs. */
-static void
-check_options(RelayKind kind, Datum jsonb, Oid owner)
+/*
+ * Take the procedure out of a relay's options: it is looked up now, in the
+ * caller's search_path, and is that one from then on.  InvalidOid if the
+ * options say nothing of it.
+ */
+static Oid
+take_procedure(RelayKind kind, Datum *options, Oid owner)
 {
-	List	   *options = relay_options_parse(jsonb);
+	const char *name = sink_option(relay_options_parse(*options), "procedure", NULL);
+	Oid			procedure;
 	bool		batch;
 
-	relay_options_check(kind, options);
-	if (kind == RELAY_SQL)
-		relay_procedure(sink_option(options, "procedure", ""), owner, &batch);
+	if (kind != RELAY_SQL || name == NULL)
+		return InvalidOid;
+	procedure = relay_procedure_find(name);
+	LockDatabaseObject(ProcedureRelationId, procedure, 0, AccessShareLock);
+	relay_procedure_check(procedure, owner, &batch);
+	*options = DirectFunctionCall2(jsonb_delete, *options, CStringGetTextDatum("procedure"));
+	return procedure;
+}
+
+static void
+missing_procedure(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("option \"procedure\" is missing"),
+			 errhint("A relay without a server calls a procedure of this database.")));
+}
+
+/* Raise an error unless a role may have one more relay. */
+static void
+check_role(Oid role)
+{
+	int			n = 0;
+	ListCell   *cell;
+
+#if PG_VERSION_NUM < 170000
+	/* From 17 on a background worker can run as any role. */
+	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+	bool		login;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for role %u", role);
+	login = ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
+	ReleaseSysCache(tuple);
+	if (!login)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role \"%s\" is not permitted to log in", GetUserNameFromId(role, false)),
+				 errdetail("A relay's worker connects as the relay's owner.")));
+#endif
+
+	if (superuser_arg(role))
+		return;
+	foreach(cell, relay_config_list())
+		n += ((RelayConfig *) lfirst(cell))->owner == role;
+	LWLockAcquire(&relay_shared->lock, LW_SHARED);
+	n += relay_slots_of(role, MyDatabaseId);
+	LWLockRelease(&relay_shared->lock);
+	if (n >= relay_role_limit())
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("role \"%s\" cannot have more than %d relays",
+						GetUserNameFromId(role, false), relay_role_limit()),
+				 errhint("The setting queue.max_relays_per_role says so.")));
+}
+
+/* A name that can be shown anywhere, and has room for the anchor's "$". */
+static void
+check_name(text *name)
+{
+	int			length = VARSIZE_ANY_EXHDR(name);
+	bool		good = length > 0 && length < NAMEDATALEN - 1;
+
+	for (int i = 0; good && i < length; i++)
+	{
+		unsigned char c = VARDATA_ANY(name)[i];
+
+		good = c >= ' ' && c != 0x7F;
+	}
+	if (!good)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid name of a relay: \"%s\"", text_to_cstring(name)),
+				 errhint("It must have from 1 to %d bytes, and no control characters.", NAMEDATALEN - 2)));
+}
+
+/* The library of a kind of sink may not be installed. */
+static void
+check_library(RelayKind kind)
+{
+	char		library[MAXPGPATH];
+
+	snprintf(library, MAXPGPATH, "%s/queue_%s%s", pkglib_path, relay_kind_name(kind), DLSUFFIX);
+	if (access(library, R_OK) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("library \"queue_%s\" is not installed", relay_kind_name(kind)),
+				 errhint("Build the extension where the client library of this kind of server is found.")));
 }
 
 Datum
@@ -167,62 +259,63 @@ queue_create_relay(PG_FUNCTION_ARGS)
 	Datum		values[Natts_relay] = {0};
 	bool		nulls[Natts_relay] = {0};
 	RelayKind	kind = RELAY_SQL;
+	RelayConfig relay = {0};
+	char	   *queue_name;
+	Datum		options;
 	Relation	rel;
-	Queue	   *queue;
 
 	shmem_require();
-	if (VARSIZE_ANY_EXHDR(name) == 0 || VARSIZE_ANY_EXHDR(name) >= NAMEDATALEN)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid name of a relay: \"%s\"", text_to_cstring(name)),
-				 errhint("It must have from 1 to %d bytes.", NAMEDATALEN - 1)));
-	queue = queue_by_name(required_text(fcinfo, 1, "name of a queue"), ACL_SELECT | ACL_DELETE);
+	check_name(name);
+	queue_name = text_to_cstring(required_text(fcinfo, 1, "name of a queue"));
+	relay.queue = queue_by_name(PG_GETARG_TEXT_PP(1), ACL_SELECT | ACL_DELETE)->relid;
 
-	values[Anum_relay_name - 1] = PointerGetDatum(name);
-	values[Anum_relay_queue - 1] = ObjectIdGetDatum(queue->relid);
-	if (PG_ARGISNULL(2))
-		nulls[Anum_relay_server - 1] = true;
-	else
+	nulls[Anum_relay_server - 1] = nulls[Anum_relay_procedure - 1] = true;
+	if (!PG_ARGISNULL(2))
 	{
-		char		library[MAXPGPATH];
+		char	   *server = text_to_cstring(PG_GETARG_TEXT_PP(2));
 
+		relay.server = get_foreign_server_oid(server, true);
+		if (!OidIsValid(relay.server))
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("server \"%s\" does not exist", server),
+					 errhint("Create it with CREATE SERVER.")));
+		kind = check_server(relay.server, GetUserId());
+		check_library(kind);
+		nulls[Anum_relay_server - 1] = false;
 		values[Anum_relay_server - 1] = PG_GETARG_DATUM(2);
-		kind = check_server(text_to_cstring(PG_GETARG_TEXT_PP(2)));
-		snprintf(library, MAXPGPATH, "%s/queue_%s%s", pkglib_path, relay_kind_name(kind), DLSUFFIX);
-		if (access(library, R_OK) != 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("library \"queue_%s\" is not installed", relay_kind_name(kind)),
-					 errhint("Build the extension where the client library of this kind of server is found.")));
 	}
-	values[Anum_relay_options - 1] = PG_ARGISNULL(3) ?
-		DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")) : PG_GETARG_DATUM(3);
-	check_options(kind, values[Anum_relay_options - 1], GetUserId());
-	values[Anum_relay_owner - 1] = ObjectIdGetDatum(GetUserId());
-	values[Anum_relay_paused - 1] = BoolGetDatum(false);
 
-#if PG_VERSION_NUM < 170000
-	/* From 17 on a background worker can run as any role. */
+	options = PG_ARGISNULL(3) ? DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")) : PG_GETARG_DATUM(3);
+	relay_options_check(kind, relay_options_parse(options));
+	relay_options_check_enough(kind, relay_options_parse(options));
+	relay.procedure = take_procedure(kind, &options, GetUserId());
+	if (OidIsValid(relay.procedure))
 	{
-		HeapTuple	role = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
-		bool		login = ((Form_pg_authid) GETSTRUCT(role))->rolcanlogin;
-
-		ReleaseSysCache(role);
-		if (!login)
-			ereport(ERROR,
-					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("role \"%s\" is not permitted to log in", GetUserNameFromId(GetUserId(), false)),
-					 errdetail("A relay's worker connects as the relay's owner.")));
+		nulls[Anum_relay_procedure - 1] = false;
+		values[Anum_relay_procedure - 1] = CStringGetTextDatum(format_procedure_qualified(relay.procedure));
 	}
-#endif
+	else if (kind == RELAY_SQL)
+		missing_procedure();
 
 	rel = open_relays();
 	if (HeapTupleIsValid(find_relay(rel, name)))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("relay \"%s\" already exists", text_to_cstring(name))));
+	check_role(GetUserId());
+
+	/* Against being dropped before we are seen to depend on it. */
+	queue_lock(relay.queue, queue_name, AccessShareLock);
+	values[Anum_relay_name - 1] = PointerGetDatum(name);
+	values[Anum_relay_anchor - 1] =
+		ObjectIdGetDatum(relay_anchor_create(text_to_cstring(name), GetUserId(), &relay));
+	values[Anum_relay_queue - 1] = ObjectIdGetDatum(relay.queue);
+	values[Anum_relay_options - 1] = options;
+	values[Anum_relay_paused - 1] = BoolGetDatum(false);
 	CatalogTupleInsert(rel, heap_form_tuple(RelationGetDescr(rel), values, nulls));
 	table_close(rel, NoLock);
+	CommandCounterIncrement();
 	relay_wake_at_commit();
 	PG_RETURN_VOID();
 }
@@ -248,32 +341,85 @@ merge_options(Datum old, Datum changes)
 	return merged;
 }
 
+/*
+ * Give a relay to another role, as ALTER ... OWNER TO would: the caller has to
+ * be a member of it.  What the new owner may do is up to the worker.
+ */
+static void
+change_owner(Oid anchor, const char *name)
+{
+	Oid			role = get_role_oid(name, false);
+
+#if PG_VERSION_NUM >= 160000
+	check_can_set_role(GetUserId(), role);
+#else
+	check_is_member_of_role(GetUserId(), role);
+#endif
+	check_role(role);
+	AlterTypeOwner_oid(anchor, role, true);
+	CommandCounterIncrement();
+	relay_wake_at_commit();
+}
+
 Datum
 queue_alter_relay(PG_FUNCTION_ARGS)
 {
 	text	   *name = required_text(fcinfo, 0, "name of a relay");
 	Relation	rel;
 	HeapTuple	tuple;
+	RelayConfig relay = {0};
 	Datum		values[Natts_relay];
 	bool		nulls[Natts_relay];
+	bool		replace[Natts_relay] = {0};
 	RelayKind	kind = RELAY_SQL;
+	Oid			procedure;
 	Datum		options;
+	Datum		merged;
 
 	shmem_require();
-	if (PG_ARGISNULL(1))
+	if (PG_ARGISNULL(1) && PG_ARGISNULL(2))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("options of a relay must not be null")));
-	relay_options_parse(PG_GETARG_DATUM(1));
+				 errmsg("either options or an owner must be given")));
 
 	rel = open_relays();
 	tuple = find_own_relay(rel, name);
+	relay.anchor = anchor_of(rel, tuple);
+	if (!PG_ARGISNULL(2))
+		change_owner(relay.anchor, text_to_cstring(PG_GETARG_TEXT_PP(2)));
+	if (PG_ARGISNULL(1))
+	{
+		table_close(rel, NoLock);
+		PG_RETURN_VOID();
+	}
+
+	options = PG_GETARG_DATUM(1);
+	relay_anchor_read(&relay);
 	heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
-	if (!nulls[Anum_relay_server - 1])
-		kind = check_server(TextDatumGetCString(values[Anum_relay_server - 1]));
-	options = merge_options(values[Anum_relay_options - 1], PG_GETARG_DATUM(1));
-	check_options(kind, options, DatumGetObjectId(values[Anum_relay_owner - 1]));
-	update_relay(rel, tuple, Anum_relay_options, options);
+	if (OidIsValid(relay.server))
+		kind = check_server(relay.server, relay.owner);
+	relay_options_check(kind, relay_options_parse(options));
+
+	/* A procedure is changed or kept, and never removed. */
+	merged = merge_options(DirectFunctionCall2(jsonb_concat,
+											   DirectFunctionCall1(jsonb_in, CStringGetDatum("{\"procedure\": \"\"}")),
+											   values[Anum_relay_options - 1]), options);
+	if (kind == RELAY_SQL && sink_option(relay_options_parse(merged), "procedure", NULL) == NULL)
+		missing_procedure();
+	procedure = take_procedure(kind, &options, relay.owner);
+	merged = merge_options(values[Anum_relay_options - 1], options);
+	relay_options_check_enough(kind, relay_options_parse(merged));
+
+	values[Anum_relay_options - 1] = merged;
+	replace[Anum_relay_options - 1] = true;
+	if (OidIsValid(procedure))
+	{
+		relay_anchor_depend(relay.anchor, ProcedureRelationId, relay.procedure, procedure);
+		values[Anum_relay_procedure - 1] = CStringGetTextDatum(format_procedure_qualified(procedure));
+		nulls[Anum_relay_procedure - 1] = false;
+		replace[Anum_relay_procedure - 1] = true;
+	}
+	update_relay(rel, tuple, values, nulls, replace);
 	table_close(rel, NoLock);
 	PG_RETURN_VOID();
 }
@@ -283,11 +429,16 @@ static void
 set_paused(FunctionCallInfo fcinfo, bool paused)
 {
 	text	   *name = required_text(fcinfo, 0, "name of a relay");
+	Datum		values[Natts_relay] = {0};
+	bool		nulls[Natts_relay] = {0};
+	bool		replace[Natts_relay] = {0};
 	Relation	rel;
 
 	shmem_require();
 	rel = open_relays();
-	update_relay(rel, find_own_relay(rel, name), Anum_relay_paused, BoolGetDatum(paused));
+	values[Anum_relay_paused - 1] = BoolGetDatum(paused);
+	replace[Anum_relay_paused - 1] = true;
+	update_relay(rel, find_own_relay(rel, name), values, nulls, replace);
 	table_close(rel, NoLock);
 }
 
@@ -315,155 +466,11 @@ queue_drop_relay(PG_FUNCTION_ARGS)
 	shmem_require();
 	rel = open_relays();
 	tuple = find_own_relay(rel, name);
-	CatalogTupleDelete(rel, &tuple->t_self);
+	if (SearchSysCacheExists1(TYPEOID, ObjectIdGetDatum(anchor_of(rel, tuple))))
+		relay_anchor_drop(anchor_of(rel, tuple));
+	else
+		CatalogTupleDelete(rel, &tuple->t_self);
 	table_close(rel, NoLock);
 	relay_wake_at_commit();
 	PG_RETURN_VOID();
-}
-
-static const char *
-state_name(RelayConfig *relay, RelaySlot *slot)
-{
-	if (relay->paused)
-		return "paused";
-	if (slot->pid == 0)
-		return slot->restart_at > GetCurrentTimestamp() ? "backing off" : "stopped";
-	switch ((RelayActivity) pg_atomic_read_u32(&slot->activity))
-	{
-		case RELAY_RUNNING:
-			return "running";
-		case RELAY_BACKING_OFF:
-			return "backing off";
-		default:
-			return "idle";
-	}
-}
-
-/* Columns of queue.relay_list. */
-enum
-{
-	LIST_NAME,
-	LIST_STATE,
-	LIST_PUBLISHED,
-	LIST_FAILED,
-	LIST_IN_FLIGHT,
-	LIST_LAG_MESSAGES,
-	LIST_LAG_SECONDS,
-	LIST_LAST_ERROR,
-	LIST_LAST_ERROR_AT,
-	LIST_STARTED_AT,
-	LIST_COLUMNS
-};
-
-/*
- * When the oldest message nobody has leased was sent, 0 if there seems to be
- * none: the first one from the cursor on, or what the cursor met last.
- */
-static TimestampTz
-oldest_waiting(QueueShared *q, Snapshot snapshot)
-{
-	uint8		order[QUEUE_MAX_SEGMENTS];
-	int			norder;
-
-	LWLockAcquire(&q->lock, LW_SHARED);
-	norder = q->nscan;
-	memcpy(order, q->scan_order, norder);
-	LWLockRelease(&q->lock);
-
-	for (int i = 0, pages = 0; i < norder && pages < OLDEST_MAX_PAGES; i++)
-	{
-		Relation	rel = segment_open(q, order[i], AccessShareLock);
-		BlockNumber block = PlaceBlock(pg_atomic_read_u64(&q->segments[order[i]].cursor));
-		TimestampTz oldest = 0;
-
-		if (rel == NULL)
-			continue;
-		for (; oldest == 0 && block < RelationGetNumberOfBlocks(rel) &&
-			 pages < OLDEST_MAX_PAGES; block++, pages++)
-		{
-			HeapTuple	tuples[MaxHeapTuplesPerPage];
-			bool		isnull;
-
-			if (frontier_page_tuples(rel, block, snapshot, true, tuples) > 0)
-				oldest = DatumGetTimestampTz(heap_getattr(tuples[0], Anum_message_enqueued_at,
-														  RelationGetDescr(rel), &isnull));
-		}
-		relation_close(rel, AccessShareLock);
-		if (oldest != 0)
-			return oldest;
-	}
-	return (TimestampTz) pg_atomic_read_u64(&q->frontier_time);
-}
-
-Datum
-queue_relay_list(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	ListCell   *cell;
-
-	shmem_require();
-	InitMaterializedSRF(fcinfo, 0);
-	foreach(cell, relay_config_list())
-	{
-		RelayConfig *relay = lfirst(cell);
-		Datum		values[LIST_COLUMNS] = {0};
-		bool		nulls[LIST_COLUMNS] = {0};
-		RelaySlot	none = {0};
-		RelaySlot	slot;
-		RelaySlot  *found;
-		bool		no_slot;
-		int64		lag = 0;
-		TimestampTz oldest = 0;
-		int64		age = 0;
-		Queue	   *queue;
-
-		if (pg_class_aclcheck(relay->queue, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
-			continue;
-		queue = queue_by_relid(relay->queue);
-		if (queue == NULL)
-			continue;
-
-		LWLockAcquire(&relay_shared->lock, LW_SHARED);
-		found = relay_slot_find(MyDatabaseId, relay->name);
-		slot = found ? *found : none;
-		no_slot = found == NULL && relay_slot_find(InvalidOid, "") == NULL;
-		LWLockRelease(&relay_shared->lock);
-
-		oldest = (TimestampTz) pg_atomic_read_u64(&slot.oldest);
-		lag = (int64) pg_atomic_read_u64(&queue->shared->ready) +
-			(int64) pg_atomic_read_u64(&queue->shared->leased);
-		if (oldest == 0 && lag > 0)
-			oldest = oldest_waiting(queue->shared, GetActiveSnapshot());
-		if (oldest != 0)
-			age = GetCurrentTimestamp() - oldest;
-
-		values[LIST_NAME] = CStringGetTextDatum(relay->name);
-		values[LIST_STATE] = CStringGetTextDatum(state_name(relay, &slot));
-		values[LIST_PUBLISHED] = Int64GetDatum(pg_atomic_read_u64(&slot.published));
-		values[LIST_FAILED] = Int64GetDatum(pg_atomic_read_u64(&slot.failed));
-		values[LIST_IN_FLIGHT] = Int32GetDatum(pg_atomic_read_u32(&slot.in_flight));
-		values[LIST_LAG_MESSAGES] = Int64GetDatum(Max(lag, 0));
-		values[LIST_LAG_SECONDS] =
-			Float8GetDatum(Max(age, 0) / (double) USECS_PER_SEC);
-		if (slot.last_error_at != 0)
-		{
-			values[LIST_LAST_ERROR] = CStringGetTextDatum(slot.last_error);
-			values[LIST_LAST_ERROR_AT] = TimestampTzGetDatum(slot.last_error_at);
-		}
-		else
-		{
-			nulls[LIST_LAST_ERROR_AT] = true;
-			if (!no_slot || relay->paused)
-				nulls[LIST_LAST_ERROR] = true;
-			else
-				values[LIST_LAST_ERROR] =
-					CStringGetTextDatum("no slot is free: increase queue.max_relays");
-		}
-		if (slot.pid != 0)
-			values[LIST_STARTED_AT] = TimestampTzGetDatum(slot.started_at);
-		else
-			nulls[LIST_STARTED_AT] = true;
-		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
-	}
-	return (Datum) 0;
 }

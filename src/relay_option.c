@@ -9,6 +9,7 @@
 #include "access/reloptions.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_user_mapping.h"
@@ -17,11 +18,14 @@
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "relay.h"
 #include "sinks/sink.h"
+#include "sinks/text.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/datetime.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/numeric.h"
@@ -48,6 +52,7 @@ typedef enum OptionType
 {
 	TYPE_TEXT,					/* max bytes, 0 for any; min 1: not empty */
 	TYPE_INTEGER,				/* min to max */
+	TYPE_TIME,					/* seconds or an interval; min to max seconds */
 	TYPE_BOOLEAN,
 	TYPE_TEMPLATE,				/* text with {key} and {header:NAME} */
 	TYPE_CHOICE
@@ -81,6 +86,7 @@ static const Option options[] = {
 
 	{"batch", ON_RELAY, RELAY_ANY, TYPE_INTEGER, 1, 10000},
 	{"max_attempts", ON_RELAY, RELAY_ANY, TYPE_INTEGER, 1, 1000},
+	{"confirm_timeout", ON_RELAY, RELAY_POSTGRES | RELAY_AMQP, TYPE_TIME, 1, SECS_PER_DAY},
 	{"exchange", ON_RELAY, RELAY_AMQP, TYPE_TEXT, 0, SHORT_STRING},
 	{"routing_key", ON_RELAY, RELAY_AMQP, TYPE_TEMPLATE, 0, SHORT_STRING},
 	{"mandatory", ON_RELAY, RELAY_AMQP, TYPE_BOOLEAN},
@@ -188,6 +194,29 @@ is_choice(const char *choices, const char *value)
 	}
 }
 
+int64
+relay_option_time(const char *value)
+{
+	char	   *end;
+	long		seconds;
+	char	   *field[MAXDATEFIELDS];
+	int			ftype[MAXDATEFIELDS];
+	char		buffer[256];
+	int			nf;
+	int			dtype;
+	struct pg_itm_in itm = {0};
+
+	errno = 0;
+	seconds = strtol(value, &end, 10);
+	if (errno == 0 && end != value && *end == '\0' && seconds >= 0 && seconds <= INT_MAX)
+		return seconds * USECS_PER_SEC;
+	if (ParseDateTime(value, buffer, sizeof(buffer), field, ftype, MAXDATEFIELDS, &nf) != 0 ||
+		DecodeInterval(field, ftype, nf, INTERVAL_FULL_RANGE, &dtype, &itm) != 0 ||
+		dtype != DTK_DELTA || itm.tm_mon != 0 || itm.tm_year != 0 || itm.tm_mday != 0)
+		return -1;
+	return itm.tm_usec;
+}
+
 static void
 check_option(DefElem *given, RelayKind kind, OptionPlace place)
 {
@@ -234,6 +263,11 @@ check_option(DefElem *given, RelayKind kind, OptionPlace place)
 				number < option->min || number > option->max)
 				bad_value(name, value, psprintf("an integer from %d to %d", option->min, option->max));
 			break;
+		case TYPE_TIME:
+			if (relay_option_time(value) < option->min * USECS_PER_SEC ||
+				relay_option_time(value) > option->max * USECS_PER_SEC)
+				bad_value(name, value, psprintf("a time from %d to %d seconds", option->min, option->max));
+			break;
 		case TYPE_BOOLEAN:
 			if (!parse_bool(value, &truth))
 				bad_value(name, value, "true or false");
@@ -243,6 +277,13 @@ check_option(DefElem *given, RelayKind kind, OptionPlace place)
 				bad_value(name, value, psprintf("one of %s", option->choices));
 			break;
 	}
+}
+
+/* Whether a role may have the server read files. */
+static bool
+may_read_files(Oid role)
+{
+	return superuser_arg(role) || has_privs_of_role(role, ROLE_PG_READ_SERVER_FILES);
 }
 
 static Datum
@@ -256,7 +297,14 @@ validate(FunctionCallInfo fcinfo, RelayKind kind)
 		DefElem    *option = lfirst(cell);
 
 		if (catalog == ForeignServerRelationId)
+		{
 			check_option(option, kind, ON_SERVER);
+			if (strcmp(option->defname, "sslrootcert") == 0 && !may_read_files(GetUserId()))
+				ereport(ERROR,
+						(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						 errmsg("permission denied to have a server with option \"sslrootcert\""),
+						 errdetail("It names a file, so only superusers and members of role pg_read_server_files may own or change such a server.")));
+		}
 		else if (catalog == UserMappingRelationId)
 			check_option(option, kind, ON_MAPPING);
 		else
@@ -352,12 +400,12 @@ relay_options_check(RelayKind kind, List *given)
 
 	foreach(cell, given)
 		check_option(lfirst(cell), kind, ON_RELAY);
+}
 
-	if (kind == RELAY_SQL && !has_option(given, "procedure"))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("option \"procedure\" is missing"),
-				 errhint("A relay without a server calls a procedure of this database.")));
+/* Check that nothing is missing among a relay's options. */
+void
+relay_options_check_enough(RelayKind kind, List *given)
+{
 	if (kind == RELAY_AMQP && !has_option(given, "exchange") && !has_option(given, "routing_key"))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -376,12 +424,25 @@ find_routine(List *names, Oid argument)
 	return found ? found->oid : InvalidOid;
 }
 
+/* The kind of a routine, '\0' if there is none. */
+static char
+routine_kind(Oid procedure)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(procedure));
+	char		kind;
+
+	if (!HeapTupleIsValid(tuple))
+		return '\0';
+	kind = ((Form_pg_proc) GETSTRUCT(tuple))->prokind;
+	ReleaseSysCache(tuple);
+	return kind;
+}
+
 /*
- * The procedure a relay calls, checked: it takes one queue.message, or an
- * array of them (batch), and the owner may execute it.
+ * The routine of a name that takes one queue.message, or an array of them.
  */
 Oid
-relay_procedure(const char *name, Oid owner, bool *batch)
+relay_procedure_find(const char *name)
 {
 	List	   *names = stringToQualifiedNameList(name
 #if PG_VERSION_NUM >= 160000
@@ -391,18 +452,38 @@ relay_procedure(const char *name, Oid owner, bool *batch)
 	Oid			message = get_rel_type_id(extension_relation("message"));
 	Oid			procedure = find_routine(names, message);
 
-	*batch = !OidIsValid(procedure);
-	if (*batch)
+	if (!OidIsValid(procedure))
 		procedure = find_routine(names, get_array_type(message));
 	if (!OidIsValid(procedure))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("procedure %s(queue.message) does not exist", name),
 				 errhint("A relay calls a procedure with one argument of type queue.message, or queue.message[] for a batch.")));
-	if (get_func_prokind(procedure) != PROKIND_PROCEDURE)
+	return procedure;
+}
+
+void
+relay_procedure_check(Oid procedure, Oid owner, bool *batch)
+{
+	Oid			message = get_rel_type_id(extension_relation("message"));
+	Oid		   *args = NULL;
+	int			nargs = 0;
+	char		kind = routine_kind(procedure);
+
+	if (kind == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("the procedure of the relay does not exist any more")));
+	if (kind != PROKIND_PROCEDURE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("%s is not a procedure", format_procedure(procedure))));
+	(void) get_func_signature(procedure, &args, &nargs);
+	if (nargs != 1 || (args[0] != message && args[0] != get_array_type(message)))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("%s does not take a message", format_procedure(procedure))));
+	*batch = args[0] != message;
 #if PG_VERSION_NUM >= 160000
 	if (object_aclcheck(ProcedureRelationId, procedure, owner, ACL_EXECUTE) != ACLCHECK_OK)
 #else
@@ -411,7 +492,24 @@ relay_procedure(const char *name, Oid owner, bool *batch)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for procedure %s", format_procedure(procedure))));
-	return procedure;
+}
+
+/* What keeps a relay from running, as far as its row and its anchor tell. */
+static const char *
+config_problem(const RelayConfig *relay)
+{
+	if (!OidIsValid(relay->owner))
+		return "the relay's type in schema queues does not exist any more";
+	if (get_rel_name(relay->queue) == NULL)
+		return "the relay's queue does not exist any more";
+	if (relay->server_name &&
+		(!OidIsValid(relay->server) || GetForeignServerExtended(relay->server, FSV_MISSING_OK) == NULL))
+		return psprintf("server \"%s\" does not exist", relay->server_name);
+	if (relay->server_name == NULL && !OidIsValid(relay->procedure))
+		return relay->procedure_name ?
+			psprintf("procedure %s does not exist", relay->procedure_name) :
+			"the relay has neither a server nor a procedure";
+	return NULL;
 }
 
 /* Make a RelayConfig of a row. */
@@ -422,21 +520,29 @@ config_of_tuple(HeapTuple tuple, TupleDesc desc)
 	Datum		values[Natts_relay];
 	bool		nulls[Natts_relay];
 	StringInfoData all;
-	char	   *options_text;
+	Jsonb	   *given;
 
 	heap_deform_tuple(tuple, desc, values, nulls);
 	relay->name = TextDatumGetCString(values[Anum_relay_name - 1]);
+	relay->anchor = DatumGetObjectId(values[Anum_relay_anchor - 1]);
 	relay->queue = DatumGetObjectId(values[Anum_relay_queue - 1]);
 	if (!nulls[Anum_relay_server - 1])
-		relay->server = TextDatumGetCString(values[Anum_relay_server - 1]);
-	relay->options = relay_options_parse(values[Anum_relay_options - 1]);
-	relay->owner = DatumGetObjectId(values[Anum_relay_owner - 1]);
+		relay->server_name = TextDatumGetCString(values[Anum_relay_server - 1]);
+	if (!nulls[Anum_relay_procedure - 1])
+		relay->procedure_name = TextDatumGetCString(values[Anum_relay_procedure - 1]);
 	relay->paused = DatumGetBool(values[Anum_relay_paused - 1]);
+	given = DatumGetJsonbP(values[Anum_relay_options - 1]);
+	relay->given = JsonbPGetDatum(given);
+	relay_anchor_read(relay);
+	relay->problem = config_problem(relay);
+	if (JB_ROOT_IS_OBJECT(given))
+		relay->options = relay_options_parse(JsonbPGetDatum(given));
+	else
+		relay->problem = "options of a relay must be a JSON object";
 
-	options_text = JsonbToCString(NULL, &DatumGetJsonbP(values[Anum_relay_options - 1])->root, 0);
 	initStringInfo(&all);
-	appendStringInfo(&all, "%u %u %s %s", relay->queue, relay->owner,
-					 relay->server ? relay->server : "", options_text);
+	appendStringInfo(&all, "%u %u %u %u %u %s", relay->anchor, relay->queue, relay->owner,
+					 relay->server, relay->procedure, JsonbToCString(NULL, &given->root, 0));
 	relay->fingerprint = hash_bytes_extended((unsigned char *) all.data, all.len, 0);
 	return relay;
 }
@@ -493,19 +599,18 @@ uint64
 relay_server_options(const RelayConfig *relay, List **server_options,
 					 List **mapping_options, RelayKind *kind, char *error)
 {
-	ForeignServer *server = GetForeignServerByName(relay->server, true);
+	ForeignServer *server = GetForeignServerExtended(relay->server, FSV_MISSING_OK);
 	AclResult	allowed;
 	StringInfoData all;
 
 	if (server == NULL)
 	{
-		snprintf(error, SINK_ERROR_SIZE, "server \"%s\" does not exist", relay->server);
+		strlcpy(error, "the server of the relay does not exist any more", SINK_ERROR_SIZE);
 		return 0;
 	}
 	if (!relay_kind_of_server(server->fdwid, kind))
 	{
-		snprintf(error, SINK_ERROR_SIZE, "server \"%s\" is not one a relay can publish to",
-				 relay->server);
+		text_say(error, "server \"%s\" is not one a relay can publish to", server->servername);
 		return 0;
 	}
 #if PG_VERSION_NUM >= 160000
@@ -515,7 +620,13 @@ relay_server_options(const RelayConfig *relay, List **server_options,
 #endif
 	if (allowed != ACLCHECK_OK)
 	{
-		snprintf(error, SINK_ERROR_SIZE, "permission denied for server \"%s\"", relay->server);
+		text_say(error, "permission denied for server \"%s\"", server->servername);
+		return 0;
+	}
+	if (has_option(server->options, "sslrootcert") && !may_read_files(server->owner))
+	{
+		text_say(error, "the owner of server \"%s\" is not permitted to have it read files (option \"sslrootcert\")",
+				 server->servername);
 		return 0;
 	}
 

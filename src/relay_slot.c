@@ -24,6 +24,7 @@
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "relay.h"
+#include "sinks/text.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
@@ -107,6 +108,60 @@ relay_slot_find(Oid dboid, const char *name)
 	return NULL;
 }
 
+/* How many relays a role may have slots for. */
+int
+relay_role_limit(void)
+{
+	return queue_max_relays_per_role >= 0 ? queue_max_relays_per_role :
+		Max(queue_max_relays / 2, 1);
+}
+
+/*
+ * How many slots a role has, those of a database left out.  The caller holds
+ * the lock.
+ */
+int
+relay_slots_of(Oid owner, Oid except_dboid)
+{
+	int			n = 0;
+
+	for (int i = 0; i < queue_max_relays; i++)
+	{
+		RelaySlot  *slot = &relay_shared->slots[i];
+
+		if (OidIsValid(slot->dboid) && slot->owner == owner && slot->dboid != except_dboid)
+			n++;
+	}
+	return n;
+}
+
+/* Note an error; the caller holds the lock. */
+static void
+note_error(RelaySlot *slot, const char *text, bool trouble)
+{
+	text_clean(slot->last_error, RELAY_ERROR_SIZE, text, strlen(text), GetDatabaseEncoding());
+	slot->last_error_at = GetCurrentTimestamp();
+	slot->trouble = trouble;
+}
+
+void
+relay_report_error(RelaySlot *slot, const char *text, bool trouble)
+{
+	LWLockAcquire(&relay_shared->lock, LW_EXCLUSIVE);
+	note_error(slot, text, trouble);
+	LWLockRelease(&relay_shared->lock);
+}
+
+void
+relay_clear_trouble(RelaySlot *slot)
+{
+	LWLockAcquire(&relay_shared->lock, LW_EXCLUSIVE);
+	slot->trouble = false;
+	slot->last_error[0] = '\0';
+	slot->last_error_at = 0;
+	LWLockRelease(&relay_shared->lock);
+}
+
 /* Note an end of the worker; the caller holds the lock. */
 static void
 note_end(RelaySlot *slot, bool failed)
@@ -120,29 +175,13 @@ note_end(RelaySlot *slot, bool failed)
 
 	slot->restart_at = slot->stop ? 0 :
 		now + relay_backoff(Max(slot->failures, 1), RESTART_FIRST, RESTART_LAST);
+	if (!slot->stop && !slot->trouble)
+		note_error(slot, "the worker was ended", true);
 	slot->pid = 0;
 	slot->starting = slot->stop = false;
 	pg_atomic_write_u32(&slot->activity, RELAY_STOPPED);
 	pg_atomic_write_u32(&slot->in_flight, 0);
 	pg_atomic_write_u64(&slot->oldest, 0);
-}
-
-static void
-note_error(RelaySlot *slot, const char *text)
-{
-	int			length = pg_mbcliplen(text, strlen(text), RELAY_ERROR_SIZE - 1);
-
-	memcpy(slot->last_error, text, length);
-	slot->last_error[length] = '\0';
-	slot->last_error_at = GetCurrentTimestamp();
-}
-
-void
-relay_report_error(RelaySlot *slot, const char *text)
-{
-	LWLockAcquire(&relay_shared->lock, LW_EXCLUSIVE);
-	note_error(slot, text);
-	LWLockRelease(&relay_shared->lock);
 }
 
 void
@@ -234,7 +273,7 @@ start_worker(RelaySlot *slot)
 	if (!RegisterDynamicBackgroundWorker(&worker, &handles[slotno]))
 	{
 		note_end(slot, true);
-		note_error(slot, "no background worker is free: increase max_worker_processes");
+		note_error(slot, "no background worker is free: increase max_worker_processes", true);
 	}
 }
 
@@ -250,29 +289,38 @@ never_attached(RelaySlot *slot)
 	return GetCurrentTimestamp() - slot->started_at > ATTACH_WITHIN;
 }
 
-/*
- * Why the owner's relays cannot run; NULL if they can.  The worker would
- * fail before it could say so itself.
- */
-static const char *
-owner_problem(Oid owner)
+/* Why a relay cannot run: the worker would fail before it could say so. */
+static void
+find_problem(RelayConfig *relay)
 {
-	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(owner));
-	const char *problem = NULL;
+	HeapTuple	tuple;
 
+	relay->superuser = superuser_arg(relay->owner);
+	if (relay->problem)
+		return;
+	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(relay->owner));
 	if (!HeapTupleIsValid(tuple))
-		return "the relay's owner does not exist any more";
+	{
+		relay->problem = "the relay's owner does not exist any more";
+		return;
+	}
 	if (PG_VERSION_NUM < 170000 && !((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin)
-		problem = "the relay's owner is not permitted to log in";
+		relay->problem = "the relay's owner is not permitted to log in";
 	ReleaseSysCache(tuple);
-	return problem;
 }
 
-/* Give a relay a slot if it has none; the caller holds the lock. */
+/*
+ * Give a relay a slot if it has none, and its owner not too many; the caller
+ * holds the lock.
+ */
 static RelaySlot *
 assign_slot(RelayConfig *relay)
 {
 	RelaySlot  *slot = relay_slot_find(MyDatabaseId, relay->name);
+
+	if (slot == NULL && !relay->superuser &&
+		relay_slots_of(relay->owner, InvalidOid) >= relay_role_limit())
+		return NULL;
 
 	for (int i = 0; slot == NULL && i < queue_max_relays; i++)
 	{
@@ -283,7 +331,10 @@ assign_slot(RelayConfig *relay)
 		slot = unused;
 		slot->dboid = MyDatabaseId;
 		namestrcpy(&slot->name, relay->name);
+		slot->owner = relay->owner;
+		slot->config = 0;
 		slot->failures = 0;
+		slot->trouble = false;
 		slot->restart_at = slot->last_error_at = 0;
 		slot->last_error[0] = '\0';
 		pg_atomic_write_u64(&slot->published, 0);
@@ -294,7 +345,7 @@ assign_slot(RelayConfig *relay)
 
 /* Bring one relay's worker to what its row says; the caller holds the lock. */
 static void
-supervise_one(RelayConfig *relay, const char *problem, TimestampTz now, TimestampTz *next)
+supervise_one(RelayConfig *relay, TimestampTz now, TimestampTz *next)
 {
 	RelaySlot  *slot = assign_slot(relay);
 
@@ -306,7 +357,7 @@ supervise_one(RelayConfig *relay, const char *problem, TimestampTz now, Timestam
 
 	if (slot->starting || slot->pid != 0)
 	{
-		if (relay->paused || slot->config != relay->fingerprint)
+		if (relay->paused || relay->problem || slot->config != relay->fingerprint)
 			stop_worker(slot);
 		if (slot->starting)
 			*next = Min(*next, now + ATTACH_WITHIN);
@@ -329,10 +380,10 @@ supervise_one(RelayConfig *relay, const char *problem, TimestampTz now, Timestam
 
 	slot->config = relay->fingerprint;
 	slot->owner = relay->owner;
-	if (problem)
+	if (relay->problem)
 	{
+		note_error(slot, relay->problem, true);
 		note_end(slot, true);
-		note_error(slot, problem);
 	}
 	else
 		start_worker(slot);
@@ -346,9 +397,8 @@ relay_supervise(void)
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context;
 	List	   *relays = NIL;
-	List	   *problems = NIL;
 	ListCell   *cell;
-	ListCell   *problem;
+	bool		followed = true;
 	TimestampTz next = DT_NOEND;
 	TimestampTz now;
 
@@ -363,15 +413,19 @@ relay_supervise(void)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(context);
 	if (extension_exists())
+	{
+		followed = relay_anchors_follow();
 		relays = relay_config_list();
+	}
 	foreach(cell, relays)
-		problems = lappend(problems,
-						   unconstify(char *, owner_problem(((RelayConfig *) lfirst(cell))->owner)));
+		find_problem(lfirst(cell));
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);	/* handles live there */
 
 	now = GetCurrentTimestamp();
+	if (!followed)
+		next = now + USECS_PER_SEC;
 	LWLockAcquire(&relay_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < queue_max_relays; i++)
 	{
@@ -394,8 +448,8 @@ relay_supervise(void)
 			namestrcpy(&slot->name, "");
 		}
 	}
-	forboth(cell, relays, problem, problems)
-		supervise_one(lfirst(cell), lfirst(problem), now, &next);
+	foreach(cell, relays)
+		supervise_one(lfirst(cell), now, &next);
 	LWLockRelease(&relay_shared->lock);
 
 	MemoryContextSwitchTo(caller);

@@ -2,29 +2,25 @@
  * amqp_link.c
  *		An AMQP 0-9-1 connection with one channel in confirm mode.
  *
- * librabbitmq encodes and decodes; the bytes come and go by amqp_wire.c.
+ * librabbitmq encodes, amqp_input.c decodes; the bytes come and go by
+ * amqp_wire.c.
  */
 #include "postgres.h"
 
 #include "amqp_link.h"
 #include "network.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "port/pg_bswap.h"
 #include "storage/latch.h"
+#include "text.h"
 #include "utils/timestamp.h"
 
 /* To connect, log in and open the channel. */
 #define CONNECT_WITHIN	(10 * USECS_PER_SEC)
 
-/* What we ask for; the broker may want less. */
-#define FRAME_MAX		131072
-#define HEARTBEAT		20		/* seconds */
-
-/* A frame's type, channel and size before its payload, and the end after. */
-#define FRAME_HEADER	7
-#define FRAME_FOOTER	1
-
-/* librabbitmq's type of a frame that is a broker's answer to another version. */
-#define PROTOCOL_HEADER 'A'
+/* Our wish for heartbeats, in seconds; the broker may want them sooner. */
+#define HEARTBEAT		20
 
 /* Room for any method we send: its longest arguments are short strings. */
 #define METHOD_MAX		4096
@@ -83,7 +79,7 @@ bool
 link_put_header(Link *link, uint64 body_size, amqp_basic_properties_t *properties)
 {
 	StringInfo	out = wire_output(link->wire);
-	int			room_max = link->frame_max - FRAME_HEADER - FRAME_FOOTER;
+	int			room_max = (int) link->frame_max - FRAME_HEADER - FRAME_FOOTER;
 	int			start = begin_frame(link, AMQP_FRAME_HEADER, LINK_CHANNEL, room_max);
 	uint16		class_id = pg_hton16(AMQP_BASIC_CLASS);
 	uint64		size = pg_hton64(body_size);
@@ -172,79 +168,61 @@ link_due(Link *link)
 
 /* The broker closes the connection or the channel: say why. */
 static void
-broker_words(int code, amqp_bytes_t text, char *error)
+broker_words(const Frame *frame, char *error)
 {
-	snprintf(error, SINK_ERROR_SIZE, "broker closed the connection: %d %.*s",
-			 code, (int) text.len, (char *) text.bytes);
+	char		words[SINK_ERROR_SIZE];
+
+	text_clean(words, sizeof(words), frame->text.data, frame->text.length, PG_UTF8);
+	text_say(error, "broker closed the %s: %d %s",
+			 frame->method == AMQP_CHANNEL_CLOSE_METHOD ? "channel" : "connection", frame->code, words);
 }
 
-/* Decode the next frame from what has been read; false if there is none. */
-static bool
-decode(Link *link, amqp_frame_t *frame, char *error)
+/* The broker says goodbye: say why, and answer if that goes without waiting. */
+static void
+answer_close(Link *link, const Frame *frame, char *error)
 {
-	amqp_maybe_release_buffers(link->codec);
-	while (link->input_pos < link->input_len)
-	{
-		amqp_bytes_t data;
-		int			n;
+	amqp_connection_close_ok_t ok = {0};
+	char		ignored[SINK_ERROR_SIZE];
 
-		data.bytes = link->input + link->input_pos;
-		data.len = link->input_len - link->input_pos;
-		n = amqp_handle_input(link->codec, data, frame);
-		if (n < 0)
-		{
-			snprintf(error, SINK_ERROR_SIZE, "could not understand the broker: %s", amqp_error_string2(n));
-			link->lost = true;
-			return false;
-		}
-		link->input_pos += n;
-		if (frame->frame_type != 0)
-			return true;
-	}
-	return false;
+	broker_words(frame, error);
+	link->close_code = frame->code;
+	link_put_method(link, 0, AMQP_CONNECTION_CLOSE_OK_METHOD, &ok);
+	(void) wire_flush(link->wire, ignored);
 }
 
 LinkEvent
-link_next(Link *link, amqp_frame_t *frame, char *error)
+link_next(Link *link, Frame *frame, char *error)
 {
 	while (!link->lost)
 	{
-		int			n;
+		int			n = input_frame(link->input + link->input_pos, link->input_len - link->input_pos,
+									link->frame_max, frame, error);
 
-		if (decode(link, frame, error))
-		{
-			if (frame->frame_type == AMQP_FRAME_HEARTBEAT)
-				continue;
-			if (frame->frame_type == AMQP_FRAME_METHOD &&
-				frame->payload.method.id == AMQP_CONNECTION_CLOSE_METHOD)
-			{
-				amqp_connection_close_t *close = frame->payload.method.decoded;
-				amqp_connection_close_ok_t ok = {0};
-				char		ignored[SINK_ERROR_SIZE];
-
-				broker_words(close->reply_code, close->reply_text, error);
-				link_put_method(link, 0, AMQP_CONNECTION_CLOSE_OK_METHOD, &ok);
-				(void) wire_flush(link->wire, ignored);
-				link->lost = true;
-				break;
-			}
-			return LINK_FRAME;
-		}
-		if (link->lost)
+		if (n < 0)
 			break;
+		if (n > 0)
+		{
+			link->input_pos += n;
+			if (frame->type != AMQP_FRAME_METHOD || frame->method != AMQP_CONNECTION_CLOSE_METHOD)
+				return LINK_FRAME;
+			answer_close(link, frame, error);
+			break;
+		}
 
-		n = wire_read(link->wire, link->input, sizeof(link->input), error);
+		/* There is room, as no frame is longer than the buffer. */
+		link->input_len -= link->input_pos;
+		memmove(link->input, link->input + link->input_pos, link->input_len);
+		link->input_pos = 0;
+		n = wire_read(link->wire, link->input + link->input_len,
+					  sizeof(link->input) - link->input_len, error);
 		if (n == 0)
 			return LINK_NOTHING;
 		if (n < 0)
-		{
-			link->lost = true;
 			break;
-		}
-		link->input_pos = 0;
-		link->input_len = n;
+		link->input_len += n;
 		link->received_at = GetCurrentTimestamp();
 	}
+	link->lost = true;
 	return LINK_LOST;
 }
 
@@ -252,48 +230,46 @@ link_next(Link *link, amqp_frame_t *frame, char *error)
  * The way in
  */
 
-/* Send what was put and wait for a method in answer to it; NULL if lost. */
-static void *
-expect(Link *link, amqp_method_number_t id, TimestampTz deadline, char *error)
+/* Send what was put and wait for a method in answer to it; false if lost. */
+static bool
+expect(Link *link, uint32 method, Frame *frame, TimestampTz deadline, char *error)
 {
-	amqp_frame_t frame;
-
 	if (!link_flush(link, error))
-		return NULL;
+		return false;
 	for (;;)
 	{
 		int			events;
 		pgsocket	socket;
+		LinkEvent	event = link_next(link, frame, error);
 
-		switch (link_next(link, &frame, error))
+		CHECK_FOR_INTERRUPTS();
+		if (event == LINK_LOST)
+			return false;
+		if (event == LINK_FRAME && frame->type == AMQP_FRAME_METHOD)
 		{
-			case LINK_FRAME:
-				if (frame.frame_type == AMQP_FRAME_METHOD && frame.payload.method.id == id)
-					return frame.payload.method.decoded;
-				if (frame.frame_type == AMQP_FRAME_METHOD &&
-					frame.payload.method.id == AMQP_CHANNEL_CLOSE_METHOD)
-				{
-					amqp_channel_close_t *close = frame.payload.method.decoded;
-
-					broker_words(close->reply_code, close->reply_text, error);
-				}
-				else if (frame.frame_type == PROTOCOL_HEADER)
-					strlcpy(error, "the broker does not speak AMQP 0-9-1", SINK_ERROR_SIZE);
-				else
-					strlcpy(error, "the broker sent something unexpected", SINK_ERROR_SIZE);
-				return NULL;
-			case LINK_LOST:
-				return NULL;
-			case LINK_NOTHING:
-				break;
+			if (frame->method == method)
+				return true;
+			if (frame->method == AMQP_CHANNEL_CLOSE_METHOD)
+				broker_words(frame, error);
+			else
+				strlcpy(error, "the broker sent something unexpected", SINK_ERROR_SIZE);
+			return false;
+		}
+		if (event == LINK_FRAME && frame->type != AMQP_FRAME_HEARTBEAT)
+		{
+			strlcpy(error, "the broker sent something unexpected", SINK_ERROR_SIZE);
+			return false;
 		}
 		if (!link_flush(link, error))
-			return NULL;
+			return false;
 		socket = wire_socket(link->wire, &events);
-		if (!network_wait(socket, events, deadline))
+
+		/* A flood of heartbeats does not put the end off. */
+		if (event == LINK_FRAME ? GetCurrentTimestamp() >= deadline :
+			!network_wait(socket, events, deadline))
 		{
 			strlcpy(error, "the broker did not answer in time", SINK_ERROR_SIZE);
-			return NULL;
+			return false;
 		}
 	}
 }
@@ -345,43 +321,86 @@ put_start_ok(Link *link, const char *user, const char *password)
 	pfree(response);
 }
 
-/* Log in and open the virtual host. */
-static bool
-log_in(Link *link, const SinkConfig *config, TimestampTz deadline, char *error)
+/* An option's value as it leaves. */
+static const char *
+utf8(const char *value)
 {
-	const char *user = sink_option(config->mapping, "username", "guest");
-	const char *password = sink_option(config->mapping, "password", "guest");
-	amqp_connection_tune_t *tune;
-	amqp_connection_tune_ok_t tune_ok = {0};
-	amqp_connection_open_t open = {0};
+	int			length = strlen(value);
 
-	/* As one method's arguments they have to fit. */
-	if (strlen(user) + strlen(password) > METHOD_MAX / 2)
+	return text_utf8(value, &length);
+}
+
+/* Who we are there; false, with the reason, if the relay's owner has to say. */
+static bool
+credentials(const SinkConfig *config, const char **user, const char **password, char *error)
+{
+	*user = sink_option(config->mapping, "username", NULL);
+	*password = sink_option(config->mapping, "password", NULL);
+	if ((*user == NULL || *password == NULL) && !config->trusted)
 	{
-		strlcpy(error, "user name and password are too long", SINK_ERROR_SIZE);
+		strlcpy(error, "user name and password are required: the user mapping has not both,"
+				" and the relay's owner is not a superuser", SINK_ERROR_SIZE);
 		return false;
 	}
+	*user = *user ? utf8(*user) : "guest";
+	*password = *password ? utf8(*password) : "guest";
 
-	appendBinaryStringInfo(wire_output(link->wire), "AMQP\0\0\011\001", 8);
-	if (!expect(link, AMQP_CONNECTION_START_METHOD, deadline, error))
-		return false;
-	put_start_ok(link, user, password);
-	tune = expect(link, AMQP_CONNECTION_TUNE_METHOD, deadline, error);
-	if (tune == NULL)
-		return false;
+	/* As one method's arguments they have to fit. */
+	if (strlen(*user) + strlen(*password) <= METHOD_MAX / 2)
+		return true;
+	strlcpy(error, "user name and password are too long", SINK_ERROR_SIZE);
+	return false;
+}
+
+/* Agree on what the broker wants; false if that cannot be. */
+static bool
+tune(Link *link, const Frame *frame, char *error)
+{
+	amqp_connection_tune_ok_t ok = {0};
 
 	/* Zero is the broker's way to have no opinion. */
-	link->frame_max = tune->frame_max == 0 ? FRAME_MAX : Min(tune->frame_max, FRAME_MAX);
-	tune_ok.channel_max = LINK_CHANNEL;
-	tune_ok.frame_max = link->frame_max;
-	tune_ok.heartbeat = tune->heartbeat == 0 ? HEARTBEAT : Min(tune->heartbeat, HEARTBEAT);
-	link->heartbeat = tune_ok.heartbeat * USECS_PER_SEC;
-	amqp_tune_connection(link->codec, LINK_CHANNEL, link->frame_max, 0);
-	link_put_method(link, 0, AMQP_CONNECTION_TUNE_OK_METHOD, &tune_ok);
+	if (frame->frame_max > 0 && frame->frame_max < FRAME_MIN)
+	{
+		text_say(error, "the broker wants frames of at most %u bytes, and the protocol allows for no less than %d",
+				 frame->frame_max, FRAME_MIN);
+		return false;
+	}
+	if (frame->frame_max > 0 && frame->frame_max < FRAME_MAX)
+		link->frame_max = frame->frame_max;
+	ok.channel_max = LINK_CHANNEL;
+	ok.frame_max = link->frame_max;
+	ok.heartbeat = frame->heartbeat == 0 ? HEARTBEAT : Min(frame->heartbeat, HEARTBEAT);
+	link->heartbeat = ok.heartbeat * USECS_PER_SEC;
+	link_put_method(link, 0, AMQP_CONNECTION_TUNE_OK_METHOD, &ok);
+	return true;
+}
 
-	open.virtual_host = amqp_cstring_bytes(sink_option(config->server, "vhost", "/"));
+/* Log in and open the virtual host. */
+static bool
+log_in(Link *link, const SinkConfig *config, const char *user, const char *password,
+	   TimestampTz deadline, char *error)
+{
+	const char *vhost = utf8(sink_option(config->server, "vhost", "/"));
+	amqp_connection_open_t open = {0};
+	Frame		frame;
+
+	if (strlen(vhost) > SHORT_STRING)
+	{
+		text_say(error, "the name of the virtual host has more than %d bytes", SHORT_STRING);
+		return false;
+	}
+	appendBinaryStringInfo(wire_output(link->wire), "AMQP\0\0\011\001", 8);
+	if (!expect(link, AMQP_CONNECTION_START_METHOD, &frame, deadline, error))
+		return false;
+	put_start_ok(link, user, password);
+	if (!expect(link, AMQP_CONNECTION_TUNE_METHOD, &frame, deadline, error) ||
+		!tune(link, &frame, error))
+		return false;
+
+	open.virtual_host = amqp_cstring_bytes(vhost);
 	link_put_method(link, 0, AMQP_CONNECTION_OPEN_METHOD, &open);
-	return expect(link, AMQP_CONNECTION_OPEN_OK_METHOD, deadline, error) != NULL;
+	link->open = expect(link, AMQP_CONNECTION_OPEN_OK_METHOD, &frame, deadline, error);
+	return link->open;
 }
 
 /* Open the channel. */
@@ -391,12 +410,13 @@ open_channel(Link *link, const char *exchange, TimestampTz deadline, char *error
 	amqp_channel_open_t open = {0};
 	amqp_confirm_select_t select = {0};
 	amqp_exchange_declare_t declare = {0};
+	Frame		frame;
 
 	link_put_method(link, LINK_CHANNEL, AMQP_CHANNEL_OPEN_METHOD, &open);
-	if (!expect(link, AMQP_CHANNEL_OPEN_OK_METHOD, deadline, error))
+	if (!expect(link, AMQP_CHANNEL_OPEN_OK_METHOD, &frame, deadline, error))
 		return false;
 	link_put_method(link, LINK_CHANNEL, AMQP_CONFIRM_SELECT_METHOD, &select);
-	if (!expect(link, AMQP_CONFIRM_SELECT_OK_METHOD, deadline, error))
+	if (!expect(link, AMQP_CONFIRM_SELECT_OK_METHOD, &frame, deadline, error))
 		return false;
 
 	/* The default exchange always exists and must not be declared. */
@@ -406,7 +426,7 @@ open_channel(Link *link, const char *exchange, TimestampTz deadline, char *error
 	declare.type = amqp_cstring_bytes("direct");
 	declare.passive = true;
 	link_put_method(link, LINK_CHANNEL, AMQP_EXCHANGE_DECLARE_METHOD, &declare);
-	return expect(link, AMQP_EXCHANGE_DECLARE_OK_METHOD, deadline, error) != NULL;
+	return expect(link, AMQP_EXCHANGE_DECLARE_OK_METHOD, &frame, deadline, error);
 }
 
 /* The option sslmode. */
@@ -427,9 +447,13 @@ link_open(const SinkConfig *config, const char *exchange, char *error)
 {
 	TimestampTz deadline = GetCurrentTimestamp() + CONNECT_WITHIN;
 	WireSecurity security = security_of(sink_option(config->server, "sslmode", "disable"));
+	const char *user;
+	const char *password;
 	Link	   *link;
 	Wire	   *wire;
 
+	if (!credentials(config, &user, &password, error))
+		return NULL;
 	wire = wire_open(sink_option(config->server, "host", "localhost"),
 					 atoi(sink_option(config->server, "port", security == WIRE_PLAIN ? "5672" : "5671")),
 					 security, sink_option(config->server, "sslrootcert", NULL), deadline, error);
@@ -438,15 +462,9 @@ link_open(const SinkConfig *config, const char *exchange, char *error)
 
 	link = palloc0(sizeof(Link));
 	link->wire = wire;
-	link->codec = amqp_new_connection();
+	link->frame_max = FRAME_MAX;
 	link->sent_at = link->received_at = GetCurrentTimestamp();
-	if (link->codec == NULL)
-	{
-		strlcpy(error, "out of memory", SINK_ERROR_SIZE);
-		link->lost = true;
-	}
-	if (link->lost ||
-		!log_in(link, config, deadline, error) ||
+	if (!log_in(link, config, user, password, deadline, error) ||
 		!open_channel(link, exchange, deadline, error))
 	{
 		link_close(link);
@@ -461,7 +479,7 @@ link_close(Link *link)
 	char		ignored[SINK_ERROR_SIZE];
 
 	/* Brokers note it in their log when somebody just leaves. */
-	if (!link->lost && link->frame_max > 0 && wire_unsent(link->wire) == 0)
+	if (!link->lost && link->open && wire_unsent(link->wire) == 0)
 	{
 		amqp_connection_close_t close = {.reply_code = AMQP_REPLY_SUCCESS};
 
@@ -469,7 +487,5 @@ link_close(Link *link)
 		(void) wire_flush(link->wire, ignored);
 	}
 	wire_close(link->wire);
-	if (link->codec)
-		amqp_destroy_connection(link->codec);
 	pfree(link);
 }

@@ -14,24 +14,32 @@
 #include <amqp_framing.h>
 #endif
 
+#include "amqp_input.h"
 #include "amqp_wire.h"
 #include "sink.h"
 
 /* The channel we publish on. */
 #define LINK_CHANNEL	1
 
+/* Longest name or key in AMQP. */
+#define SHORT_STRING	255
+
+/* What we ask for; the broker may want less. */
+#define FRAME_MAX		131072
+
 typedef struct Link
 {
 	Wire	   *wire;
-	amqp_connection_state_t codec;	/* librabbitmq's, without its socket */
-	int			frame_max;
+	uint32		frame_max;
 	int64		heartbeat;		/* microseconds, 0: none */
 	TimestampTz sent_at;
 	TimestampTz received_at;
+	bool		open;			/* logged in: a goodbye is in order */
 	bool		lost;			/* nothing more can be said */
-	int			input_len;		/* bytes read and not decoded */
+	int			close_code;		/* the broker's, when it closed the connection */
+	int			input_len;		/* bytes read, and those of them dealt with */
 	int			input_pos;
-	char		input[65536];
+	char		input[FRAME_MAX];
 } Link;
 
 /* What one call of link_next() found. */
@@ -49,10 +57,10 @@ typedef enum LinkEvent
 extern Link *link_open(const SinkConfig *config, const char *exchange, char *error);
 
 /*
- * The next frame, valid until the call after.  Heartbeats and the end of the
- * connection are dealt with here.
+ * The next frame, heartbeats included, valid until the call after.  The end
+ * of the connection is dealt with here.
  */
-extern LinkEvent link_next(Link *link, amqp_frame_t *frame, char *error);
+extern LinkEvent link_next(Link *link, Frame *frame, char *error);
 
 /* Send what there is, and a heartbeat if one is due.  False if lost. */
 extern bool link_flush(Link *link, char *error);

@@ -12,19 +12,25 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <openssl/err.h>
+#include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "amqp_wire.h"
+#include "certificate.h"
 #include "network.h"
 #include "sink.h"
 #include "storage/fd.h"
 #include "storage/latch.h"
+#include "utils/memutils.h"
 
 /* Data sent that nobody acknowledges for this long means a lost connection. */
 #define SEND_TIMEOUT_MS		60000
+
+/* A large message's buffer is not kept. */
+#define OUTPUT_KEPT			(4 * 1024 * 1024)
 
 struct Wire
 {
@@ -106,6 +112,33 @@ is_address(const char *host)
 	return inet_pton(AF_INET, host, &address) == 1 || inet_pton(AF_INET6, host, &address) == 1;
 }
 
+/* Trust the certificates of a file. */
+static bool
+load_certificates(Wire *wire, const char *path, char *error)
+{
+	X509_STORE *store = SSL_CTX_get_cert_store(wire->context);
+	int			length;
+	char	   *data = certificate_read(path, &length, error);
+	BIO		   *bio;
+	X509	   *certificate;
+	int			n = 0;
+
+	if (data == NULL)
+		return false;
+	bio = BIO_new_mem_buf(data, length);
+	while (bio != NULL && (certificate = PEM_read_bio_X509_AUX(bio, NULL, NULL, NULL)) != NULL)
+	{
+		n += X509_STORE_add_cert(store, certificate);
+		X509_free(certificate);
+	}
+	BIO_free(bio);
+	pfree(data);
+	ERR_clear_error();			/* the end of the file, and duplicates */
+	if (n == 0)
+		strlcpy(error, "could not read the certificates of option \"sslrootcert\"", SINK_ERROR_SIZE);
+	return n > 0;
+}
+
 /* Set up what OpenSSL is to demand of the broker. */
 static bool
 prepare_tls(Wire *wire, const char *host, WireSecurity security, const char *rootcert, char *error)
@@ -122,9 +155,9 @@ prepare_tls(Wire *wire, const char *host, WireSecurity security, const char *roo
 	if (security >= WIRE_VERIFY_CA)
 	{
 		SSL_CTX_set_verify(wire->context, SSL_VERIFY_PEER, NULL);
-		if (rootcert ?
-			SSL_CTX_load_verify_locations(wire->context, rootcert, NULL) != 1 :
-			SSL_CTX_set_default_verify_paths(wire->context) != 1)
+		if (rootcert && !load_certificates(wire, rootcert, error))
+			return false;
+		if (rootcert == NULL && SSL_CTX_set_default_verify_paths(wire->context) != 1)
 		{
 			ssl_error(wire, "could not read root certificates", 0, error);
 			return false;
@@ -275,6 +308,14 @@ wire_flush(Wire *wire, char *error)
 	}
 	resetStringInfo(&wire->output);
 	wire->sent = 0;
+	if (wire->output.maxlen > OUTPUT_KEPT)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(GetMemoryChunkContext(wire));
+
+		pfree(wire->output.data);
+		initStringInfo(&wire->output);
+		MemoryContextSwitchTo(caller);
+	}
 	return true;
 }
 

@@ -4,13 +4,16 @@
  *
  * One batch is on its way at a time, as one call of queue.relay_accept, which
  * knows what it has accepted before: whatever is sent again, because the
- * answer to it was lost, arrives once.  A batch that fails there for reasons
- * of its data is sent again message by message, and a message that fails
- * alone is refused.
+ * answer to it was lost, arrives once.  When a batch fails there for reasons
+ * of its data each of its messages is doubted, and one that fails alone is
+ * refused.
  */
 #include "postgres.h"
 
+#include <sys/ioctl.h>
+
 #include "catalog/pg_type.h"
+#include "certificate.h"
 #include "fmgr.h"
 #include "libpq-fe.h"
 #include "mb/pg_wchar.h"
@@ -19,6 +22,7 @@
 #include "port/pg_bswap.h"
 #include "sink.h"
 #include "storage/fd.h"
+#include "text.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -30,6 +34,9 @@ PG_MODULE_MAGIC;
 
 /* Size at which a batch is sent though it could have more messages. */
 #define BATCH_BYTES		(16 * 1024 * 1024)
+
+/* What the other server may answer to one request: libpq keeps all of it. */
+#define INPUT_MAX		(1024 * 1024)
 
 /* Addresses of the host tried at most. */
 #define MAX_ADDRESSES	8
@@ -43,17 +50,28 @@ PG_MODULE_MAGIC;
 	" CASE pg_catalog.current_setting('synchronous_commit') WHEN 'off'" \
 	" THEN pg_catalog.set_config('synchronous_commit', 'on', false) END"
 
+typedef enum Column
+{
+	COLUMN_ID,
+	COLUMN_ENQUEUED_AT,
+	COLUMN_PAYLOAD,
+	COLUMN_BODY,
+	COLUMN_KEY,
+	COLUMN_HEADERS,
+	NCOLUMNS
+} Column;
+
 typedef struct PostgresSink
 {
 	Sink		base;
 	PGconn	   *conn;
+	Size		input;			/* what has come since the last request, about */
 	MemoryContext context;		/* of one batch's parameters */
+	StringInfoData columns[NCOLUMNS];	/* an array of each, as it grows */
 	const char *queue;
 	bool		busy;			/* a batch is on its way */
 	bool		unsent;			/* not all of it has left */
-	int			single;			/* so many more are to be sent singly */
 	PGresult   *result;			/* the latest of its answer so far */
-	Size		bytes;
 	int			nitems;
 	SinkItem  **items;			/* window of them at most */
 } PostgresSink;
@@ -64,16 +82,38 @@ PGDLLEXPORT const SinkRoutine *queue_sink(void);
 static void
 connection_error(PGconn *conn, char *error)
 {
-	char	   *c;
+	const char *message = PQerrorMessage(conn);
 
-	strlcpy(error, PQerrorMessage(conn), SINK_ERROR_SIZE);
-	for (c = error; *c; c++)
+	text_clean(error, SINK_ERROR_SIZE, message, strlen(message), GetDatabaseEncoding());
+	if (error[0] == '\0')
+		strlcpy(error, "connection lost", SINK_ERROR_SIZE);
+}
+
+/*
+ * Read what has come.  libpq has no limit to what it keeps, so we have: what
+ * waits is counted before it reads, some of it more than once.
+ */
+static bool
+consume(PGconn *conn, Size *input, char *error)
+{
+	int			waiting = 0;
+	PGnotify   *notify;
+
+	if (ioctl(PQsocket(conn), FIONREAD, &waiting) == 0 && waiting > 0)
+		*input += waiting;
+	if (*input > INPUT_MAX)
 	{
-		if (*c == '\n')
-			*c = ' ';
+		strlcpy(error, "the other server sends more than was asked for", SINK_ERROR_SIZE);
+		return false;
 	}
-	while (c > error && c[-1] == ' ')
-		*--c = '\0';
+	if (!PQconsumeInput(conn) || PQstatus(conn) == CONNECTION_BAD)
+	{
+		connection_error(conn, error);
+		return false;
+	}
+	while ((notify = PQnotifies(conn)) != NULL)
+		PQfreemem(notify);
+	return true;
 }
 
 static void
@@ -160,11 +200,15 @@ static bool
 finish_connecting(PGconn *conn, TimestampTz deadline, char *error)
 {
 	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
+	Size		input = 0;
 
 	if (PQstatus(conn) == CONNECTION_BAD)
 		status = PGRES_POLLING_FAILED;
 	while (status != PGRES_POLLING_OK)
 	{
+		int			waiting = 0;
+
+		CHECK_FOR_INTERRUPTS();
 		if (status == PGRES_POLLING_FAILED)
 		{
 			connection_error(conn, error);
@@ -176,9 +220,24 @@ finish_connecting(PGconn *conn, TimestampTz deadline, char *error)
 			strlcpy(error, "could not connect: timeout expired", SINK_ERROR_SIZE);
 			return false;
 		}
+		if (ioctl(PQsocket(conn), FIONREAD, &waiting) == 0 && waiting > 0)
+			input += waiting;
+		if (input > INPUT_MAX)
+		{
+			strlcpy(error, "the other server sends more than was asked for", SINK_ERROR_SIZE);
+			return false;
+		}
 		status = PQconnectPoll(conn);
 	}
 	return true;
+}
+
+/* The answer is none to what was asked. */
+static void
+unexpected_status(const PGresult *result, char *error)
+{
+	text_say(error, "the other server gave an unexpected answer (%s)",
+			 PQresStatus(PQresultStatus(result)));
 }
 
 /* Set the session up. */
@@ -186,6 +245,7 @@ static bool
 set_up_session(PGconn *conn, TimestampTz deadline, char *error)
 {
 	PGresult   *result;
+	Size		input = 0;
 	bool		ok = true;
 
 	if (PQsetnonblocking(conn, 1) != 0 || !PQsendQuery(conn, SET_UP))
@@ -197,11 +257,14 @@ set_up_session(PGconn *conn, TimestampTz deadline, char *error)
 	{
 		int			unsent = PQflush(conn);
 
-		if (unsent < 0 || !PQconsumeInput(conn))
+		CHECK_FOR_INTERRUPTS();
+		if (unsent < 0)
 		{
 			connection_error(conn, error);
 			return false;
 		}
+		if (!consume(conn, &input, error))
+			return false;
 		if (PQisBusy(conn))
 		{
 			if (!network_wait(PQsocket(conn), WL_SOCKET_READABLE | (unsent ? WL_SOCKET_WRITEABLE : 0),
@@ -220,6 +283,15 @@ set_up_session(PGconn *conn, TimestampTz deadline, char *error)
 			connection_error(conn, error);
 			ok = false;
 		}
+
+		/* One that answers COPY would go on for ever. */
+		if (PQresultStatus(result) != PGRES_TUPLES_OK &&
+			PQresultStatus(result) != PGRES_FATAL_ERROR)
+		{
+			unexpected_status(result, error);
+			PQclear(result);
+			return false;
+		}
 		PQclear(result);
 	}
 }
@@ -235,6 +307,126 @@ check_password(const SinkConfig *config, PGconn *conn, char *error)
 	return false;
 }
 
+static const Oid column_types[NCOLUMNS] = {
+	INT8OID, TIMESTAMPTZOID, JSONBOID, BYTEAOID, TEXTOID, JSONBOID
+};
+static const Oid column_array_types[NCOLUMNS] = {
+	INT8ARRAYOID, TIMESTAMPTZARRAYOID, JSONBARRAYOID, BYTEAARRAYOID, TEXTARRAYOID, JSONBARRAYOID
+};
+
+/*
+ * The parameters: arrays in binary format, a column of the messages each.
+ * They are made message by message as these are taken, so that what a message
+ * really takes is known before there are too many.
+ */
+
+static void
+append_int32(StringInfo buf, int32 value)
+{
+	uint32		n = pg_hton32((uint32) value);
+
+	appendBinaryStringInfo(buf, (char *) &n, sizeof(n));
+}
+
+static void
+append_int64(StringInfo buf, int64 value)
+{
+	uint64		n = pg_hton64((uint64) value);
+
+	append_int32(buf, sizeof(n));
+	appendBinaryStringInfo(buf, (char *) &n, sizeof(n));
+}
+
+static bool
+append_varlena(StringInfo buf, const struct varlena *value)
+{
+	if (value == NULL)
+	{
+		append_int32(buf, -1);
+		return true;
+	}
+	if (VARSIZE_ANY_EXHDR(value) > SINK_MAX_MESSAGE)
+		return false;
+	append_int32(buf, VARSIZE_ANY_EXHDR(value));
+	appendBinaryStringInfo(buf, VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
+	return true;
+}
+
+static bool
+append_jsonb(StringInfo buf, struct varlena *value)
+{
+	int			start = buf->len;
+	uint32		n;
+
+	append_int32(buf, -1);
+	if (value == NULL)
+		return true;
+	appendStringInfoChar(buf, 1);	/* version of the format */
+	if (!text_json(buf, &((Jsonb *) value)->root, SINK_MAX_MESSAGE))
+		return false;
+	n = pg_hton32((uint32) (buf->len - start - sizeof(int32)));
+	memcpy(buf->data + start, &n, sizeof(n));
+	return true;
+}
+
+/* False if it is larger than any message may be. */
+static bool
+append_column(StringInfo buf, const Message *message, Column column)
+{
+	switch (column)
+	{
+		case COLUMN_ID:
+			append_int64(buf, message->id);
+			return true;
+		case COLUMN_ENQUEUED_AT:
+			append_int64(buf, message->enqueued_at);
+			return true;
+		case COLUMN_PAYLOAD:
+			return append_jsonb(buf, message->payload);
+		case COLUMN_BODY:
+			return append_varlena(buf, message->body);
+		case COLUMN_KEY:
+			return append_varlena(buf, message->key);
+		case COLUMN_HEADERS:
+			return append_jsonb(buf, message->headers);
+		case NCOLUMNS:
+			break;
+	}
+	return true;
+}
+
+/* Make ready for the first message of a batch. */
+static void
+begin_batch(PostgresSink *sink)
+{
+	MemoryContext caller = MemoryContextSwitchTo(sink->context);
+
+	MemoryContextReset(sink->context);
+	for (int column = 0; column < NCOLUMNS; column++)
+	{
+		StringInfo	buf = &sink->columns[column];
+
+		initStringInfo(buf);
+		append_int32(buf, 1);	/* dimensions */
+		append_int32(buf, 1);	/* there may be nulls */
+		append_int32(buf, column_types[column]);
+		append_int32(buf, 0);	/* elements, when they are counted */
+		append_int32(buf, 1);	/* the first subscript */
+	}
+	MemoryContextSwitchTo(caller);
+	sink->nitems = 0;
+}
+
+static Size
+batch_bytes(const PostgresSink *sink)
+{
+	Size		bytes = 0;
+
+	for (int column = 0; column < NCOLUMNS; column++)
+		bytes += sink->columns[column].len;
+	return bytes;
+}
+
 static Sink *
 postgres_open(const SinkConfig *config, char *error)
 {
@@ -242,6 +434,7 @@ postgres_open(const SinkConfig *config, char *error)
 	const char *port = sink_option(config->server, "port", "5432");
 	const char *user = sink_option(config->mapping, "user", NULL);
 	const char *password = sink_option(config->mapping, "password", NULL);
+	const char *rootcert = sink_option(config->server, "sslrootcert", NULL);
 	TimestampTz deadline = GetCurrentTimestamp() + CONNECT_WITHIN;
 	Parameters	parameters = {.n = 0};
 	PostgresSink *sink;
@@ -259,6 +452,17 @@ postgres_open(const SinkConfig *config, char *error)
 		return NULL;
 	}
 
+	/* libpq would open whatever it is; "system" is no file to it, from 16 on. */
+	if (rootcert && strcmp(rootcert, "system") != 0)
+	{
+		int			length;
+		char	   *data = certificate_read(rootcert, &length, error);
+
+		if (data == NULL)
+			return NULL;
+		pfree(data);
+	}
+
 	clear_environment();
 	if (!add_host(&parameters, host, atoi(port), deadline, error))
 		return NULL;
@@ -267,7 +471,8 @@ postgres_open(const SinkConfig *config, char *error)
 	add(&parameters, "user", user);
 	add(&parameters, "password", password);
 	add(&parameters, "sslmode", sink_option(config->server, "sslmode", NULL));
-	add(&parameters, "sslrootcert", sink_option(config->server, "sslrootcert", NULL));
+	add(&parameters, "sslrootcert", rootcert);
+	add(&parameters, "sslcert", "/dev/null/none");
 	add(&parameters, "gssencmode", "disable");
 	add(&parameters, "passfile", "/dev/null/none");
 	add(&parameters, "client_encoding", GetDatabaseEncodingName());
@@ -305,134 +510,48 @@ postgres_open(const SinkConfig *config, char *error)
 	sink->items = palloc(config->window * sizeof(SinkItem *));
 	sink->context = AllocSetContextCreate(CurrentMemoryContext, "queue postgres sink",
 										  ALLOCSET_DEFAULT_SIZES);
+	begin_batch(sink);
 	return &sink->base;
-}
-
-static Size
-message_bytes(const Message *message)
-{
-	return (message->payload ? VARSIZE(message->payload) : 0) +
-		(message->body ? VARSIZE(message->body) : 0) +
-		(message->headers ? VARSIZE(message->headers) : 0) +
-		(message->key ? VARSIZE(message->key) : 0);
 }
 
 static bool
 postgres_publish(Sink *base, SinkItem *item)
 {
 	PostgresSink *sink = (PostgresSink *) base;
-	Size		bytes = message_bytes(item->message);
-	int			limit = base->config->window;
+	const Message *message = item->message;
+	Size		before = batch_bytes(sink);
+	int			lengths[NCOLUMNS];
+	const char *refusal = NULL;
+	MemoryContext caller;
 
-	/* What was refused before is better not mixed with what was not. */
-	if (sink->single > 0 || (sink->nitems > 0 && sink->items[0]->failures > 0))
-		limit = 1;
-	if (sink->busy || sink->nitems >= limit ||
-		(sink->nitems > 0 && (item->failures > 0 || sink->bytes + bytes > BATCH_BYTES)))
+	if (sink->busy || sink->nitems >= base->config->window || before > BATCH_BYTES)
 		return false;
 
-	if (bytes > SINK_MAX_MESSAGE)
+	for (int column = 0; column < NCOLUMNS; column++)
+		lengths[column] = sink->columns[column].len;
+	caller = MemoryContextSwitchTo(sink->context);
+	for (int column = 0; column < NCOLUMNS && refusal == NULL; column++)
 	{
-		base->config->verdict(item, SINK_REFUSED, "message is too large for a relay");
+		if (!append_column(&sink->columns[column], message, column))
+			refusal = "message is too large for a relay";
+	}
+	MemoryContextSwitchTo(caller);
+	if (refusal == NULL && message->payload && message->body)
+		refusal = "message has both a payload and a body";
+	if (refusal == NULL && batch_bytes(sink) - before > SINK_MAX_MESSAGE)
+		refusal = "message is too large for a relay";
+
+	if (refusal || (sink->nitems > 0 && batch_bytes(sink) > BATCH_BYTES))
+	{
+		for (int column = 0; column < NCOLUMNS; column++)
+			sink->columns[column].len = lengths[column];
+		if (refusal == NULL)
+			return false;
+		base->config->verdict(item, SINK_REFUSED, refusal);
 		return true;
 	}
 	sink->items[sink->nitems++] = item;
-	sink->bytes += bytes;
 	return true;
-}
-
-/*
- * The parameters: arrays in binary format, a column of the messages each.
- */
-
-typedef enum Column
-{
-	COLUMN_ID,
-	COLUMN_ENQUEUED_AT,
-	COLUMN_PAYLOAD,
-	COLUMN_BODY,
-	COLUMN_KEY,
-	COLUMN_HEADERS,
-	NCOLUMNS
-} Column;
-
-static const Oid column_types[NCOLUMNS] = {
-	INT8OID, TIMESTAMPTZOID, JSONBOID, BYTEAOID, TEXTOID, JSONBOID
-};
-static const Oid column_array_types[NCOLUMNS] = {
-	INT8ARRAYOID, TIMESTAMPTZARRAYOID, JSONBARRAYOID, BYTEAARRAYOID, TEXTARRAYOID, JSONBARRAYOID
-};
-
-static void
-append_int32(StringInfo buf, int32 value)
-{
-	uint32		n = pg_hton32((uint32) value);
-
-	appendBinaryStringInfo(buf, (char *) &n, sizeof(n));
-}
-
-static void
-append_int64(StringInfo buf, int64 value)
-{
-	uint64		n = pg_hton64((uint64) value);
-
-	append_int32(buf, sizeof(n));
-	appendBinaryStringInfo(buf, (char *) &n, sizeof(n));
-}
-
-static void
-append_varlena(StringInfo buf, const struct varlena *value)
-{
-	if (value == NULL)
-	{
-		append_int32(buf, -1);
-		return;
-	}
-	append_int32(buf, VARSIZE(value) - VARHDRSZ);
-	appendBinaryStringInfo(buf, VARDATA(value), VARSIZE(value) - VARHDRSZ);
-}
-
-static void
-append_jsonb(StringInfo buf, struct varlena *value)
-{
-	int			start = buf->len;
-	uint32		n;
-
-	append_int32(buf, -1);
-	if (value == NULL)
-		return;
-	appendStringInfoChar(buf, 1);	/* version of the format */
-	JsonbToCString(buf, &((Jsonb *) value)->root, VARSIZE(value));
-	n = pg_hton32((uint32) (buf->len - start - sizeof(int32)));
-	memcpy(buf->data + start, &n, sizeof(n));
-}
-
-static void
-append_column(StringInfo buf, const Message *message, Column column)
-{
-	switch (column)
-	{
-		case COLUMN_ID:
-			append_int64(buf, message->id);
-			break;
-		case COLUMN_ENQUEUED_AT:
-			append_int64(buf, message->enqueued_at);
-			break;
-		case COLUMN_PAYLOAD:
-			append_jsonb(buf, message->payload);
-			break;
-		case COLUMN_BODY:
-			append_varlena(buf, message->body);
-			break;
-		case COLUMN_KEY:
-			append_varlena(buf, message->key);
-			break;
-		case COLUMN_HEADERS:
-			append_jsonb(buf, message->headers);
-			break;
-		case NCOLUMNS:
-			break;
-	}
 }
 
 /* Send the batch off; false if the connection does not take it. */
@@ -443,50 +562,57 @@ send_batch(PostgresSink *sink)
 	int			lengths[2 + NCOLUMNS] = {0};
 	int			formats[2 + NCOLUMNS] = {0};
 	Oid			types[2 + NCOLUMNS] = {TEXTOID, TEXTOID};
-	MemoryContext caller = MemoryContextSwitchTo(sink->context);
+	uint32		n = pg_hton32((uint32) sink->nitems);
 	bool		ok;
 
 	for (int column = 0; column < NCOLUMNS; column++)
 	{
-		StringInfoData buf;
+		StringInfo	buf = &sink->columns[column];
 
-		initStringInfo(&buf);
-		append_int32(&buf, 1);	/* dimensions */
-		append_int32(&buf, 1);	/* there may be nulls */
-		append_int32(&buf, column_types[column]);
-		append_int32(&buf, sink->nitems);
-		append_int32(&buf, 1);	/* the first subscript */
-		for (int i = 0; i < sink->nitems; i++)
-			append_column(&buf, sink->items[i]->message, column);
-		values[2 + column] = buf.data;
-		lengths[2 + column] = buf.len;
+		memcpy(buf->data + 3 * sizeof(int32), &n, sizeof(n));
+		values[2 + column] = buf->data;
+		lengths[2 + column] = buf->len;
 		formats[2 + column] = 1;
 		types[2 + column] = column_array_types[column];
 	}
+	sink->input = 0;
 	ok = PQsendQueryParams(sink->conn, ACCEPT, 2 + NCOLUMNS, types, values, lengths, formats, 0);
-	MemoryContextSwitchTo(caller);
 	MemoryContextReset(sink->context);
 	sink->busy = true;
 	sink->unsent = true;
 	return ok;
 }
 
-/* Whether an error is of the message, and not of the database or our access. */
-static bool
-is_messages_fault(const char *sqlstate)
+/* Whom an error is about. */
+typedef enum Blame
 {
-	static const char *const others[] = {
-		"08", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "XX"
+	BLAME_MESSAGE,
+	BLAME_UNKNOWN,				/* if it repeats, perhaps a message */
+	BLAME_SERVER				/* or our access to it */
+} Blame;
+
+static Blame
+blame(const char *sqlstate)
+{
+	/* Cancelled or deadlocked for what it does there; out of memory; bugs. */
+	static const char *const unknown[] = {"40", "53200", "57014", "XX"};
+	static const char *const server[] = {
+		"08", "25", "28", "3D", "3F", "42", "53", "55", "57", "58"
 	};
 
 	if (sqlstate == NULL)
-		return false;
-	for (int i = 0; i < lengthof(others); i++)
+		return BLAME_UNKNOWN;
+	for (int i = 0; i < lengthof(unknown); i++)
 	{
-		if (strncmp(sqlstate, others[i], 2) == 0)
-			return false;
+		if (strncmp(sqlstate, unknown[i], strlen(unknown[i])) == 0)
+			return BLAME_UNKNOWN;
 	}
-	return true;
+	for (int i = 0; i < lengthof(server); i++)
+	{
+		if (strncmp(sqlstate, server[i], strlen(server[i])) == 0)
+			return BLAME_SERVER;
+	}
+	return BLAME_MESSAGE;
 }
 
 /* The answer is complete: report it.  False if it says not to go on. */
@@ -499,31 +625,34 @@ finish_batch(PostgresSink *sink, char *error)
 	char		text[SINK_ERROR_SIZE] = "";
 	int			nitems = sink->nitems;
 
-	if (PQresultStatus(result) != PGRES_TUPLES_OK)
+	if (PQresultStatus(result) == PGRES_FATAL_ERROR)
 	{
 		const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+		Blame		whose = blame(PQresultErrorField(result, PG_DIAG_SQLSTATE));
 
-		if (!is_messages_fault(PQresultErrorField(result, PG_DIAG_SQLSTATE)))
+		if (message)
+			text_clean(text, sizeof(text), message, strlen(message), GetDatabaseEncoding());
+		else
+			connection_error(sink->conn, text);
+		if (whose != BLAME_MESSAGE)
 		{
-			if (message)
-				strlcpy(error, message, SINK_ERROR_SIZE);
-			else
-				connection_error(sink->conn, error);
+			sink->base.innocent = whose == BLAME_SERVER;
+			strlcpy(error, text, SINK_ERROR_SIZE);
 			return false;
 		}
-		strlcpy(text, message ? message : "", SINK_ERROR_SIZE);
-		verdict = nitems == 1 ? SINK_REFUSED : SINK_UNTRIED;
+		verdict = nitems == 1 ? SINK_REFUSED : SINK_DOUBTED;
+	}
+	else if (PQntuples(result) != 1)
+	{
+		strlcpy(error, "the other server gave an unexpected answer", SINK_ERROR_SIZE);
+		return false;
 	}
 
 	PQclear(sink->result);
 	sink->result = NULL;
 	sink->busy = false;
-	sink->nitems = 0;
-	sink->bytes = 0;
-	if (verdict == SINK_UNTRIED)
-		sink->single = nitems;
-	else if (sink->single > 0)
-		sink->single--;
+	sink->input = 0;
+	begin_batch(sink);
 	for (int i = 0; i < nitems; i++)
 		config->verdict(sink->items[i], verdict, text);
 	return true;
@@ -551,20 +680,28 @@ postgres_poll(Sink *base, char *error)
 		sink->unsent = rc > 0;
 	}
 
-	if (!PQconsumeInput(sink->conn) || PQstatus(sink->conn) == CONNECTION_BAD)
-	{
-		connection_error(sink->conn, error);
+	if (!consume(sink->conn, &sink->input, error))
 		return false;
-	}
 
 	/* No more results, and with that the end of the transaction. */
 	while (sink->busy && !PQisBusy(sink->conn))
 	{
 		PGresult   *result = PQgetResult(sink->conn);
 
-		if (result == NULL)
+		if (result == NULL && sink->result != NULL)
 			return finish_batch(sink, error);
-		PQclear(sink->result);
+
+		/* There is one; COPY would go on being answered for ever. */
+		if (result == NULL || sink->result != NULL ||
+			(PQresultStatus(result) != PGRES_TUPLES_OK && PQresultStatus(result) != PGRES_FATAL_ERROR))
+		{
+			if (result)
+				unexpected_status(result, error);
+			else
+				connection_error(sink->conn, error);
+			PQclear(result);
+			return false;
+		}
 		sink->result = result;
 	}
 	return true;

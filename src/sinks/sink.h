@@ -19,7 +19,7 @@
 #include "nodes/pg_list.h"
 
 #define SINK_MAGIC		0x51534e4b
-#define SINK_VERSION	1
+#define SINK_VERSION	2
 
 #define SINK_ERROR_SIZE 512
 
@@ -38,7 +38,8 @@ typedef enum SinkVerdict
 	SINK_CONFIRMED,				/* it is the broker's now: delete it */
 	SINK_SETTLED,				/* the sink has deleted it as well */
 	SINK_REFUSED,				/* for the message's own sake */
-	SINK_UNTRIED				/* publish it again, nothing counted */
+	SINK_UNTRIED,				/* publish it again, nothing counted */
+	SINK_DOUBTED				/* one of several it was with was refused */
 } SinkVerdict;
 
 typedef struct SinkConfig
@@ -47,13 +48,17 @@ typedef struct SinkConfig
 	const char *queue;
 	const char *source;			/* names the queue for good, everywhere */
 	Oid			owner;			/* of the relay */
+	Oid			procedure;		/* of a relay without a server */
 	bool		trusted;		/* the owner is a superuser */
 	int			window;			/* messages unconfirmed at most */
 	List	   *server;			/* options, lists of DefElem */
 	List	   *mapping;
 	List	   *options;
 
-	/* Report what became of an item taken; the item is gone after that. */
+	/*
+	 * Report what became of an item taken; the item is gone after that.  The
+	 * text is in the database's encoding, or is made so.
+	 */
 	void		(*verdict) (SinkItem *item, SinkVerdict verdict, const char *text);
 
 	/* Show a trouble that is no reason to hang up. */
@@ -67,6 +72,8 @@ typedef struct SinkConfig
 typedef struct Sink
 {
 	const SinkConfig *config;
+	bool		blocked;		/* the other side has told us to wait */
+	bool		innocent;		/* whatever ends the connection, no message did */
 } Sink;
 
 typedef struct SinkRoutine

@@ -5,8 +5,10 @@
  * Messages are taken until there is a batch, and worked on by poll(): the
  * procedure's effects and the deletion of the messages are one transaction.
  * When that fails for a batch, it is not known which message was at fault, so
- * all are given back untried and as many as there were are then taken one at
- * a time; a failure of a single message is that message's.
+ * all are doubted; a failure of a single message is that message's.
+ *
+ * What a procedure sets is undone after its call, and what else it leaves in
+ * the session after its transaction.
  */
 #include "postgres.h"
 
@@ -17,10 +19,13 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "sink.h"
+#include "text.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/regproc.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
@@ -50,21 +55,13 @@ enum
 typedef struct SqlSink
 {
 	Sink		base;
-	const char *procedure;
+	char	   *activity;		/* what others see us doing */
 	bool		batch;			/* it takes an array */
 	bool		ready;			/* it was there to be called */
 	MemoryContext context;		/* of one batch's work */
-	int			single;			/* so many more are to be taken singly */
 	int			nitems;
 	SinkItem  **items;			/* window of them at most */
 } SqlSink;
-
-/* Look the procedure up; raises an error if it cannot be called. */
-static Oid
-look_up(SqlSink *sink)
-{
-	return relay_procedure(sink->procedure, sink->base.config->owner, &sink->batch);
-}
 
 /*
  * After an error outside or inside a transaction: end that and put the
@@ -84,7 +81,7 @@ recover(MemoryContext context, bool report, char *message)
 	FlushErrorState();
 	AbortCurrentTransaction();
 	MemoryContextSwitchTo(context);
-	strlcpy(message, edata->message, SINK_ERROR_SIZE);
+	text_say(message, "%s", edata->message ? edata->message : "");
 	sqlstate = edata->sqlerrcode;
 	FreeErrorData(edata);
 	RESUME_INTERRUPTS();
@@ -99,14 +96,14 @@ sql_open(const SinkConfig *config, char *error)
 	volatile bool ok = true;
 
 	sink->base.config = config;
-	sink->procedure = sink_option(config->options, "procedure", "");
 	sink->items = palloc(config->window * sizeof(SinkItem *));
 	sink->context = AllocSetContextCreate(caller, "queue sql sink", ALLOCSET_DEFAULT_SIZES);
 
 	PG_TRY();
 	{
 		StartTransactionCommand();
-		look_up(sink);
+		relay_procedure_check(config->procedure, config->owner, &sink->batch);
+		sink->activity = MemoryContextStrdup(caller, psprintf("CALL %s", format_procedure(config->procedure)));
 		CommitTransactionCommand();
 	}
 	PG_CATCH();
@@ -125,10 +122,7 @@ sql_publish(Sink *base, SinkItem *item)
 	SqlSink    *sink = (SqlSink *) base;
 	int			limit = sink->batch ? base->config->window : Min(base->config->window, ONE_BY_ONE_MAX);
 
-	/* What was refused before is better not mixed with what was not. */
-	if (sink->single > 0 || (sink->nitems > 0 && sink->items[0]->failures > 0))
-		limit = 1;
-	if (sink->nitems >= limit || (sink->nitems > 0 && item->failures > 0))
+	if (sink->nitems >= limit)
 		return false;
 	sink->items[sink->nitems++] = item;
 	return true;
@@ -158,16 +152,21 @@ message_datum(TupleDesc desc, const Message *message, int failures)
 	return heap_copy_tuple_as_datum(heap_form_tuple(desc, values, nulls), desc);
 }
 
-/* Call the procedure; what it returns, NULL mostly, is nobody's business. */
+/*
+ * Call the procedure; what it returns, NULL mostly, is nobody's business.  No
+ * setting it changes, nor a role it takes on, is there for the next call.
+ */
 static void
 call(FmgrInfo *function, Datum argument)
 {
 	LOCAL_FCINFO(fcinfo, 1);
+	int			nest_level = NewGUCNestLevel();
 
 	InitFunctionCallInfoData(*fcinfo, function, 1, InvalidOid, NULL, NULL);
 	fcinfo->args[0].value = argument;
 	fcinfo->args[0].isnull = false;
 	FunctionCallInvoke(fcinfo);
+	AtEOXact_GUC(false, nest_level);
 	CommandCounterIncrement();
 }
 
@@ -194,7 +193,8 @@ work(SqlSink *sink)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(sink->context);
 
-	fmgr_info(look_up(sink), &function);
+	relay_procedure_check(config->procedure, config->owner, &sink->batch);
+	fmgr_info(config->procedure, &function);
 	type = get_rel_type_id(extension_relation("message"));
 	desc = lookup_rowtype_tupdesc_copy(type, -1);
 	sink->ready = true;
@@ -235,7 +235,7 @@ sql_poll(Sink *base, char *error)
 	MemoryContext caller = CurrentMemoryContext;
 	SinkVerdict verdict = SINK_SETTLED;
 	int			nitems = sink->nitems;
-	char		text[SINK_ERROR_SIZE];
+	char		text[SINK_ERROR_SIZE] = "";
 	volatile int done = 0;
 	volatile bool ok = true;
 
@@ -243,7 +243,7 @@ sql_poll(Sink *base, char *error)
 		return true;
 
 	MemoryContextSwitchTo(sink->context);
-	pgstat_report_activity(STATE_RUNNING, psprintf("CALL %s", sink->procedure));
+	pgstat_report_activity(STATE_RUNNING, sink->activity);
 	PG_TRY();
 	{
 		done = work(sink);
@@ -254,24 +254,24 @@ sql_poll(Sink *base, char *error)
 
 		if (!sink->ready || is_trouble(sqlstate))
 		{
+			/* One that is cancelled or too large again and again is suspect. */
+			base->innocent = !sink->ready ||
+				(sqlstate != ERRCODE_QUERY_CANCELED && sqlstate != ERRCODE_OUT_OF_MEMORY);
 			strlcpy(error, text, SINK_ERROR_SIZE);
 			ok = false;
 		}
 		else
-			verdict = nitems == 1 ? SINK_REFUSED : SINK_UNTRIED;
+			verdict = nitems == 1 ? SINK_REFUSED : SINK_DOUBTED;
 	}
 	PG_END_TRY();
 	pgstat_report_activity(STATE_IDLE, NULL);
+	relay_session_reset();
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(sink->context);
 	if (!ok)
 		return false;			/* close() comes next and forgets the items */
 
 	sink->nitems = 0;
-	if (verdict == SINK_UNTRIED)
-		sink->single = nitems;
-	else if (sink->single > 0)
-		sink->single--;
 	for (int i = 0; i < nitems; i++)
 		base->config->verdict(sink->items[i],
 							  verdict == SINK_SETTLED && i >= done ? SINK_UNTRIED : verdict,
@@ -292,6 +292,7 @@ sql_close(Sink *base)
 	SqlSink    *sink = (SqlSink *) base;
 
 	MemoryContextDelete(sink->context);
+	pfree(sink->activity);
 	pfree(sink->items);
 	pfree(sink);
 }

@@ -1,0 +1,205 @@
+/*
+ * text.c
+ *		Text that comes from outside, and text that leaves.
+ */
+#include "postgres.h"
+
+#include <stdarg.h>
+
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "sink.h"
+#include "text.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/numeric.h"
+
+/* More than is left of any text, and room for the longest pieces of one. */
+#define SAY_MAX		4096
+
+void
+text_clean(char *out, Size size, const char *text, Size length, int encoding)
+{
+	Size		n = 0;
+
+	while (length > 0)
+	{
+		const unsigned char *c = (const unsigned char *) text;
+		int			bytes = 1;
+		char		instead = '\0';
+
+		if (*c < ' ' || *c == 0x7F)
+			instead = ' ';
+		else if (IS_HIGHBIT_SET(*c))
+		{
+			bytes = pg_encoding_verifymbchar(encoding, text, (int) Min(length, 64));
+			if (bytes <= 0)
+			{
+				bytes = 1;
+				instead = '?';
+			}
+			else if (encoding != GetDatabaseEncoding())
+				instead = '?';
+			else if (encoding == PG_UTF8 && c[0] == 0xC2 && c[1] < 0xA0)
+				instead = ' ';	/* more control characters */
+		}
+
+		if (n + (instead ? 1 : bytes) >= size)
+			break;
+		if (instead)
+			out[n++] = instead;
+		else
+		{
+			memmove(out + n, text, bytes);
+			n += bytes;
+		}
+		text += bytes;
+		length -= bytes;
+	}
+	while (n > 0 && out[n - 1] == ' ')
+		n--;
+	out[n] = '\0';
+}
+
+void
+text_say(char *error, const char *format,...)
+{
+	char		text[SAY_MAX];
+	va_list		args;
+
+	va_start(args, format);
+	(void) vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	text_clean(error, SINK_ERROR_SIZE, text, strlen(text), GetDatabaseEncoding());
+}
+
+/* Append a JSON string; false if that makes out longer than to most. */
+static bool
+append_string(StringInfo out, const char *text, int length, Size most)
+{
+	appendStringInfoChar(out, '"');
+	for (int i = 0; i < length && out->len <= most; i++)
+	{
+		char		c = text[i];
+
+		switch (c)
+		{
+			case '"':
+			case '\\':
+				appendStringInfoChar(out, '\\');
+				appendStringInfoChar(out, c);
+				break;
+			case '\b':
+				appendStringInfoString(out, "\\b");
+				break;
+			case '\f':
+				appendStringInfoString(out, "\\f");
+				break;
+			case '\n':
+				appendStringInfoString(out, "\\n");
+				break;
+			case '\r':
+				appendStringInfoString(out, "\\r");
+				break;
+			case '\t':
+				appendStringInfoString(out, "\\t");
+				break;
+			default:
+				if ((unsigned char) c < ' ')
+					appendStringInfo(out, "\\u%04x", (unsigned char) c);
+				else
+					appendStringInfoCharMacro(out, c);
+				break;
+		}
+	}
+	appendStringInfoChar(out, '"');
+	return out->len <= most;
+}
+
+static bool
+append_scalar(StringInfo out, const JsonbValue *v, Size most)
+{
+	switch (v->type)
+	{
+		case jbvString:
+			return append_string(out, v->val.string.val, v->val.string.len, most);
+		case jbvNumeric:
+			{
+				char	   *digits =
+				DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(v->val.numeric)));
+
+				appendStringInfoString(out, digits);
+				pfree(digits);
+				break;
+			}
+		case jbvBool:
+			appendStringInfoString(out, v->val.boolean ? "true" : "false");
+			break;
+		default:
+			appendStringInfoString(out, "null");
+			break;
+	}
+	return out->len <= most;
+}
+
+bool
+text_json(StringInfo out, JsonbContainer *container, Size most)
+{
+	JsonbIterator *it = JsonbIteratorInit(container);
+	JsonbIteratorToken token;
+	JsonbValue	v;
+	bool		first = true;
+	bool		scalar = false;
+	bool		fits = true;
+
+	most += out->len;
+	while (fits && (token = JsonbIteratorNext(&it, &v, false)) != WJB_DONE)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!first && token != WJB_END_ARRAY && token != WJB_END_OBJECT)
+			appendStringInfoString(out, ", ");
+		first = false;
+		switch (token)
+		{
+			case WJB_BEGIN_ARRAY:
+				scalar = v.val.array.rawScalar;
+				if (!scalar)
+					appendStringInfoChar(out, '[');
+				first = true;
+				break;
+			case WJB_BEGIN_OBJECT:
+				appendStringInfoChar(out, '{');
+				first = true;
+				break;
+			case WJB_KEY:
+				fits = append_scalar(out, &v, most);
+				appendStringInfoString(out, ": ");
+				first = true;
+				break;
+			case WJB_VALUE:
+			case WJB_ELEM:
+				fits = append_scalar(out, &v, most);
+				break;
+			case WJB_END_ARRAY:
+				if (!scalar)
+					appendStringInfoChar(out, ']');
+				break;
+			case WJB_END_OBJECT:
+				appendStringInfoChar(out, '}');
+				break;
+			default:
+				break;
+		}
+	}
+	return fits && out->len <= most;
+}
+
+const char *
+text_utf8(const char *text, int *length)
+{
+	char	   *converted = pg_server_to_any(text, *length, PG_UTF8);
+
+	if (converted != text)
+		*length = strlen(converted);
+	return converted;
+}

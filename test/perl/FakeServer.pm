@@ -1,0 +1,299 @@
+# A server that behaves as none should: what a real one will not do, for tests.
+#
+# It is a process of its own that takes one connection after the other and gives
+# each to the function of the mode that is set at that moment.
+
+package FakeServer;
+
+use strict;
+use warnings;
+
+use IO::Select;
+use IO::Socket::INET;
+use PostgreSQL::Test::Utils;
+
+my @servers;
+
+# modes: name => function of a connection.
+sub new
+{
+	my ($class, %modes) = @_;
+	my $socket = IO::Socket::INET->new(Listen => 10, LocalAddr => '127.0.0.1', Proto => 'tcp') or die $!;
+	my $self = bless {
+		port => $socket->sockport,
+		mode => PostgreSQL::Test::Utils::tempdir() . '/mode',
+		log => PostgreSQL::Test::Utils::tempdir() . '/log',
+	}, $class;
+
+	$self->mode('');
+	append_to_file($self->{log}, '');
+	$self->{pid} = fork() // die $!;
+	if ($self->{pid})
+	{
+		push @servers, $self;
+		return $self;
+	}
+
+	# Nothing of the test's own is to happen at this process's end.
+	local $SIG{PIPE} = 'IGNORE';
+	local $SIG{__DIE__} = 'DEFAULT';
+	while (my $client = $socket->accept)
+	{
+		my $function = $modes{ slurp_file($self->{mode}) };
+		my $connection = bless { socket => $client, buffer => '', log => $self->{log} }, 'FakeServer::Connection';
+
+		$connection->log('connected');
+		eval { $function->($connection) if $function; };
+		$client->close;
+	}
+	require POSIX;
+	POSIX::_exit(0);
+}
+
+sub port { return $_[0]->{port}; }
+
+# What connections are given to from now on.
+sub mode
+{
+	my ($self, $mode) = @_;
+
+	unlink("$self->{mode}.new");
+	append_to_file("$self->{mode}.new", $mode);
+	rename("$self->{mode}.new", $self->{mode}) or die $!;
+	return;
+}
+
+# What connections have logged, and from here on log anew.
+sub take_log
+{
+	my ($self) = @_;
+	my @lines = split(/\n/, slurp_file($self->{log}));
+
+	truncate($self->{log}, 0) or die $!;
+	return @lines;
+}
+
+END
+{
+	local $?;
+
+	for my $server (@servers)
+	{
+		kill('KILL', $server->{pid});
+		waitpid($server->{pid}, 0);
+	}
+}
+
+package FakeServer::Connection;
+
+use PostgreSQL::Test::Utils;
+
+sub log
+{
+	my ($self, $line) = @_;
+	append_to_file($self->{log}, "$line\n");
+	return;
+}
+
+# Exactly so many bytes; dies at the end.
+sub read
+{
+	my ($self, $length) = @_;
+
+	while (length($self->{buffer}) < $length)
+	{
+		sysread($self->{socket}, $self->{buffer}, 65536, length($self->{buffer})) or die "end\n";
+	}
+	return substr($self->{buffer}, 0, $length, '');
+}
+
+# Dies when the other side is gone.
+sub write
+{
+	my ($self, $data) = @_;
+
+	while (length($data) > 0)
+	{
+		my $n = syswrite($self->{socket}, $data) // die "end\n";
+		substr($data, 0, $n, '');
+	}
+	return;
+}
+
+# Read and forget, until the other side hangs up.
+sub wait_for_end
+{
+	my ($self) = @_;
+	$self->read(1) while 1;
+	return;
+}
+
+#
+# AMQP 0-9-1
+#
+
+sub frame
+{
+	my ($self, $type, $channel, $payload) = @_;
+	$self->write(pack('CnN', $type, $channel, length($payload)) . $payload . "\xCE");
+	return;
+}
+
+sub method
+{
+	my ($self, $channel, $class, $method, $arguments) = @_;
+	$self->frame(1, $channel, pack('nn', $class, $method) . ($arguments // ''));
+	return;
+}
+
+sub read_frame
+{
+	my ($self) = @_;
+
+	for (;;)
+	{
+		my ($type, $channel, $size) = unpack('CnN', $self->read(7));
+		my $payload = $self->read($size);
+
+		$self->read(1);
+		return ($type, $payload) if $type != 8;
+	}
+}
+
+# Up to connection.tune.
+sub amqp_start
+{
+	my ($self, $frame_max) = @_;
+
+	$self->read(8);
+	$self->method(0, 10, 10, "\0\x09" . pack('N', 0) . pack('N/a', 'PLAIN') . pack('N/a', 'en_US'));
+	$self->read_frame;
+	$self->method(0, 10, 30, pack('nNn', 10, $frame_max // 131072, 0));
+	return;
+}
+
+# All the way in.
+sub amqp_open
+{
+	my ($self, %options) = @_;
+
+	$self->amqp_start($options{frame_max});
+	$self->read_frame;    # tune-ok
+	$self->read_frame;    # open
+	$self->method(0, 10, 41, "\0");
+	$self->read_frame;
+	$self->method(1, 20, 11, pack('N', 0));
+	$self->read_frame;
+	$self->method(1, 85, 11);
+	return;
+}
+
+# The next message published: its body and routing key.
+sub amqp_message
+{
+	my ($self) = @_;
+
+	for (;;)
+	{
+		my ($type, $payload) = $self->read_frame;
+		my ($class, $method) = unpack('nn', $payload);
+
+		die "end\n" if $type == 1 && $class == 10;
+		next if $type != 1 || $class != 60 || $method != 40;
+		my (undef, $routing_key) = unpack('x6 C/a C/a', $payload);
+		my (undef, $header) = $self->read_frame;
+		my $size = unpack('x4 Q>', $header);
+		my $body = '';
+		while (length($body) < $size)
+		{
+			my (undef, $part) = $self->read_frame;
+			$body .= $part;
+		}
+		return ($body, $header, $routing_key);
+	}
+}
+
+sub amqp_ack
+{
+	my ($self, $tag) = @_;
+	$self->method(1, 60, 80, pack('Q>C', $tag, 0));
+	return;
+}
+
+#
+# PostgreSQL's protocol
+#
+
+sub message
+{
+	my ($self, $type, $payload) = @_;
+	$self->write($type . pack('N', 4 + length($payload)) . $payload);
+	return;
+}
+
+# A message of the client's: its type.
+sub read_message
+{
+	my ($self) = @_;
+	my ($type, $length) = unpack('a N', $self->read(5));
+
+	$self->read($length - 4);
+	return $type;
+}
+
+# Log in anybody with any password; requests for TLS are refused.
+sub pg_start
+{
+	my ($self) = @_;
+
+	for (;;)
+	{
+		my ($length, $code) = unpack('NN', $self->read(8));
+
+		$self->read($length - 8);
+		last if $code == 196608;
+		$self->write('N');
+	}
+	$self->message('R', pack('N', 3));
+	$self->read_message;
+	$self->message('R', pack('N', 0));
+	$self->message('S', "client_encoding\0UTF8\0");
+	$self->message('Z', 'I');
+	return;
+}
+
+# And have the session set up.
+sub pg_open
+{
+	my ($self) = @_;
+
+	$self->pg_start;
+	$self->read_message;
+	$self->message('T', pack('n', 1) . "x\0" . pack('NnNnNn', 0, 0, 25, -1 & 0xFFFF, 0xFFFFFFFF, 0));
+	$self->message('D', pack('nN', 1, 0xFFFFFFFF));
+	$self->message('C', "SELECT 1\0");
+	$self->message('Z', 'I');
+	return;
+}
+
+# Wait for a batch: parse, bind, describe, execute, sync.
+sub pg_batch
+{
+	my ($self) = @_;
+	my $type;
+
+	do { $type = $self->read_message; die "end\n" if $type eq 'X'; } while ($type ne 'S');
+	return;
+}
+
+# Refuse it.
+sub pg_error
+{
+	my ($self, $sqlstate, $message) = @_;
+
+	$self->message('E', "SERROR\0VERROR\0C$sqlstate\0M$message\0\0");
+	$self->message('Z', 'I');
+	return;
+}
+
+1;
