@@ -15,6 +15,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "claim.h"
+#include "compat.h"
 #include "deferred.h"
 #include "executor/spi.h"
 #include "frontier.h"

@@ -14,6 +14,7 @@
 #include "catalog.h"
 #include "catalog/pg_type.h"
 #include "claim.h"
+#include "compat.h"
 #include "deferred.h"
 #include "duration.h"
 #include "fmgr.h"
