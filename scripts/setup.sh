@@ -10,8 +10,9 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# The oldest PostgreSQL that will do.
+# The oldest PostgreSQL that will do, and the caller's own choice.
 oldest=15
+chosen=${PG_CONFIG:-}
 
 # A trap can run while the output is going to a file; it says what it has to
 # say here.
@@ -135,9 +136,9 @@ major_version()
 # Choose a PostgreSQL, unless PG_CONFIG names one of the caller's own.
 choose_postgresql()
 {
-	if [ -n "${PG_CONFIG:-}" ]; then
+	if [ -n "$chosen" ]; then
 		major=
-		pg_config=$(command -v "$PG_CONFIG") || fail "there is no $PG_CONFIG"
+		pg_config=$(command -v "$chosen") || fail "there is no $chosen"
 		return
 	fi
 	major=$(major_version)
