@@ -62,7 +62,7 @@ make_system()
 		mkdir -p "$system/dev/shm" &&
 		mount -t tmpfs -o mode=1777 shm "$system/dev/shm" &&
 		mount -t tmpfs -o mode=1777 tmp "$system/tmp" &&
-		within "$system" /queue/test/run --prepare
+		within "$system" /queue/test/run --prepare "${@:2}"
 }
 
 within()
@@ -75,7 +75,7 @@ if [ "${1:-}" = --inside ]; then
 	system=$2
 	release=$(basename "$system")
 	shift 2
-	make_system "$system" || exit $not_made
+	make_system "$system" "$@" || exit $not_made
 	within "$system" /queue/test/run "$@"
 	exit
 fi

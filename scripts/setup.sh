@@ -201,11 +201,19 @@ prepare_directory()
 	own_directory tmp
 }
 
-# Make a new, empty directory of the unprivileged user's in ours.
+# Make a directory of the unprivileged user's in ours: a new, empty one, or one
+# that is there for the next run too.
 own_directory()
 {
 	rm -rf "${dir:?}/$1"
-	mkdir -m 700 "$dir/$1"
+	keep_directory "$1"
+}
+
+keep_directory()
+{
+	if [ ! -d "$dir/$1" ]; then
+		mkdir -m 700 "$dir/$1"
+	fi
 	if [ "$(id -u)" -eq 0 ]; then
 		chown "$user:" "$dir/$1"
 	fi
