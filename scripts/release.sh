@@ -24,6 +24,12 @@ for variable in http_proxy https_proxy no_proxy QUEUE_TEST_TIMEOUT; do
 	[ -z "${!variable:-}" ] || kept+=("$variable=${!variable}")
 done
 
+cannot()
+{
+	say "$0: $*"
+	exit $not_made
+}
+
 # How this machine reaches its mirror.
 mirror()
 {
@@ -105,14 +111,15 @@ release=${1:-}
 [[ $release =~ ^[a-z]+$ ]] || fail "there is no release \"$release\": bookworm, trixie and forky are some"
 shift
 if [ "$(id -u)" -ne 0 ]; then
-	command -v sudo >/dev/null || fail 'this needs root, and there is no sudo'
+	command -v sudo >/dev/null && sudo -v || cannot 'this needs root'
 	exec sudo --preserve-env=XDG_CACHE_HOME,http_proxy,https_proxy,no_proxy,QUEUE_TEST_TIMEOUT "$0" "$release" "$@"
 fi
 
 cache=$(realpath -m "${XDG_CACHE_HOME:-/var/cache}")/queue-test
 [[ $cache/ != "$root"/* ]] || fail "$cache is inside the checkout (set XDG_CACHE_HOME)"
-(install_packages debootstrap) || exit $not_made
-mkdir -p "$cache"
+(install_packages debootstrap) || cannot 'there is no debootstrap'
+mkdir -p "$cache" || cannot 'there is no place to keep it'
+unshare --mount --pid --ipc --fork --mount-proc true || cannot 'namespaces are not allowed here'
 exec 9>"$cache/$release.lock"
 flock -n 9 || fail "another run is using $cache/$release"
 
@@ -123,9 +130,6 @@ inside=$!
 status=0
 wait "$inside" || status=$?
 inside=
-if [ $status -eq $not_made ]; then
-	say "$0: no system of the release $release could be made"
-else
-	counted=yes
-fi
+[ $status -ne $not_made ] || cannot "no system of the release $release could be made"
+counted=yes
 exit $status
