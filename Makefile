@@ -19,9 +19,9 @@ PROVE_TESTS := $(sort $(wildcard test/t/*.pl))
 PROVE_FLAGS += -I ./test/perl
 
 # The library must be preloaded, so "make installcheck" starts its own server.
-REGRESS_OPTS = --temp-instance=./tmp_regress --temp-config=./test/queue.conf --load-extension=$(EXTENSION)
-ISOLATION_OPTS = --inputdir=test --temp-instance=./tmp_isolation --temp-config=./test/queue.conf \
-	--load-extension=$(EXTENSION)
+TEMP_SERVER_OPTS = --temp-config=./test/queue.conf --encoding=UTF8 --no-locale --load-extension=$(EXTENSION)
+REGRESS_OPTS = --temp-instance=./tmp_regress $(TEMP_SERVER_OPTS)
+ISOLATION_OPTS = --inputdir=test --temp-instance=./tmp_isolation $(TEMP_SERVER_OPTS)
 
 EXTRA_CLEAN = tmp_regress tmp_isolation tmp_check
 

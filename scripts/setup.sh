@@ -9,7 +9,10 @@
 # once the directory is ours.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-pg_config=${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}
+
+# The oldest PostgreSQL that will do, and the caller's own choice.
+oldest=15
+chosen=${PG_CONFIG:-}
 
 # A trap can run while the output is going to a file; it says what it has to
 # say here.
@@ -49,12 +52,28 @@ as_root()
 # it writes in our directory and lets end_processes recognise it.
 as_user()
 {
-	local command=(env QUEUE_RUN="$mark" HOME="$dir/tmp" TMPDIR="$dir/tmp" LC_ALL=C.UTF-8 PATH="$bin:$PATH" "$@")
+	local command=(env -u LANG QUEUE_RUN="$mark" HOME="$dir/tmp" TMPDIR="$dir/tmp" LC_ALL=C.UTF-8 PATH="$bin:$PATH" "$@")
 
 	if [ "$(id -u)" -eq 0 ]; then
 		command=(runuser -u "$user" -- "${command[@]}")
 	fi
 	(cd "$dir" && exec "${command[@]}" 3>&- 9>&-)
+}
+
+installed()
+{
+	dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed
+}
+
+# Can the package be had from where this machine gets its packages?
+available()
+{
+	LC_ALL=C apt-cache policy "$1" 2>/dev/null | grep -q '^  Candidate: [^(]'
+}
+
+update_package_lists()
+{
+	as_root env DEBIAN_FRONTEND=noninteractive apt-get -q update 2>&1 | show_apt || true
 }
 
 # Install those of the packages that are missing, without letting Debian start
@@ -64,8 +83,7 @@ install_packages()
 	local package missing=() policy=/usr/sbin/policy-rc.d ours='# Written by queue, and removed again.'
 
 	for package; do
-		dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed ||
-			missing+=("$package")
+		installed "$package" || missing+=("$package")
 	done
 	if [ ${#missing[@]} -eq 0 ]; then
 		return
@@ -78,15 +96,17 @@ install_packages()
 	fi
 	(
 		trap 'if grep -qxF "$ours" "$policy"; then as_root rm -f "$policy"; fi' EXIT
-		as_root env DEBIAN_FRONTEND=noninteractive apt-get -q update 2>&1 | show_apt || true
+		update_package_lists
 		as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Use-Pty=0 \
 			install --no-install-recommends "${missing[@]}" </dev/null 2>&1 | show_apt
 	) || fail "apt-get could not install ${missing[*]}"
 
-	# A broker that was not wanted before should not run after the next boot.
-	if [[ " ${missing[*]} " == *' rabbitmq-server '* ]]; then
-		as_root update-rc.d rabbitmq-server disable >/dev/null 2>&1 || true
-	fi
+	# A service that was not wanted before should not run after the next boot.
+	for package in rabbitmq-server pgbouncer; do
+		if [[ " ${missing[*]} " == *" $package "* ]]; then
+			as_root update-rc.d "$package" disable >/dev/null 2>&1 || true
+		fi
+	done
 }
 
 # The lines of apt-get's output that say how far it is.
@@ -97,14 +117,50 @@ show_apt()
 		print "        $n packages set up\n" if /^Setting up/ && ++$n % 20 == 0'
 }
 
-# The packages that build and run the extension, unless PG_CONFIG names a
-# PostgreSQL of the caller's own.
+# The major version of PostgreSQL to use: the newest that is installed and has
+# its headers or can get them, else what the distribution offers.
+major_version()
+{
+	local major
+
+	for major in $(find /usr/lib/postgresql -path '*/bin/postgres' 2>/dev/null | cut -d/ -f5 | sort -rn); do
+		if [ "$major" -ge "$oldest" ] &&
+			{ installed "postgresql-server-dev-$major" || available "postgresql-server-dev-$major"; }; then
+			say "$major"
+			return
+		fi
+	done
+	LC_ALL=C apt-cache depends postgresql 2>/dev/null | sed -n 's/^ *Depends: postgresql-\([0-9]*\)$/\1/p'
+}
+
+# Choose a PostgreSQL, unless PG_CONFIG names one of the caller's own.
+choose_postgresql()
+{
+	if [ -n "$chosen" ]; then
+		major=
+		pg_config=$(command -v "$chosen") || fail "there is no $chosen"
+		return
+	fi
+	major=$(major_version)
+	if [ -z "$major" ]; then
+		step 'Asking what packages there are'
+		update_package_lists
+		major=$(major_version)
+	fi
+	if [ "${major:-0}" -lt "$oldest" ]; then
+		fail "the newest PostgreSQL to be had here is ${major:-none}, and $oldest is needed (set PG_CONFIG to use one of your own)"
+	fi
+	pg_config=/usr/lib/postgresql/$major/bin/pg_config
+}
+
+# Install the packages that build and run the extension, and those named.
 install_postgresql()
 {
 	local packages=(gcc libc6-dev make)
 
-	if [ "$pg_config" = /usr/lib/postgresql/15/bin/pg_config ]; then
-		packages+=(postgresql-15 postgresql-server-dev-15)
+	choose_postgresql
+	if [ -n "$major" ]; then
+		packages+=("postgresql-$major" "postgresql-server-dev-$major")
 	fi
 	install_packages "${packages[@]}" "$@"
 	[ -x "$pg_config" ] || fail "there is no $pg_config (set PG_CONFIG to choose another PostgreSQL)"
@@ -145,11 +201,19 @@ prepare_directory()
 	own_directory tmp
 }
 
-# Make a new, empty directory of the unprivileged user's in ours.
+# Make a directory of the unprivileged user's in ours: a new, empty one, or one
+# that is there for the next run too.
 own_directory()
 {
 	rm -rf "${dir:?}/$1"
-	mkdir -m 700 "$dir/$1"
+	keep_directory "$1"
+}
+
+keep_directory()
+{
+	if [ ! -d "$dir/$1" ]; then
+		mkdir -m 700 "$dir/$1"
+	fi
 	if [ "$(id -u)" -eq 0 ]; then
 		chown "$user:" "$dir/$1"
 	fi

@@ -1,6 +1,6 @@
 /*
  * compat.h
- *		What differs between PostgreSQL 15 and 18, in one place.
+ *		What differs between PostgreSQL 15 and 19, in one place.
  *
  * Include it from .c files only, after PostgreSQL's own headers.
  */
@@ -42,6 +42,31 @@
 #define WAIT_EVENT(name)	WaitEventExtensionNew(name)
 #else
 #define WAIT_EVENT(name)	PG_WAIT_EXTENSION
+#endif
+
+/* New in 19. */
+#ifndef pg_fallthrough
+#define pg_fallthrough __attribute__((fallthrough))
+#endif
+
+/* Functions that have got another argument in 19 are called as before. */
+#if PG_VERSION_NUM >= 190000
+#include "access/heapam.h"
+#include "catalog/namespace.h"
+#define heap_delete(rel, tid, cid, crosscheck, wait, tmfd, changing_partition) \
+	(heap_delete) (rel, tid, cid, (changing_partition) ? TABLE_DELETE_CHANGING_PARTITION : 0, \
+				   crosscheck, wait, tmfd)
+#define FuncnameGetCandidates(names, nargs, argnames, variadic, defaults, out_arguments, missing_ok) \
+	(FuncnameGetCandidates) (names, nargs, argnames, variadic, defaults, out_arguments, missing_ok, &(int) {0})
+#endif
+
+/* A tranche of lightweight locks is named where it is made since 19, before that by each process. */
+#if PG_VERSION_NUM >= 190000
+#define NEW_LWLOCK_TRANCHE(name)		LWLockNewTrancheId(name)
+#define NAME_LWLOCK_TRANCHE(id, name)	((void) 0)
+#else
+#define NEW_LWLOCK_TRANCHE(name)		LWLockNewTrancheId()
+#define NAME_LWLOCK_TRANCHE(id, name)	LWLockRegisterTranche(id, name)
 #endif
 
 #endif							/* QUEUE_COMPAT_H */

@@ -23,6 +23,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "wake.h"
+#include "compat.h"
 
 /* Store a value that may be missing. */
 static void

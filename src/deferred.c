@@ -16,6 +16,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/indexing.h"
+#include "compat.h"
 #include "deferred.h"
 #include "miscadmin.h"
 #include "place.h"

@@ -21,10 +21,12 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_type.h"
 #include "commands/tablecmds.h"
 #include "dead_letter.h"
 #include "deferred.h"
 #include "object.h"
+#include "relay.h"
 #include "segment.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -33,6 +35,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "wake.h"
+#include "compat.h"
 
 static object_access_hook_type prev_object_access_hook = NULL;
 
@@ -232,6 +235,10 @@ queue_object_access(ObjectAccessType access, Oid classid, Oid objectid, int subi
 		relation_created(objectid);
 	else if (classid == ConstraintRelationId && access == OAT_POST_CREATE)
 		constraint_created(objectid);
+	else if (classid == TypeRelationId && access == OAT_DROP)
+		relay_anchor_dropped(objectid);
+	else if (access == OAT_POST_ALTER)
+		relay_object_altered(classid);
 }
 
 void

@@ -14,6 +14,7 @@
 #include "deferred.h"
 #include "place.h"
 #include "storage/bufmgr.h"
+#include "compat.h"
 
 /* Lock a page if there is a tuple at a place of it. */
 static ItemId

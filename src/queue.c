@@ -10,7 +10,6 @@
 #include "lease.h"
 #include "miscadmin.h"
 #include "object.h"
-#include "relay.h"
 #include "shmem.h"
 #include "wake.h"
 #include "worker.h"
@@ -38,5 +37,4 @@ _PG_init(void)
 	catalog_init();
 	lease_init();
 	wake_init();
-	relay_anchor_init();
 }

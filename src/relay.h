@@ -171,8 +171,10 @@ extern void relay_anchor_drop(Oid anchor);
 extern void relay_anchor_depend(Oid anchor, Oid classid, Oid was, Oid is);
 extern void relay_anchor_read(RelayConfig *relay);
 extern bool relay_anchors_follow(void);
+
+/* For the object access hook: a type is being dropped; something was altered. */
 extern void relay_anchor_dropped(Oid type);
-extern void relay_anchor_init(void);
+extern void relay_object_altered(Oid classid);
 
 /* relay_session.c: what a worker's session is like. */
 extern void relay_session_begin(const RelayConfig *relay);

@@ -32,6 +32,7 @@
 #include "utils/regproc.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
+#include "compat.h"
 
 PG_FUNCTION_INFO_V1(queue_create_relay);
 PG_FUNCTION_INFO_V1(queue_alter_relay);

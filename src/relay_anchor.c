@@ -24,7 +24,6 @@
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
-#include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_depend.h"
 #include "catalog/pg_foreign_server.h"
@@ -48,8 +47,6 @@
 #include "utils/syscache.h"
 
 static Oid	anchor_owner(Oid anchor);
-
-static object_access_hook_type prev_object_access_hook = NULL;
 
 /* Have an anchor depend on an object instead of another; each may be none. */
 void
@@ -352,25 +349,11 @@ relay_anchor_dropped(Oid type)
 	table_close(rel, NoLock);
 }
 
-static void
-object_access(ObjectAccessType access, Oid classid, Oid objectid, int subid, void *arg)
-{
-	if (prev_object_access_hook)
-		prev_object_access_hook(access, classid, objectid, subid, arg);
-
-	if (access == OAT_DROP && classid == TypeRelationId)
-		relay_anchor_dropped(objectid);
-
-	/* A new owner, or a new name of what a relay uses. */
-	if (access == OAT_POST_ALTER &&
-		(classid == TypeRelationId || classid == ForeignServerRelationId ||
-		 classid == ProcedureRelationId || classid == NamespaceRelationId))
-		relay_wake_at_commit();
-}
-
 void
-relay_anchor_init(void)
+relay_object_altered(Oid classid)
 {
-	prev_object_access_hook = object_access_hook;
-	object_access_hook = object_access;
+	/* A new owner, or a new name of what a relay uses. */
+	if (classid == TypeRelationId || classid == ForeignServerRelationId ||
+		classid == ProcedureRelationId || classid == NamespaceRelationId)
+		relay_wake_at_commit();
 }

@@ -249,7 +249,7 @@ check_option(DefElem *given, RelayKind kind, OptionPlace place)
 		case TYPE_TEMPLATE:
 			if (!valid_template(value))
 				bad_value(name, value, "text in which braces occur as {key} and {header:NAME} only");
-			/* FALLTHROUGH */
+			pg_fallthrough;
 		case TYPE_TEXT:
 			if (value[0] == '\0' && option->min > 0)
 				bad_value(name, value, "text that is not empty");

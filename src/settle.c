@@ -15,7 +15,6 @@
 #include "catalog/pg_type.h"
 #include "claim.h"
 #include "dead_letter.h"
-#include "dead_letter.h"
 #include "deferred.h"
 #include "duration.h"
 #include "fmgr.h"

@@ -4,6 +4,7 @@
  */
 #include "postgres.h"
 
+#include "compat.h"
 #include "guc.h"
 #include "lease.h"
 #include "miscadmin.h"
@@ -102,7 +103,7 @@ queue_shmem_startup(void)
 	if (!found)
 	{
 		memset(queue_state, 0, queue_state_size());
-		queue_state->lwlock_tranche = LWLockNewTrancheId();
+		queue_state->lwlock_tranche = NEW_LWLOCK_TRANCHE("queue");
 		LWLockInitialize(&queue_state->registry_lock, queue_state->lwlock_tranche);
 		pg_atomic_init_u32(&queue_state->queue_generation, 0);
 		for (int i = 0; i < queue_max_queues; i++)
@@ -115,7 +116,7 @@ queue_shmem_startup(void)
 	problem_shmem_init(found);
 	LWLockRelease(AddinShmemInitLock);
 
-	LWLockRegisterTranche(queue_state->lwlock_tranche, "queue");
+	NAME_LWLOCK_TRANCHE(queue_state->lwlock_tranche, "queue");
 }
 
 /* Ask for shared memory; from _PG_init, while the postmaster loads us. */

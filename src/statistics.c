@@ -25,6 +25,7 @@
 #include "utils/resowner.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 #include "compat.h"
 
 PG_FUNCTION_INFO_V1(queue_stats);

@@ -11,6 +11,10 @@ use PostgreSQL::Test::Utils;
 
 our @EXPORT = qw(queue_node crash wait_for_worker drain);
 
+# Every server that a test makes is one of UTF-8, and sorts by bytes, whatever
+# the caller's locale.
+$ENV{LC_ALL} = 'C.UTF-8';
+
 # A running server with the extension in database postgres.  What else is given
 # are options of PostgreSQL::Test::Cluster->init, and settings in conf.
 sub queue_node

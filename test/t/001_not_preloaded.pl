@@ -6,6 +6,7 @@ use warnings;
 
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use QueueNode ();
 use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('primary');

@@ -6,6 +6,7 @@ use warnings;
 
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use QueueNode ();
 use Test::More;
 
 # Databases that have a maintenance worker.

@@ -93,7 +93,7 @@ FROM generate_series(1, $messages) i});
 	}
 	elsif ($round % 2)
 	{
-		$target->restart('fast');
+		$target->restart;
 	}
 	else
 	{

@@ -5,6 +5,7 @@ use warnings;
 
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use QueueNode ();
 use Test::More;
 
 my $readme = slurp_file('README.md');
