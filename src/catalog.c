@@ -285,6 +285,7 @@ clear_shared(QueueShared *q)
 	for (int i = 0; i < QUEUE_MAX_SEGMENTS; i++)
 		pg_atomic_write_u32(&q->segments[i].state, SEGMENT_UNUSED);
 	pg_atomic_write_u32(&q->nlooks, 0);
+	pg_atomic_write_u32(&q->turn, 0);
 	q->next_id = q->id_limit = 0;
 	q->scanned = 0;
 	q->swept_at = 0;
