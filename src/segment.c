@@ -146,13 +146,22 @@ segment_belongs(Relation rel, Oid parent)
 	return alike && segment_parent(RelationGetRelid(rel)) == parent;
 }
 
+/* The tables that inherit from one, which may be gone already. */
+static List *
+children(Oid parent, LOCKMODE lockmode)
+{
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(parent)))
+		return NIL;
+	return find_inheritance_children(parent, lockmode);
+}
+
 List *
 segment_list(Oid parent, LOCKMODE lockmode)
 {
 	List	   *result = NIL;
 	ListCell   *lc;
 
-	foreach(lc, find_inheritance_children(parent, lockmode))
+	foreach(lc, children(parent, lockmode))
 	{
 		Relation	rel = try_relation_open(lfirst_oid(lc), NoLock);
 
@@ -383,8 +392,7 @@ bool
 segment_load(Queue *queue)
 {
 	QueueShared *q = queue->shared;
-	List	   *relids = lcons_oid(queue->relid,
-								   find_inheritance_children(queue->relid, NoLock));
+	List	   *relids = lcons_oid(queue->relid, children(queue->relid, NoLock));
 	SegmentInfo *infos = palloc0(sizeof(SegmentInfo) * list_length(relids));
 	int			ninfos = 0;
 	int64		live = 0;
@@ -914,8 +922,7 @@ void
 segment_refresh(Queue *queue)
 {
 	QueueShared *q = queue->shared;
-	List	   *relids = lcons_oid(queue->relid,
-								   find_inheritance_children(queue->relid, NoLock));
+	List	   *relids = lcons_oid(queue->relid, children(queue->relid, NoLock));
 	ListCell   *lc;
 
 	for (int i = 1; i < q->nsegments; i++)
