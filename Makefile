@@ -3,7 +3,7 @@ DATA = queue--1.0.sql
 PGFILEDESC = "queue - message queues and a transactional outbox"
 
 MODULE_big = queue
-OBJS = src/queue.o src/guc.o src/shmem.o src/catalog.o src/segment.o src/room.o src/constrained.o src/frontier.o \
+OBJS = src/queue.o src/guc.o src/shmem.o src/catalog.o src/segment.o src/segment_table.o src/room.o src/constrained.o src/frontier.o \
 	src/lease.o src/lease_search.o src/receipt.o src/place.o src/guard.o src/wake.o src/identity.o src/duration.o \
 	src/send.o src/claim.o src/receive.o src/settle.o src/deferred.o src/dead_letter.o src/reclaim.o \
 	src/administer.o src/object.o src/owner.o src/statistics.o src/launcher.o src/maintenance.o \

@@ -283,6 +283,7 @@ queue_create(PG_FUNCTION_ARGS)
 	Datum		values[Natts_queue];
 	bool		isnull[Natts_queue] = {false};
 	Oid			relid;
+	bool		created;
 	OwnerContext saved;
 
 	shmem_require();
@@ -303,11 +304,19 @@ queue_create(PG_FUNCTION_ARGS)
 
 	owner_begin(OidIsValid(relid) ? table_owner(relid) : GetUserId(), &saved);
 	SPI_connect();
-	if (!OidIsValid(relid))
+	created = !OidIsValid(relid);
+	if (created)
 		relid = create_table(name, PG_GETARG_BOOL(5));
 	complete_table(relid, name);
 	SPI_finish();
 	owner_end(&saved);
+
+	/* An OID can come back: what a table left that was dropped without us. */
+	if (created)
+	{
+		deferred_delete_all(relid);
+		(void) dead_letter_delete_all(relid);
+	}
 
 	rel = table_open(extension_relation("queue"), RowExclusiveLock);
 	values[Anum_queue_relid - 1] = ObjectIdGetDatum(relid);

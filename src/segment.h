@@ -25,6 +25,15 @@ extern bool segment_belongs(Relation rel, Oid parent);
 /* The only table this one inherits from; InvalidOid if there are more or none. */
 extern Oid	segment_parent(Oid relid);
 
+/*
+ * Whether an open table is to be used as a segment of this queue; an error if
+ * it is and has other columns.
+ */
+extern bool segment_check(QueueShared *q, Relation rel);
+
+/* The tables that inherit from one, which may be gone already. */
+extern List *segment_children(Oid parent, LOCKMODE lockmode);
+
 /* The segments of a table but itself, locked. */
 extern List *segment_list(Oid parent, LOCKMODE lockmode);
 
@@ -37,7 +46,8 @@ extern bool segment_load(Queue *queue);
 /*
  * Open a segment and bring what is known of it up to date, should the table
  * have been rewritten or cut short.  NULL if the table is gone, or is none of
- * the queue's any more; then it is forgotten, and the tail is another.
+ * the queue's any more; then it is forgotten, and the tail is another.  NULL
+ * also in the maintenance worker if somebody has the table locked.
  */
 extern Relation segment_open(QueueShared *q, int segno, LOCKMODE lockmode);
 
@@ -55,7 +65,7 @@ extern void segment_insert_batch(Queue *queue, int n,
  * See to it that messages which are not inserted now, but deferred, hold to
  * what the queue's owner demands, and give them the defaults he set.
  */
-extern void segment_check(Queue *queue, int n, Datum (*values)[Natts_message],
+extern void segment_check_messages(Queue *queue, int n, Datum (*values)[Natts_message],
 						  bool (*isnull)[Natts_message]);
 
 /* Number of the segment with this table, -1 if there is none. */

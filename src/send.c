@@ -86,7 +86,7 @@ send_later(Queue *queue, int n, Datum (*values)[Natts_message],
 	}
 
 	/* This locks the queue too: whoever drops or purges it must see our rows. */
-	segment_check(queue, n, values, isnull);
+	segment_check_messages(queue, n, values, isnull);
 	for (int i = 0; i < n; i++)
 	{
 		Message		message = {0};
