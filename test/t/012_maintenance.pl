@@ -97,6 +97,10 @@ SELECT queue.send('fourth', '1');
 my ($ret, $stdout, $stderr) = $node->psql('shop', "SELECT queue.send('fifth', '1')");
 like($stderr, qr/too many queues are in use/, 'of which there is no more than before');
 
+is( $node->safe_psql(
+		'shop', q{SELECT queue FROM queue.stats WHERE ready IS NULL}),
+	'fifth', 'queue.stats shows the others');
+
 # A database dropped with its queues
 $node->safe_psql('postgres', 'DROP DATABASE shop');
 $node->safe_psql('postgres', 'CREATE DATABASE shop');
