@@ -77,7 +77,8 @@ ok( $node->poll_query_until(
 $node->safe_psql(
 	'shop', q{
 SELECT queue.send('busy', '3', delay => '1 hour');
-SET client_min_messages = warning;
+SET client_min_messages = error;
+CREATE PUBLICATION everything FOR ALL TABLES;
 DROP TABLE queues.broken CASCADE;
 DROP TABLE queues.busy CASCADE;
 });
@@ -85,7 +86,8 @@ is($node->safe_psql('shop', 'SELECT count(*) FROM queue.queue'), '4', 'queues ar
 replace_worker();
 ok( $node->poll_query_until(
 		'shop', 'SELECT (SELECT count(*) FROM queue.queue) = 2 AND (SELECT count(*) FROM queue.deferred) = 1'),
-	'what DROP TABLE has left is removed');
+	'what DROP TABLE has left is removed, whatever is published');
+$node->safe_psql('shop', 'DROP PUBLICATION everything');
 is( $node->safe_psql(
 		'shop', q{
 SELECT queue.create(name) FROM unnest('{third,fourth,fifth}'::text[]) name;
