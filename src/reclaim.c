@@ -378,8 +378,9 @@ note_found(QueueShared *q, int segno, SegmentPlace place, int64 id)
 }
 
 /*
- * Go through the blocks before the cursor and, if claimers believe that they
- * have seen everything, those after it.
+ * Go through the blocks before the cursor, and those that claimers will not
+ * come to: after the ones they know of, or if they believe that they have
+ * seen everything, after the cursor.
  */
 static void
 sweep_segment(QueueShared *q, int segno)
@@ -388,22 +389,27 @@ sweep_segment(QueueShared *q, int segno)
 	Relation	rel = segment_open(q, segno, AccessShareLock);
 	bool		to_end = (seg->scanned == pg_atomic_read_u64(&seg->appended));
 	BlockNumber end = PlaceBlock(pg_atomic_read_u64(&seg->cursor));
+	BlockNumber known = pg_atomic_read_u32(&seg->nblocks);
+	BlockNumber nblocks;
 	Snapshot	snapshot;
 	MemoryContext context;
 	MemoryContext old;
 
 	if (rel == NULL)
 		return;
+	nblocks = RelationGetNumberOfBlocks(rel);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	context = AllocSetContextCreate(CurrentMemoryContext, "queue sweep", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
-	for (BlockNumber block = 0;
-		 (to_end || block <= end) && block < RelationGetNumberOfBlocks(rel); block++)
+	for (BlockNumber block = 0; block < nblocks; block++)
 	{
 		HeapTuple	tuples[MaxHeapTuplesPerPage];
-		int			n = frontier_page_tuples(rel, block, snapshot, false, tuples);
+		int			n;
 
 		CHECK_FOR_INTERRUPTS();
+		if (!to_end && block > end && block < known)
+			continue;
+		n = frontier_page_tuples(rel, block, snapshot, false, tuples);
 		for (int i = 0; i < n; i++)
 			note_found(q, segno,
 					   MakePlace(block, ItemPointerGetOffsetNumber(&tuples[i]->t_self)),

@@ -106,7 +106,18 @@ wait_for_workers($node, 'one,two', 'workers start after a crash');
 is($node->safe_psql('postgres', 'SELECT pg_postmaster_start_time()'),
 	$started, 'of a backend, not of the postmaster');
 
+is( $node->safe_psql(
+		'one', q{
+SELECT database, state, pid IS NOT NULL, problem IS NULL FROM queue.databases ORDER BY database}),
+	"one|running|t|t\ntwo|running|t|t",
+	'a view shows them');
+my ($ret, $stdout, $stderr) = $node->psql('one', 'CREATE ROLE nobody; SET ROLE nobody; TABLE queue.databases');
+like($stderr, qr/permission denied/, 'not to everyone');
+is($node->safe_psql('one', 'GRANT pg_monitor TO nobody; SET ROLE nobody; SELECT count(*) FROM queue.databases'),
+	'2', 'but to pg_monitor');
+
 # A standby, promoted
+$node->safe_psql('one', q{SELECT queue.create('durable'); SELECT queue.create('unlogged', durable => false)});
 $node->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($node, 'base', has_streaming => 1);
@@ -117,6 +128,8 @@ is( $standby->safe_psql(
 		q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'queue%'}),
 	'0',
 	'nothing of ours runs on a standby');
+is($standby->safe_psql('one', 'SELECT queue, ready, sent, bytes FROM queue.stats ORDER BY queue'),
+	"durable|0|0|0\nunlogged|||", 'queue.stats has NULLs for an unlogged queue there');
 $node->stop;
 $standby->promote;
 wait_for_workers($standby, 'one,two', 'workers start at promotion');
@@ -128,9 +141,19 @@ my $offset = -s $node->logfile;
 $node->start;
 wait_for_workers($node, 'one,two', 'workers start with just enough slots');
 $node->safe_psql('plain', 'CREATE EXTENSION queue');
-$node->wait_for_log(qr/WARNING: .*out of background worker slots for queue maintenance/, $offset);
+$node->wait_for_log(
+	qr/WARNING: .*out of background worker slots for queue maintenance in database "plain".*HINT: .*max_worker_processes, now 4/s,
+	$offset);
+ok(1, 'a database without a worker is in the log');
+is( $node->safe_psql(
+		'one', q{
+SELECT database, state, problem, setting, failures > 0, since < retry_at FROM queue.databases WHERE problem IS NOT NULL}),
+	'plain|waiting|out of background worker slots|max_worker_processes|t|t',
+	'and in the view, with the setting to raise');
 $node->safe_psql('two', 'DROP EXTENSION queue');
 wait_for_workers($node, 'one,plain', 'one that found no slot starts when there is one');
+ok($node->poll_query_until('one', 'SELECT count(*) FROM queue.databases WHERE problem IS NOT NULL', '0'),
+	'and all is well');
 $node->stop;
 
 done_testing();

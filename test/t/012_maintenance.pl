@@ -78,13 +78,15 @@ ok( $node->poll_query_until(
 $node->safe_psql(
 	'shop', q{
 SELECT queue.send('busy', '3', delay => '1 hour');
-SET client_min_messages = warning;
+SET client_min_messages = error;
+CREATE PUBLICATION everything FOR ALL TABLES;
 DROP TABLE queues.broken CASCADE;
 DROP TABLE queues.busy CASCADE;
 });
 is($node->safe_psql('shop', 'SELECT count(*) FROM queue.queue; SELECT count(*) FROM queue.deferred'),
 	"2\n1", 'queues are dropped by table, and nothing is left of them');
 replace_worker();
+$node->safe_psql('shop', 'DROP PUBLICATION everything');
 is( $node->safe_psql(
 		'shop', q{
 SELECT queue.create(name) FROM unnest('{third,fourth}'::text[]) name;
@@ -95,6 +97,13 @@ SELECT queue.send('fourth', '1');
 	'and their shared memory used again');
 my ($ret, $stdout, $stderr) = $node->psql('shop', "SELECT queue.create('fifth')");
 like($stderr, qr/too many queues are in use/, 'of which there is no more than before');
+
+# After a restart there can be room for fewer.
+$node->append_conf('postgresql.conf', 'queue.max_queues = 2');
+$node->restart;
+is($node->safe_psql('shop', 'SELECT count(*) FROM queue.stats'), '4', 'queue.stats shows those that have none');
+$node->append_conf('postgresql.conf', 'queue.max_queues = 4');
+$node->restart;
 
 # A database dropped with its queues
 $node->safe_psql('postgres', 'DROP DATABASE shop');

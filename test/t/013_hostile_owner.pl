@@ -24,6 +24,7 @@ GRANT CREATE ON SCHEMA public TO mallory;
 CREATE TABLE fired (what text, who name);
 GRANT INSERT ON fired TO PUBLIC;
 SELECT queue.create('witness');
+SELECT queue.send('witness', '1', delay => '1 hour');
 });
 
 sub as_mallory

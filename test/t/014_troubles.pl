@@ -62,7 +62,7 @@ expires('q', 'a lease ends in time whatever the sweep interval');
 my @sessions = map { $node->background_psql('postgres') } 1 .. 4;
 $sessions[0]->query_safe(q{BEGIN; SELECT queue.create('open')});
 $sessions[1]->query_safe(q{BEGIN; ANALYZE queues.analyzed});
-$sessions[2]->query_safe(q{BEGIN; LOCK TABLE ONLY queues.locked});
+$sessions[2]->query_safe(q{BEGIN; SELECT queue.send('locked', '1'); LOCK TABLE ONLY queues.locked});
 $sessions[3]->query_safe(q{BEGIN; LOCK TABLE queues."q$1"});
 
 traffic($_) foreach 'analyzed';
@@ -92,8 +92,7 @@ ok(no_trouble(), 'until it is over');
 $sessions[0]->query_safe(q{BEGIN; LOCK TABLE queue.relay, queue.inbox});
 expires('q', 'leases end while other tables are locked');
 $sessions[0]->query_safe('ROLLBACK');
-$sessions[0]->query_safe(q{BEGIN; REINDEX INDEX queue.queue_pkey});
-traffic('q');
+$sessions[0]->query_safe(q{BEGIN; SELECT queue.send('q', '1'); REINDEX INDEX queue.queue_pkey});
 ok(trouble(q{'q'}), 'and so is one on an index');
 $sessions[0]->query_safe('ROLLBACK');
 ok(no_trouble(), 'until that is over, too');
