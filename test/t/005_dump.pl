@@ -155,9 +155,16 @@ for my $round (1 .. 3)
 		"round $round: restore");
 	is( $node->safe_psql(
 			$database, q{
-(SELECT id FROM sent EXCEPT ALL SELECT id FROM acked EXCEPT ALL SELECT id FROM queues.orders)
-UNION ALL (SELECT id FROM queues.orders EXCEPT ALL (SELECT id FROM sent EXCEPT ALL SELECT id FROM acked))}),
-		'', "round $round: it holds what was sent and not acknowledged");
+SELECT id FROM queues.orders EXCEPT ALL (SELECT id FROM sent EXCEPT ALL SELECT id FROM acked)}),
+		'', "round $round: it holds nothing but what was sent and not acknowledged");
+
+	# What was acknowledged between pg_dump's snapshot and its lock can be gone, as after any TRUNCATE.
+	my $missing = $node->safe_psql(
+		$database, q{
+SELECT array_agg(id) FROM (SELECT id FROM sent EXCEPT ALL SELECT id FROM acked EXCEPT ALL SELECT id FROM queues.orders) m});
+	is( $node->safe_psql(
+			'shop', "SELECT count(*) FROM unnest(nullif('$missing', '')::bigint[]) id WHERE id NOT IN (SELECT id FROM acked)"),
+		'0', "round $round: and all of that which nobody had acknowledged when it got to the table");
 }
 my $acked = $node->safe_psql('shop', 'SELECT count(*) FROM acked');
 ok($node->poll_query_until('shop', "SELECT count(*) > $acked + 500 FROM acked"),
