@@ -28,6 +28,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "worker_transaction.h"
+#include "compat.h"
 
 /* Rows deleted in one transaction. */
 #define BATCH				10000
