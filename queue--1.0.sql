@@ -98,12 +98,12 @@ SELECT pg_catalog.pg_extension_config_dump('queue.relay', '');
 -- Messages that arrived through a relay's postgres sink, kept long enough to
 -- recognise one that is sent again because its confirmation was lost.
 CREATE TABLE queue.inbox (
-	queue       text NOT NULL,
+	relid       regclass NOT NULL,
 	source      text NOT NULL,
 	id          bigint NOT NULL,
 	enqueued_at timestamptz NOT NULL,
 	accepted_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-	PRIMARY KEY (queue, source, id, enqueued_at)
+	PRIMARY KEY (relid, source, id, enqueued_at)
 );
 CREATE INDEX inbox_accepted_at ON queue.inbox (accepted_at);
 SELECT pg_catalog.pg_extension_config_dump('queue.inbox', '');

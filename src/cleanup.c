@@ -15,6 +15,7 @@
 #include "catalog.h"
 #include "catalog/pg_class.h"
 #include "cleanup.h"
+#include "dead_letter.h"
 #include "deferred.h"
 #include "guc.h"
 #include "miscadmin.h"
@@ -33,6 +34,7 @@
 /* Rows deleted in one transaction. */
 #define BATCH				10000
 
+#define Anum_inbox_relid		1
 #define Anum_inbox_accepted_at	5
 
 /* Where rows about a queue are; queue.queue last, as it says that they are. */
@@ -43,6 +45,8 @@ static const struct
 	AttrNumber	column;			/* the queue's table */
 }			owned_rows[] = {
 	{"deferred", "deferred_due", Anum_deferred_relid},
+	{"dead_letter", "dead_letter_pkey", Anum_dead_relid},
+	{"inbox", "inbox_pkey", Anum_inbox_relid},
 	{"relay", NULL, Anum_relay_queue},
 	{"queue", "queue_pkey", Anum_queue_relid},
 };

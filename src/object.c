@@ -25,6 +25,7 @@
 #include "commands/tablecmds.h"
 #include "dead_letter.h"
 #include "deferred.h"
+#include "miscadmin.h"
 #include "object.h"
 #include "relay.h"
 #include "segment.h"
@@ -39,22 +40,23 @@
 
 static object_access_hook_type prev_object_access_hook = NULL;
 
-/* Delete a queue's row in queue.queue. */
+/* Delete the rows about a queue of one of our tables, whose first column it is. */
 static void
-delete_settings(Oid relid)
+delete_rows(const char *table, const char *index, Oid relid)
 {
-	Relation	rel = table_open(extension_relation("queue"), RowExclusiveLock);
+	Relation	rel = table_open(extension_relation(table), RowExclusiveLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
-	ScanKeyInit(&key, Anum_queue_relid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
-	scan = systable_beginscan(rel, extension_relation("queue_pkey"), true, NULL, 1, &key);
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, extension_relation(index), true, NULL, 1, &key);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		TM_FailureData tmfd;
 
 		/* The maintenance worker cannot be first; SQL of a superuser can. */
+		CHECK_FOR_INTERRUPTS();
 		(void) heap_delete(rel, &tuple->t_self, GetCurrentCommandId(true), InvalidSnapshot,
 						   true, &tmfd, false);
 	}
@@ -70,7 +72,7 @@ static bool
 storage_exists(void)
 {
 	static const char *const relations[] = {
-		"deferred", "deferred_due", "dead_letter", "dead_letter_pkey"
+		"deferred", "deferred_due", "dead_letter", "dead_letter_pkey", "inbox", "inbox_pkey"
 	};
 	Oid			namespace = get_namespace_oid("queue", true);
 
@@ -94,7 +96,8 @@ relation_dropped(Oid relid)
 
 	if (queue_recorded(relid) && storage_exists())
 	{
-		delete_settings(relid);
+		delete_rows("queue", "queue_pkey", relid);
+		delete_rows("inbox", "inbox_pkey", relid);
 		deferred_delete_all(relid);
 		(void) dead_letter_delete_all(relid);
 	}

@@ -92,12 +92,12 @@ elements(FunctionCallInfo fcinfo, int argno, Oid type, int n, Datum **values, bo
  * Runs as the table's owner: the caller's right is that to send to the queue.
  */
 static Origin *
-enter(FunctionCallInfo fcinfo, uint64 *n)
+enter(FunctionCallInfo fcinfo, Oid queue, uint64 *n)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[] = {TEXTOID, TEXTOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID};
+	Oid			types[] = {REGCLASSOID, TEXTOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID};
 	Datum		values[] = {
-		PG_GETARG_DATUM(ARG_QUEUE), PG_GETARG_DATUM(ARG_SOURCE),
+		ObjectIdGetDatum(queue), PG_GETARG_DATUM(ARG_SOURCE),
 		PG_GETARG_DATUM(ARG_IDS), PG_GETARG_DATUM(ARG_ENQUEUED_ATS)
 	};
 	MemoryContext caller = CurrentMemoryContext;
@@ -113,7 +113,7 @@ enter(FunctionCallInfo fcinfo, uint64 *n)
 	if (plan == NULL)
 	{
 		/* In order, so that two who enter the same do not deadlock. */
-		plan = SPI_prepare("INSERT INTO queue.inbox (queue, source, id, enqueued_at)"
+		plan = SPI_prepare("INSERT INTO queue.inbox (relid, source, id, enqueued_at)"
 						   " SELECT $1, $2, id, enqueued_at"
 						   " FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4))"
 						   " AS m (id, enqueued_at) ORDER BY id, enqueued_at"
@@ -156,6 +156,7 @@ Datum
 queue_relay_accept(PG_FUNCTION_ARGS)
 {
 	Queue	   *queue;
+	Oid			relid;
 	Origin	   *fresh;
 	uint64		nfresh;
 	int			n;
@@ -175,7 +176,9 @@ queue_relay_accept(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("%s of queue.relay_accept() must not be null", argument_names[i])));
 	}
-	queue_by_name(PG_GETARG_TEXT_PP(ARG_QUEUE), ACL_INSERT);
+	queue = queue_by_name(PG_GETARG_TEXT_PP(ARG_QUEUE), ACL_INSERT);
+	relid = queue->relid;
+	queue_lock(relid, NameStr(queue->name), RowExclusiveLock);
 
 	n = elements(fcinfo, ARG_IDS, INT8OID, -1, &columns[ARG_IDS], &nulls[ARG_IDS]);
 	elements(fcinfo, ARG_ENQUEUED_ATS, TIMESTAMPTZOID, n, &columns[ARG_ENQUEUED_ATS], &nulls[ARG_ENQUEUED_ATS]);
@@ -199,12 +202,14 @@ queue_relay_accept(PG_FUNCTION_ARGS)
 					 errmsg("headers must be a JSON object")));
 	}
 
-	fresh = enter(fcinfo, &nfresh);
+	fresh = enter(fcinfo, relid, &nfresh);
 	if (nfresh == 0)
 		PG_RETURN_INT32(0);
 
 	/* Looked up again: SPI may have had it invalidated. */
-	queue = queue_by_name(PG_GETARG_TEXT_PP(ARG_QUEUE), ACL_INSERT);
+	queue = queue_by_relid(relid);
+	if (queue == NULL)
+		queue_missing(text_to_cstring(PG_GETARG_TEXT_PP(ARG_QUEUE)));
 	ids = palloc(sizeof(int64) * nfresh);
 	identity_allocate(queue, nfresh, ids);
 	values = palloc0(sizeof(*values) * nfresh);

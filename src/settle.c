@@ -120,8 +120,9 @@ open_leased(const Lease *lease, bool wait, Cached *cached)
 	if (!lock_table(lease->q->relid, wait) || !lock_table(relid, wait))
 		return NULL;
 	cached->rel = try_relation_open(relid, NoLock);
-	if (cached->rel != NULL && lease->place.segment != LEASE_IN_DEFERRED)
-		segment_check_columns(cached->rel);
+	if (cached->rel != NULL && lease->place.segment != LEASE_IN_DEFERRED &&
+		!segment_check(lease->q, cached->rel))
+		close_cached(cached);
 	return cached->rel;
 }
 

@@ -117,8 +117,8 @@ ok( $node->poll_query_until(
 # The inbox
 $node->safe_psql(
 	'shop', q{
-INSERT INTO queue.inbox SELECT 'q', 'somewhere', n, now(), now() - interval '8 days' FROM generate_series(1, 25000) n;
-INSERT INTO queue.inbox VALUES ('q', 'somewhere', 0, now(), now() - interval '6 days');
+INSERT INTO queue.inbox SELECT 'queue.inbox', 'somewhere', n, now(), now() - interval '8 days' FROM generate_series(1, 25000) n;
+INSERT INTO queue.inbox VALUES ('queue.inbox', 'somewhere', 0, now(), now() - interval '6 days');
 });
 replace_worker();
 ok($node->poll_query_until('shop', 'SELECT count(*) FROM queue.inbox', '1'),
