@@ -252,8 +252,7 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 	scan.kind = kind;
 	scan.now = GetCurrentTimestamp();
 	scan.expires_at = (kind == LEASE_TIMED) ? scan.now + lease : DT_NOEND;
-	max = Min(max, queue_max_leases);
-	scan.max = lease_allowance(q, max);
+	scan.max = Min(max, queue_max_leases);
 	lease_reserve(scan.max + 1);
 
 	/*
@@ -263,6 +262,9 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 	scan.snapshot = RegisterSnapshot(GetLatestSnapshot());
 	settle_overdue(queue, &scan);
 	claim_returned(&scan);
+
+	/* Those had a slot; what is taken from here on needs another. */
+	scan.max = scan.nclaims + lease_allowance(q, scan.max - scan.nclaims);
 	deferred_claim(&scan, queue->relid);
 	if (scan.nclaims < scan.max)
 	{
