@@ -25,12 +25,12 @@
 #include "executor/executor.h"
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
+#include "owner.h"
 #include "parser/parse_utilcmd.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
-#include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -84,31 +84,6 @@ struct Constrained
 	ColumnDefault *defaults;	/* by column */
 	bool		explain;		/* the sender may see the row that failed */
 };
-
-/* Whose rights we have, and had. */
-typedef struct Rights
-{
-	Oid			userid;
-	int			context;
-	int			nestlevel;
-} Rights;
-
-static void
-become_owner(Rights *saved, Oid owner)
-{
-	GetUserIdAndSecContext(&saved->userid, &saved->context);
-	SetUserIdAndSecContext(owner, saved->context | SECURITY_RESTRICTED_OPERATION);
-	saved->nestlevel = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-}
-
-static void
-become_caller(const Rights *saved)
-{
-	AtEOXact_GUC(false, saved->nestlevel);
-	SetUserIdAndSecContext(saved->userid, saved->context);
-}
 
 bool
 constrained_needed(Relation rel)
@@ -170,7 +145,7 @@ constrained_begin(Relation rel, Oid queue)
 {
 	Constrained *c = palloc0(sizeof(Constrained));
 	MemoryContext old;
-	Rights		caller;
+	OwnerContext caller;
 
 	c->rel = rel;
 	c->explain = pg_class_aclcheck(queue, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
@@ -181,10 +156,10 @@ constrained_begin(Relation rel, Oid queue)
 	c->slot = ExecInitExtraTupleSlot(c->estate, RelationGetDescr(rel), &TTSOpsVirtual);
 
 	/* Expressions are simplified, and functions in them called, already here. */
-	become_owner(&caller, rel->rd_rel->relowner);
+	owner_begin(rel->rd_rel->relowner, &caller);
 	ExecOpenIndices(c->target, false);
 	prepare_defaults(c);
-	become_caller(&caller);
+	owner_end(&caller);
 	MemoryContextSwitchTo(old);
 	return c;
 }
@@ -253,9 +228,9 @@ constrained_form(Constrained *c, Datum *values, bool *isnull)
 	TupleTableSlot *slot = c->slot;
 	MemoryContext caller_context = CurrentMemoryContext;
 	HeapTuple	tuple;
-	Rights		caller;
+	OwnerContext caller;
 
-	become_owner(&caller, c->rel->rd_rel->relowner);
+	owner_begin(c->rel->rd_rel->relowner, &caller);
 	MemoryContextSwitchTo(GetPerTupleMemoryContext(c->estate));
 
 	ExecClearTuple(slot);
@@ -287,7 +262,7 @@ constrained_form(Constrained *c, Datum *values, bool *isnull)
 	check_row(c);
 
 	MemoryContextSwitchTo(caller_context);
-	become_caller(&caller);
+	owner_end(&caller);
 	tuple = ExecCopySlotHeapTuple(slot);
 	ExecClearTuple(slot);
 	ResetPerTupleExprContext(c->estate);
@@ -299,7 +274,7 @@ constrained_index(Constrained *c, HeapTuple tuple)
 {
 	TupleDesc	desc = RelationGetDescr(c->rel);
 	TupleTableSlot *slot = c->slot;
-	Rights		caller;
+	OwnerContext caller;
 
 	if (c->target->ri_NumIndices == 0)
 		return;
@@ -309,9 +284,9 @@ constrained_index(Constrained *c, HeapTuple tuple)
 	slot->tts_tid = tuple->t_self;
 	slot->tts_tableOid = RelationGetRelid(c->rel);
 
-	become_owner(&caller, c->rel->rd_rel->relowner);
+	owner_begin(c->rel->rd_rel->relowner, &caller);
 	list_free(insert_index_tuples(c->target, slot, c->estate));
-	become_caller(&caller);
+	owner_end(&caller);
 	ExecClearTuple(slot);
 	ResetPerTupleExprContext(c->estate);
 }
@@ -329,12 +304,12 @@ void
 constrained_copy_indexes(Relation parent, Oid segment)
 {
 	List	   *indexes = RelationGetIndexList(parent);
-	Rights		caller;
+	OwnerContext caller;
 	ListCell   *lc;
 
 	if (indexes == NIL)
 		return;
-	become_owner(&caller, parent->rd_rel->relowner);
+	owner_begin(parent->rd_rel->relowner, &caller);
 	foreach(lc, indexes)
 	{
 		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
@@ -354,6 +329,6 @@ constrained_copy_indexes(Relation parent, Oid segment)
 		}
 		index_close(index, AccessShareLock);
 	}
-	become_caller(&caller);
+	owner_end(&caller);
 	list_free(indexes);
 }
