@@ -70,7 +70,7 @@ my $broker = FakeServer->new(
 	},
 	unknown_tag => sub {
 		$_[0]->amqp_open;
-		$_[0]->method(1, 60, 80, pack('Q>C', 0xFFFFFFFFFFFF, 1));
+		$_[0]->method(1, 60, 80, pack('Q>C', 281474976710655, 1));
 		$_[0]->wait_for_end;
 	},
 	body_out_of_turn => sub {
@@ -250,7 +250,7 @@ SELECT queue.send('events', to_jsonb(repeat(E'\x01', 25000000)));
 INSERT INTO queues.events (payload, body) VALUES ('5', '\x05');
 SELECT queue.send('events', '6');});
 wait_until('(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)', 'all is through or dead');
-is( $node->safe_psql('postgres', q{SELECT left(payload::text, 3), attempts, error FROM queue.dead_letters WHERE headers IS NOT NULL OR length(payload::text) < 10 ORDER BY id}),
+is( $node->safe_psql('postgres', q{SELECT CASE WHEN pg_column_size(payload) < 100 THEN payload END, attempts, error FROM queue.dead_letters WHERE error NOT LIKE '%for a relay' ORDER BY id}),
 	q{2|2|headers are too large for a frame of the broker
 3|2|headers are nested more than 100 deep
 5|2|message has both a payload and a body}, 'what cannot be encoded');
@@ -294,9 +294,10 @@ ok($node->poll_query_until('latin', 'SELECT published = 1 FROM queue.relays'), '
 ok((grep { $_ eq qq(got "\xC3\xA4") } @sent), 'the payload in UTF-8');
 ($header) = grep { /^routing key/ } @sent;
 like($header, qr/^routing key \xC3\xB6\xC3\xA9\xC3\xB1 /, 'the routing key');
-like($header, qr/@{[unpack('H*', "\x02\xC3\x9FS\0\0\0\x02\xC3\xB1")]}/, 'headers');
-like($header, qr/@{[unpack('H*', "\x05x-keyS\0\0\0\x02\xC3\xA9")]}/, 'the key');
-like($header, qr/@{[unpack('H*', "gr\xC3\xBCn/1")]}/, 'and the id');
+for my $part ("\x02\xC3\x9FS\0\0\0\x02\xC3\xB1", "\x05x-keyS\0\0\0\x02\xC3\xA9", "gr\xC3\xBCn/1")
+{
+	isnt(index($header, unpack('H*', $part)), -1, 'a header, the key, the id');
+}
 $node->safe_psql('latin', q{SELECT queue.drop_relay('r')});
 
 # Texts that are no texts
