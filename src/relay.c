@@ -795,11 +795,16 @@ turn(MemoryContext connection)
 	{
 		all = publish(&next_retry);
 		report_activity();
+
+		/* What takes us long is not the other side's time. */
+		verdict_at += GetCurrentTimestamp() - now;
 		if (!routine->poll(sink, error))
 			back_off(error, sink->innocent ? LOSS_INNOCENT : LOSS_ERROR);
 		else
 			check_verdicts();
 	}
+
+	now = GetCurrentTimestamp();
 
 	/* Little by little if there is time, in larger pieces if not. */
 	if (!dlist_is_empty(&failed) ||
@@ -812,6 +817,7 @@ turn(MemoryContext connection)
 	else
 		wait_end(false);
 
+	verdict_at += GetCurrentTimestamp() - now;
 	report_activity();
 	if (!moved)
 	{

@@ -257,7 +257,7 @@ is( $node->safe_psql('postgres', q{SELECT CASE WHEN pg_column_size(payload) < 10
 is( $node->safe_psql('postgres', q{SELECT count(*) FROM queue.dead_letters WHERE error = 'message is too large for a relay'}),
 	'2', 'or is too large as text');
 my @sent = $broker->take_log;
-is(join(' ', sort grep { /^got/ } @sent), 'got 1 got 6', 'the rest arrives');
+is(join(' ', grep { /^got/ } @sent), 'got 1 got 6', 'the rest arrives');
 my ($header) = grep { /^routing key/ } @sent;
 like($header, qr/016e53000001913130303030/, 'a number no double holds is text');
 like($header, qr/01666[4]3ff8000000000000/, 'another is a double');
