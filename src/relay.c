@@ -175,6 +175,7 @@ refused(RelayItem *item, const char *text, bool keep)
 {
 	int			attempts = item->base.message->attempts + item->base.failures;
 	char		clean[SINK_ERROR_SIZE];
+	double		wait;
 
 	text_clean(clean, sizeof(clean), text, strlen(text), GetDatabaseEncoding());
 	pg_atomic_fetch_add_u64(&slot->failed, 1);
@@ -186,8 +187,8 @@ refused(RelayItem *item, const char *text, bool keep)
 		dlist_push_tail(&failed, &item->node);
 		return;
 	}
-	item->retry_at = GetCurrentTimestamp() +
-		(int64) Min((double) backoff_max, ldexp(backoff, attempts - 1));
+	wait = ldexp(backoff, attempts - 1);
+	item->retry_at = GetCurrentTimestamp() + (int64) Min((double) backoff_max, wait);
 	item->base.failures++;
 	put_back(item);
 }
@@ -828,7 +829,11 @@ turn(MemoryContext connection)
 		if (sink && all && claim_at != 0)
 			until = Min(until, claim_at);
 		else if (sink && all && queue_shared)
-			until = Min(until, claim_next_look(queue_shared));
+		{
+			TimestampTz look = claim_next_look(queue_shared);
+
+			until = Min(until, look);
+		}
 		pgstat_report_stat(nhand == 0);
 		sleep_until(until);
 	}
