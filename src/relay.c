@@ -176,6 +176,7 @@ refused(RelayItem *item, const char *text, bool keep)
 	int			attempts = item->base.message->attempts + item->base.failures;
 	double		wait;
 	char		clean[SINK_ERROR_SIZE];
+	double		wait;
 
 	text_clean(clean, sizeof(clean), text, strlen(text), GetDatabaseEncoding());
 	pg_atomic_fetch_add_u64(&slot->failed, 1);
@@ -797,11 +798,16 @@ turn(MemoryContext connection)
 	{
 		all = publish(&next_retry);
 		report_activity();
+
+		/* What takes us long is not the other side's time. */
+		verdict_at += GetCurrentTimestamp() - now;
 		if (!routine->poll(sink, error))
 			back_off(error, sink->innocent ? LOSS_INNOCENT : LOSS_ERROR);
 		else
 			check_verdicts();
 	}
+
+	now = GetCurrentTimestamp();
 
 	/* Little by little if there is time, in larger pieces if not. */
 	if (!dlist_is_empty(&failed) ||
@@ -814,6 +820,7 @@ turn(MemoryContext connection)
 	else
 		wait_end(false);
 
+	verdict_at += GetCurrentTimestamp() - now;
 	report_activity();
 	if (!moved)
 	{

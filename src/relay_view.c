@@ -25,12 +25,14 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 #include "compat.h"
 
 /* Pages looked at for the oldest message that waits. */
@@ -165,22 +167,16 @@ find_shared(Oid relid)
 static Datum
 shown_options(const RelayConfig *relay, const char *procedure)
 {
-	JsonbParseState *state = NULL;
-	JsonbValue	v;
-	Jsonb	   *shown;
+	StringInfoData shown;
 
 	if (procedure == NULL)
 		return relay->given;
-	v.type = jbvString;
-	v.val.string.val = "procedure";
-	v.val.string.len = strlen(v.val.string.val);
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	pushJsonbValue(&state, WJB_KEY, &v);
-	v.val.string.val = unconstify(char *, procedure);
-	v.val.string.len = strlen(procedure);
-	pushJsonbValue(&state, WJB_VALUE, &v);
-	shown = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
-	return DirectFunctionCall2(jsonb_concat, relay->given, JsonbPGetDatum(shown));
+	initStringInfo(&shown);
+	appendStringInfoString(&shown, "{\"procedure\": ");
+	escape_json(&shown, procedure);
+	appendStringInfoChar(&shown, '}');
+	return DirectFunctionCall2(jsonb_concat, relay->given,
+							   DirectFunctionCall1(jsonb_in, CStringGetDatum(shown.data)));
 }
 
 /* Whether the current user may see a relay. */

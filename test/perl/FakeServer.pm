@@ -231,14 +231,13 @@ sub message
 	return;
 }
 
-# A message of the client's: its type.
+# A message of the client's: its type and what is in it.
 sub read_message
 {
 	my ($self) = @_;
 	my ($type, $length) = unpack('a N', $self->read(5));
 
-	$self->read($length - 4);
-	return $type;
+	return ($type, $self->read($length - 4));
 }
 
 # Log in anybody with any password; requests for TLS are refused.
@@ -276,13 +275,33 @@ sub pg_open
 	return;
 }
 
-# Wait for a batch: parse, bind, describe, execute, sync.
+# Wait for a batch: parse, bind, describe, execute, sync.  What is in it.
 sub pg_batch
 {
 	my ($self) = @_;
-	my $type;
+	my $all = '';
 
-	do { $type = $self->read_message; die "end\n" if $type eq 'X'; } while ($type ne 'S');
+	for (;;)
+	{
+		my ($type, $payload) = $self->read_message;
+
+		die "end\n" if $type eq 'X';
+		return $all if $type eq 'S';
+		$all .= $payload;
+	}
+}
+
+# Accept it.
+sub pg_accept
+{
+	my ($self) = @_;
+
+	$self->message('1', '');
+	$self->message('2', '');
+	$self->message('T', pack('n', 1) . "x\0" . pack('NnNnNn', 0, 0, 23, 4, 0xFFFFFFFF, 0));
+	$self->message('D', pack('nN', 1, 1) . '1');
+	$self->message('C', "SELECT 1\0");
+	$self->message('Z', 'I');
 	return;
 }
 

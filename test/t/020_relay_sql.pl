@@ -174,6 +174,76 @@ $node->restart;
 $node->safe_psql('postgres', q{SELECT queue.send('q', '9')});
 wait_until('(SELECT count(*) = 2 FROM got)', 'the relay comes back after a restart');
 
+# What a procedure sets is not there for the next message, of the same
+# transaction or another, whatever the database has set.
+$node->safe_psql('postgres', q{
+SELECT queue.pause_relay('r');
+CREATE ROLE nobody;
+CREATE ROLE somebody LOGIN;
+GRANT nobody TO somebody;
+CREATE TABLE seen (n bigserial, text text);
+GRANT INSERT ON seen TO PUBLIC;
+GRANT USAGE ON SEQUENCE seen_n_seq TO PUBLIC;
+GRANT SELECT, DELETE ON queues.q TO somebody;
+CREATE PROCEDURE litter(m queue.message) LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO public.seen (text) VALUES (pg_catalog.concat_ws(' ', current_user, session_user,
+		pg_catalog.current_setting('search_path'), pg_catalog.current_setting('work_mem'),
+		pg_catalog.current_setting('role'), pg_catalog.to_regclass('pg_temp.litter') IS NULL,
+		(SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory'
+			AND pid = pg_catalog.pg_backend_pid()),
+		(SELECT pg_catalog.count(*) FROM pg_catalog.pg_prepared_statements),
+		(SELECT pg_catalog.count(*) FROM pg_catalog.pg_cursors)));
+	PERFORM pg_catalog.set_config('search_path', 'nowhere', false);
+	PERFORM pg_catalog.set_config('work_mem', '1MB', false);
+	PERFORM pg_catalog.set_config('default_transaction_read_only', 'on', false);
+	PERFORM pg_catalog.set_config('transform_null_equals', 'on', false);
+	EXECUTE 'SET ROLE nobody';
+	IF m.payload = '"much"' THEN
+		EXECUTE 'RESET ROLE';
+		CREATE TEMP TABLE litter (n int);
+		PERFORM pg_catalog.pg_advisory_lock(m.id);
+		EXECUTE 'PREPARE litter AS SELECT 1';
+		EXECUTE 'DECLARE litter CURSOR WITH HOLD FOR SELECT 1';
+		EXECUTE 'SET ROLE nobody';
+	END IF;
+END $$;
+ALTER ROLE somebody IN DATABASE postgres SET role = 'nobody';
+ALTER DATABASE postgres SET work_mem = '5MB';
+ALTER ROLE somebody SET search_path = 'here';});
+$node->safe_psql('postgres', q{
+SET ROLE somebody;
+SELECT queue.create_relay('litter', 'q', options => '{"procedure": "public.litter"}');
+RESET ROLE;
+SELECT queue.send('q', to_jsonb(i)) FROM generate_series(1, 20) i;});
+wait_until('(SELECT count(*) = 20 FROM seen)', 'a procedure that litters');
+for my $n (1 .. 3)
+{
+	$node->safe_psql('postgres', q{SELECT queue.send('q', '"much"')});
+	wait_until('(SELECT count(*) = 20 + ' . $n . ' FROM seen)', "much, $n");
+}
+is($node->safe_psql('postgres', 'SELECT DISTINCT text FROM seen'),
+	'somebody somebody here 5MB none t 0 0 0', 'finds nothing of it');
+$node->safe_psql('postgres', q{
+ALTER DATABASE postgres RESET work_mem;
+SELECT queue.drop_relay('litter');
+SELECT queue.resume_relay('r');});
+
+# Locked tables, or a queue dropped with a transaction open, are no matter for the view.
+my $locker = $node->background_psql('postgres');
+$locker->query_safe(q{BEGIN; LOCK TABLE queues.q, queues."q$1", queues."q$2" IN ACCESS EXCLUSIVE MODE});
+is($node->safe_psql('postgres', q{SET statement_timeout = '10 s'; SELECT count(*) FROM queue.relays WHERE name = 'r'}),
+	'1', 'the view waits for no lock');
+$locker->query_safe('ROLLBACK');
+$locker->query_safe(q{BEGIN; CREATE PROCEDURE other(m queue.message) LANGUAGE sql AS 'SELECT';
+	SELECT queue.create('open'); SELECT queue.create_relay('open', 'open', options => '{"procedure": "other"}')});
+is($node->safe_psql('postgres', q{SET statement_timeout = '10 s'; SELECT count(*) FROM queue.relays}),
+	'1', 'nor for a relay that is being created');
+$node->safe_psql('postgres', q{SELECT queue.send('q', '10')});
+wait_until(q{(SELECT published > 0 FROM queue.relays WHERE name = 'r')}, 'and the others go on');
+$locker->query_safe('ROLLBACK');
+$locker->quit;
+
 # What stands in the way of a database's end
 $node->safe_psql('postgres', 'CREATE DATABASE gone');
 $node->safe_psql('gone', q{

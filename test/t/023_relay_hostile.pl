@@ -22,10 +22,11 @@ sub confirm_but
 	$connection->amqp_open;
 	for (;;)
 	{
-		my ($body) = $connection->amqp_message;
+		my ($body, $header, $routing_key) = $connection->amqp_message;
 
 		$tag++;
 		$connection->log("got $body");
+		$connection->log("routing key $routing_key header " . unpack('H*', $header));
 		return $otherwise->($tag) if $body eq $poison;
 		$connection->amqp_ack($tag);
 	}
@@ -69,7 +70,7 @@ my $broker = FakeServer->new(
 	},
 	unknown_tag => sub {
 		$_[0]->amqp_open;
-		$_[0]->method(1, 60, 80, pack('Q>C', 0xFFFFFFFFFFFF, 1));
+		$_[0]->method(1, 60, 80, pack('Q>C', 281474976710655, 1));
 		$_[0]->wait_for_end;
 	},
 	body_out_of_turn => sub {
@@ -238,6 +239,67 @@ is( $node->safe_psql('postgres', 'SELECT payload, key, attempts FROM queue.dead_
 	"$poison|k|2", 'with a key: the one at fault is dead');
 $node->safe_psql('postgres', 'DELETE FROM queue.dead_letters');
 
+# What cannot be encoded as it is
+meet('good');
+$node->safe_psql('postgres', q{
+SELECT queue.send('events', '1', headers => '{"n": 1e400, "m": -1e309, "f": 1.5}');
+SELECT queue.send('events', '2', headers => jsonb_build_object('n', to_jsonb(array_fill(1e131071::numeric, array[9000]))));
+SELECT queue.send('events', '3', headers => ('{"n": ' || repeat('[', 1000) || repeat(']', 1000) || '}')::jsonb);
+SELECT queue.send('events', to_jsonb(array_fill(1e131071::numeric, array[9000])));
+SELECT queue.send('events', to_jsonb(repeat(E'\x01', 25000000)));
+INSERT INTO queues.events (payload, body) VALUES ('5', '\x05');
+SELECT queue.send('events', '6');});
+wait_until('(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)', 'all is through or dead');
+is( $node->safe_psql('postgres', q{SELECT CASE WHEN pg_column_size(payload) < 100 THEN payload END, attempts, error FROM queue.dead_letters WHERE error NOT LIKE '%for a relay' ORDER BY id}),
+	q{2|2|headers are too large for a frame of the broker
+3|2|headers are nested more than 100 deep
+5|2|message has both a payload and a body}, 'what cannot be encoded');
+is( $node->safe_psql('postgres', q{SELECT count(*) FROM queue.dead_letters WHERE error = 'message is too large for a relay'}),
+	'2', 'or is too large as text');
+my @sent = $broker->take_log;
+is(join(' ', grep { /^got/ } @sent), 'got 1 got 6', 'the rest arrives');
+my ($header) = grep { /^routing key/ } @sent;
+like($header, qr/016e53000001913130303030/, 'a number no double holds is text');
+like($header, qr/01666[4]3ff8000000000000/, 'another is a double');
+$node->safe_psql('postgres', 'DELETE FROM queue.dead_letters');
+
+# A pipe is no file of certificates, and who may not know is told nothing.
+my $pipe = PostgreSQL::Test::Utils::tempdir() . '/pipe';
+require POSIX;
+POSIX::mkfifo($pipe, 0600) or die $!;
+for my $file ($pipe, '/dev/zero', '/nowhere/at/all', '/etc/passwd')
+{
+	$node->safe_psql('postgres', qq{
+ALTER SERVER fake OPTIONS (ADD sslmode 'verify-ca', ADD sslrootcert '$file');
+SELECT queue.send('events', '1');});
+	wait_until(q{(SELECT state = 'backing off' AND last_error = 'could not read the certificates of option "sslrootcert"' FROM queue.relays)},
+		"sslrootcert $file");
+	$node->safe_psql('postgres', 'ALTER SERVER fake OPTIONS (DROP sslmode, DROP sslrootcert)');
+	wait_until('(SELECT count(*) = 0 FROM queues.events)', 'and without it');
+}
+
+# In a database of another encoding what leaves is UTF-8.
+$node->safe_psql('postgres', q{CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0});
+$node->safe_psql('postgres', q{SELECT queue.pause_relay('r')});
+$broker->take_log;
+$node->safe_psql('latin', qq{
+SET client_encoding = 'UTF8';
+CREATE EXTENSION queue;
+SELECT queue.create('grün');
+CREATE SERVER fake FOREIGN DATA WRAPPER queue_amqp OPTIONS (host '127.0.0.1', port '$port');
+SELECT queue.create_relay('r', 'grün', 'fake', '{"routing_key": "ö{key}{header:ß}"}');
+SELECT queue.send('grün', '"ä"', 'é', '{"ß": "ñ"}');});
+ok($node->poll_query_until('latin', 'SELECT published = 1 FROM queue.relays'), 'published from a LATIN1 database');
+@sent = $broker->take_log;
+ok((grep { $_ eq qq(got "\xC3\xA4") } @sent), 'the payload in UTF-8');
+($header) = grep { /^routing key/ } @sent;
+like($header, qr/^routing key \xC3\xB6\xC3\xA9\xC3\xB1 /, 'the routing key');
+for my $part ("\x02\xC3\x9FS\0\0\0\x02\xC3\xB1", "\x05x-keyS\0\0\0\x02\xC3\xA9", "gr\xC3\xBCn/1")
+{
+	isnt(index($header, unpack('H*', $part)), -1, 'a header, the key, the id');
+}
+$node->safe_psql('latin', q{SELECT queue.drop_relay('r')});
+
 # Texts that are no texts
 meet('words');
 $node->safe_psql('postgres', q{SELECT queue.send('events', '1')});
@@ -336,6 +398,17 @@ my $server = FakeServer->new(
 			$_[0]->pg_error('22023', "no good: \xE2\x82\xAC\xFF\n\xE2\x82" . "\xE2\x82\xAC" x 1000);
 		}
 	},
+	poison => sub {
+		$_[0]->pg_open;
+		for (;;)
+		{
+			my $batch = $_[0]->pg_batch;
+
+			last if index($batch, $poison) >= 0;
+			$_[0]->pg_accept;
+		}
+		$_[0]->pg_error('XX000', 'it breaks');
+	},
 	internal_error => sub {
 		$_[0]->pg_open;
 		$_[0]->pg_batch;
@@ -379,6 +452,21 @@ wait_until('(SELECT count(*) = 1 FROM queue.dead_letters)', 'a message is refuse
 $words = $node->safe_psql('postgres', 'SELECT error FROM queue.dead_letters');
 like($words, qr/^no good: \xE2\x82\xAC\? \?+(\xE2\x82\xAC)+$/, 'cleaned');
 ok(utf8::decode($copy = $words), 'and clipped between two characters');
+
+# An internal error for one message is no block for the others.
+$node->safe_psql('postgres', qq{
+DELETE FROM queue.dead_letters;
+SELECT queue.alter('events', max_attempts => 2);});
+meet('poison', 'p', $server);
+$node->safe_psql('postgres', qq{
+SELECT queue.send('events', CASE WHEN i = 5 THEN '$poison' ELSE to_jsonb(i) END) FROM generate_series(1, 10) i;
+SELECT queue.send('events', to_jsonb(array_fill(1e131071::numeric, array[9000])));
+INSERT INTO queues.events (payload, body) VALUES ('5', '\\x05');});
+wait_until('(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)', 'all is through or dead');
+is( $node->safe_psql('postgres', 'SELECT attempts, reason, error FROM queue.dead_letters ORDER BY error'),
+	q{2|max_attempts|it breaks
+2|max_attempts|message has both a payload and a body
+2|max_attempts|message is too large for a relay}, 'and those at fault say why');
 
 is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'queue maintenance'
 	AND backend_start < now() - interval '1 s' AND datname = 'postgres'}), '1', 'nobody else has noticed');
