@@ -174,7 +174,6 @@ static void
 refused(RelayItem *item, const char *text, bool keep)
 {
 	int			attempts = item->base.message->attempts + item->base.failures;
-	double		wait;
 	char		clean[SINK_ERROR_SIZE];
 	double		wait;
 
