@@ -631,7 +631,7 @@ claim(int max)
 	wait_begin(queue_shared);
 	context = AllocSetContextCreate(CurTransactionContext, "queue relay batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
-	n = claim_messages(queue, LEASE_PROCESS, 0, max, HAND_BYTES, &messages);
+	n = claim_messages(queue, LEASE_PROCESS, 0, max, HAND_BYTES - hand_bytes, &messages);
 	if (n > 0 && !routine->local)
 		flush_commits(messages, n);
 	MemoryContextSetParent(context, TopMemoryContext);
