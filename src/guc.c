@@ -66,7 +66,7 @@ guc_init(void)
 							"-1 means half of queue.max_leases.",
 							&queue_max_leases_per_role,
 							-1, -1, 1 << 20,
-							PGC_SIGHUP,
+							PGC_SUSET,
 							0,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("queue.max_queues_per_role",
@@ -74,7 +74,7 @@ guc_init(void)
 							"-1 is half of queue.max_queues.",
 							&queue_max_queues_per_role,
 							-1, -1, 10000,
-							PGC_SIGHUP,
+							PGC_SUSET,
 							0,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("queue.max_relays_per_role",
@@ -82,7 +82,7 @@ guc_init(void)
 							"-1 means half of queue.max_relays.",
 							&queue_max_relays_per_role,
 							-1, -1, 1000,
-							PGC_SIGHUP,
+							PGC_SUSET,
 							0,
 							NULL, NULL, NULL);
 

@@ -6,7 +6,7 @@
 #define QUEUE_GUC_H
 
 extern int	queue_max_queues;	/* postmaster */
-extern int	queue_max_queues_per_role;	/* sighup, -1: half of queue_max_queues */
+extern int	queue_max_queues_per_role;	/* -1: half of them */
 extern int	queue_max_leases;	/* postmaster */
 extern int	queue_max_leases_per_role;	/* -1: half of them */
 extern int	queue_max_relays;	/* postmaster */
