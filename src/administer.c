@@ -227,7 +227,11 @@ create_sequence(Oid relid, const char *name)
 		elog(ERROR, "could not read the ids of queue \"%s\"", name);
 	max = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 	if (!isnull)
-		last = Max(DatumGetInt64(max), 0);
+	{
+		int64		highest = DatumGetInt64(max);
+
+		last = Max(highest, 0);
+	}
 	if (last == PG_INT64_MAX)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

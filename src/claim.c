@@ -144,14 +144,12 @@ claim_returned(ClaimScan *scan)
 		Relation	rel;
 		HeapTuple	tuple;
 		Verdict		verdict = VERDICT_DEAD;
-		int			attempts = 1;
+		int			attempts = lease.attempts;
 
 		rel = deferred ? try_relation_open(lease.place.relid, AccessShareLock) :
 			frontier_open(scan, lease.place.segment);
 		if (rel != NULL)
 			verdict = place_fetch(rel, &lease, scan->snapshot, &tuple);
-		if (verdict == VERDICT_LIVE && deferred)
-			attempts = deferred_attempts(rel, tuple) + 1;
 		if (rel != NULL && deferred)
 			relation_close(rel, AccessShareLock);
 		if (verdict == VERDICT_LIVE)

@@ -87,6 +87,7 @@ typedef struct LeaseDeed
 	LeaseAction action;
 	LeaseOutcome outcome;		/* of LEASE_DID_SETTLE */
 	bool		moved;			/* of LEASE_DID_MOVE: it has another place */
+	bool		ended;			/* of LEASE_DID_SETTLE: its time was over */
 	SubTransactionId subid;
 } LeaseDeed;
 
@@ -415,6 +416,7 @@ remember(LeaseRef ref, LeaseAction action)
 	deed->action = action;
 	deed->outcome = LEASE_ACKED;
 	deed->moved = false;
+	deed->ended = false;
 	deed->subid = GetCurrentSubTransactionId();
 }
 
@@ -767,6 +769,7 @@ lease_begin_expire(LeaseRef ref, TimestampTz now, Lease *lease)
 	}
 	set_state(ref, LEASE_SETTLING);
 	remember(ref, LEASE_DID_SETTLE);
+	deeds[ndeeds - 1].ended = true;
 	return true;
 }
 
@@ -779,7 +782,17 @@ lease_mark(LeaseRef ref, LeaseOutcome outcome)
 		deed->outcome = outcome;
 }
 
-/* Let a timed lease that is ours end at a time, and others know when. */
+/* Tell those who have to know when a timed lease ends. */
+static void
+notice_expiry(LeaseSlot *slot)
+{
+	QueueShared *q = &queue_state->queues[slot->queue];
+
+	lease_look_by(q, slot->expires_at);
+	maintenance_wake_by(q->dboid, slot->expires_at);
+}
+
+/* Let a timed lease that is ours end at a time. */
 static void
 set_expiry(LeaseRef ref, TimestampTz expires_at)
 {
@@ -787,8 +800,7 @@ set_expiry(LeaseRef ref, TimestampTz expires_at)
 
 	slot->expires_at = expires_at;
 	set_state(ref, LEASE_HELD);
-	lease_look_by(&queue_state->queues[slot->queue], expires_at);
-	maintenance_wake_by(queue_state->queues[slot->queue].dboid, expires_at);
+	notice_expiry(slot);
 }
 
 void
@@ -962,7 +974,13 @@ undo(LeaseDeed *deed)
 			return_slot(deed->ref);
 			break;
 		case LEASE_DID_SETTLE:
-			if (slot->kind == LEASE_TIMED)
+			if (deed->ended)
+			{
+				/* Somebody else has had the message: the receipt stays void. */
+				(void) set_held(REF_SLOTNO(deed->ref));
+				notice_expiry(slot);
+			}
+			else if (slot->kind == LEASE_TIMED)
 				set_expiry(deed->ref, slot->expires_at);
 			else
 				set_state(deed->ref, LEASE_HELD);
@@ -1026,6 +1044,8 @@ finish(LeaseDeed *deed, bool prepared)
 			 */
 			if (prepared)
 			{
+				/* This delivery is over, whatever becomes of the message. */
+				slot->attempts++;
 				return_slot(deed->ref);
 				break;
 			}

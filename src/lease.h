@@ -85,7 +85,7 @@ typedef struct Lease
 	QueueShared *q;
 	int64		id;				/* of the message */
 	LeasePlace	place;
-	int			attempts;		/* deliveries, this one included */
+	int			attempts;		/* deliveries, this one or, returned, the next included */
 	int			pid;			/* 0 if returned */
 	int			retries;		/* how often its expiry failed */
 	TimestampTz leased_at;
@@ -152,7 +152,11 @@ extern Oid	lease_queue(LeaseRef ref);
  */
 extern bool lease_begin_settle(LeaseRef ref, Lease *lease);
 
-/* The same, for a timed lease that has ended by a time: false if it has been extended. */
+/*
+ * The same, for a timed lease that has ended by a time: false if it has been
+ * extended.  Should the transaction abort it is held, but by another ref, so
+ * that its receipt is void.
+ */
 extern bool lease_begin_expire(LeaseRef ref, TimestampTz now, Lease *lease);
 
 /* Say how a lease being settled ends: for the statistics. */

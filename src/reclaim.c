@@ -579,8 +579,7 @@ move_message(Queue *queue, Relation rel, Lease *lease)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("message " INT64_FORMAT " cannot be read", lease->id)));
-	deferred_insert(queue, &message, place.due_at, returned ? 0 : lease->attempts - 1,
-					NULL, &place.tid);
+	deferred_insert(queue, &message, place.due_at, lease->attempts - 1, NULL, &place.tid);
 	if (returned)
 		lease_remove_returned(lease->ref);
 	else

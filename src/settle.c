@@ -64,11 +64,15 @@ report_trouble(const Lease *lease, const ErrorData *error)
 {
 	int64		delay = TROUBLE_FIRST;
 	TimestampTz retry_at;
+	Lease		now;
 
 	for (int i = 0; i < lease->retries && delay < TROUBLE_LAST; i++)
 		delay *= 2;
 	retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(delay, TROUBLE_LAST));
-	lease_retry_expiry(lease->ref, retry_at);
+
+	/* It has another receipt since the attempt was undone. */
+	if (lease_find(lease->q, lease->id, &now))
+		lease_retry_expiry(now.ref, retry_at);
 	problem_report(lease->q->relid, expiry_activity, error->sqlerrcode, error->message, retry_at);
 	if (lease->retries == 0)
 		ereport(LOG,
