@@ -67,6 +67,7 @@ typedef struct LeaseShared
 	pg_atomic_uint32 used;
 	pg_atomic_uint32 timed;		/* of those, timed leases */
 	uint64		receipt_keys[RECEIPT_KEYS]; /* by chance, at each start */
+	LeaseRef	void_ref;		/* whose receipt would be 0 */
 	slock_t		hash_mutex[HASH_LOCKS];
 	LeaseSlot	slots[FLEXIBLE_ARRAY_MEMBER];
 	/* int buckets[nbuckets] follows */
@@ -146,6 +147,8 @@ lease_shmem_init(bool found)
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not generate random values")));
 
+	leases->void_ref = receipt_decode(leases->receipt_keys, 0);
+
 	SpinLockInit(&leases->free_mutex);
 	leases->free_head = 0;
 	leases->high_water = 0;
@@ -179,6 +182,8 @@ lease_of_receipt(int64 receipt)
 	LeaseRef	ref;
 
 	shmem_require();
+	if (receipt == 0)
+		return 0;
 	ref = receipt_decode(leases->receipt_keys, receipt);
 	return REF_GENERATION(ref) > 0 && REF_SLOTNO(ref) < queue_max_leases ? ref : 0;
 }
@@ -502,7 +507,7 @@ set_held(int slotno)
 	{
 		generation = generation == MAX_GENERATION ? 1 : generation + 1;
 		ref = REF(generation, slotno);
-	} while (lease_receipt(ref) == 0);
+	} while (ref == leases->void_ref);
 	set_state(ref, LEASE_HELD);
 	return ref;
 }
@@ -732,16 +737,22 @@ lease_remove_returned(LeaseRef ref)
 Oid
 lease_queue(LeaseRef ref)
 {
-	Lease		lease;
+	QueueShared *q;
+	Oid			relid;
+	uint64		word;
 
 	if (ref == 0)
 		return InvalidOid;
 
 	/* Only a look: whoever settles it seizes it. */
-	if (!lease_read(REF_SLOTNO(ref), &lease) || lease.ref != ref ||
-		(lease.state != LEASE_HELD && lease.state != LEASE_MOVING))
-		return InvalidOid;
-	return is_here(&lease) ? lease.q->relid : InvalidOid;
+	q = &queue_state->queues[ref_slot(ref)->queue];
+	relid = (q->dboid == MyDatabaseId) ? q->relid : InvalidOid;
+	pg_read_barrier();
+	word = pg_atomic_read_u64(&ref_slot(ref)->word);
+	if (word == REF_WORD(ref, LEASE_HELD) || word == REF_WORD(ref, LEASE_MOVING) ||
+		word == REF_WORD(ref, LEASE_BUSY))
+		return relid;
+	return InvalidOid;
 }
 
 bool

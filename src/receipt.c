@@ -51,7 +51,7 @@ receipt_decode(const uint64 *keys, int64 receipt)
 	uint64		left = (uint64) receipt >> RIGHT_BITS;
 	uint64		right = (uint64) receipt & RIGHT_MASK;
 
-	if (receipt <= 0 || receipt >> RECEIPT_BITS != 0)
+	if (receipt < 0 || receipt >> RECEIPT_BITS != 0)
 		return 0;
 	for (int i = RECEIPT_KEYS - 2; i >= 0; i -= 2)
 	{
