@@ -1035,11 +1035,8 @@ finish(LeaseDeed *deed, bool prepared)
 	switch (deed->action)
 	{
 		case LEASE_DID_TAKE:
-			if (prepared && seize(deed->ref, LEASE_BUSY, false))
-			{
+			if (prepared)
 				slot->prepared = GetTopTransactionIdIfAny();
-				set_state(deed->ref, LEASE_HELD);
-			}
 			break;
 		case LEASE_DID_CHECK:
 			return_slot(deed->ref);
@@ -1055,8 +1052,9 @@ finish(LeaseDeed *deed, bool prepared)
 			 */
 			if (prepared)
 			{
-				/* This delivery is over, whatever becomes of the message. */
-				slot->attempts++;
+				/* A delivery of an earlier transaction's is over in any case. */
+				if (slot->prepared != GetTopTransactionIdIfAny())
+					slot->attempts++;
 				return_slot(deed->ref);
 				break;
 			}

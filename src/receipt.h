@@ -8,7 +8,7 @@
 /* Receipts are below 2^53, as greater numbers do not survive JSON. */
 #define RECEIPT_BITS	53
 
-#define RECEIPT_KEYS	6
+#define RECEIPT_KEYS	4
 
 /*
  * A permutation of the numbers from 0 to 2^53 - 1, another one for other keys;
