@@ -261,13 +261,14 @@ queue_relay_list(PG_FUNCTION_ARGS)
 		if (q)
 		{
 			int64		lag = (int64) pg_atomic_read_u64(&q->ready) + (int64) pg_atomic_read_u64(&q->leased);
+			int64		age = 0;
 
 			if (oldest == 0 && lag > 0)
 				oldest = oldest_waiting(q, relay->queue, GetActiveSnapshot());
+			if (oldest != 0)
+				age = GetCurrentTimestamp() - oldest;
 			values[LIST_LAG_MESSAGES] = Int64GetDatum(Max(lag, 0));
-			values[LIST_LAG_SECONDS] =
-				Float8GetDatum(oldest == 0 ? 0.0 :
-							   Max(GetCurrentTimestamp() - oldest, 0) / (double) USECS_PER_SEC);
+			values[LIST_LAG_SECONDS] = Float8GetDatum(Max(age, 0) / (double) USECS_PER_SEC);
 		}
 
 		values[LIST_LAST_ERROR] = text_or_null(slot.last_error_at != 0 ? slot.last_error :
