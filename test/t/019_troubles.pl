@@ -97,6 +97,26 @@ ok(trouble(q{'q'}), 'and so is one on an index');
 $sessions[0]->query_safe('ROLLBACK');
 ok(no_trouble(), 'until that is over, too');
 
+# A purge that is prepared has its queue locked, with expired leases in it; and
+# a message lies in somebody's temporary child of another.
+$node->safe_psql(
+	'postgres', q{
+SELECT FROM queue.receive('locked', lease => '100 ms');
+BEGIN;
+SELECT queue.purge('locked');
+PREPARE TRANSACTION 'purge';
+});
+my $temporary = $node->background_psql('postgres');
+$temporary->query_safe(q{SET client_min_messages = warning; CREATE TEMP TABLE child () INHERITS (queues.analyzed);
+INSERT INTO child (id, enqueued_at, payload) VALUES (-1, now(), '1')});
+expires('q', 'leases end while a purge is prepared');
+is( $node->safe_psql('postgres', q{SELECT count(*) FILTER (WHERE id < 0) FROM queue.peek('analyzed', 100)}),
+	'0', 'a temporary child is nobody\'s segment');
+expires('analyzed', 'and in no lease\'s way');
+$temporary->quit;
+$node->safe_psql('postgres', q{ROLLBACK PREPARED 'purge'});
+ok(no_trouble(), 'until that is rolled back');
+
 # A queue that cannot be maintained
 $node->safe_psql('postgres', q{
 SET client_min_messages = warning;
