@@ -19,12 +19,15 @@
 #include "access/xact.h"
 #include "catalog.h"
 #include "catalog/index.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "constrained.h"
 #include "executor/executor.h"
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
 #include "parser/parse_utilcmd.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/acl.h"
@@ -34,6 +37,7 @@
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 #include "compat.h"
 
 #if PG_VERSION_NUM >= 190000
@@ -325,8 +329,39 @@ constrained_end(Constrained *c)
 	pfree(c);
 }
 
+static bool
+is_of_users(Oid function, void *context)
+{
+	return function >= FirstNormalObjectId;
+}
+
+/*
+ * Whether the planner might call something of this expression: it does where
+ * nothing depends on a column, and puts the bodies of SQL functions in place.
+ */
+static bool
+may_be_evaluated(Node *node, void *context)
+{
+	if (node == NULL || IsA(node, Const))
+		return false;
+	if (IsA(node, CoerceToDomain) || check_functions_in_node(node, is_of_users, NULL) ||
+		(!IsA(node, List) && !contain_var_clause(node)))
+		return true;
+	return expression_tree_walker(node, may_be_evaluated, context);
+}
+
+/* The same for the expressions or the predicate of an index. */
+static bool
+index_may_be_evaluated(Relation index, AttrNumber column)
+{
+	bool		isnull;
+	Datum		tree = SysCacheGetAttr(INDEXRELID, index->rd_indextuple, column, &isnull);
+
+	return !isnull && may_be_evaluated(stringToNode(TextDatumGetCString(tree)), NULL);
+}
+
 void
-constrained_copy_indexes(Relation parent, Oid segment)
+constrained_copy_indexes(Relation parent, Oid segment, bool evaluate)
 {
 	List	   *indexes = RelationGetIndexList(parent);
 	Rights		caller;
@@ -341,7 +376,10 @@ constrained_copy_indexes(Relation parent, Oid segment)
 
 		/* A unique one could hold for one segment only. */
 		if (!index->rd_index->indisunique && !index->rd_index->indisexclusion &&
-			index->rd_index->indisvalid)
+			index->rd_index->indisvalid &&
+			(evaluate ||
+			 (!index_may_be_evaluated(index, Anum_pg_index_indexprs) &&
+			  !index_may_be_evaluated(index, Anum_pg_index_indpred))))
 		{
 			Relation	rel = table_open(segment, NoLock);
 			AttrMap    *map = columns_by_name(RelationGetDescr(rel), RelationGetDescr(parent));

@@ -272,7 +272,9 @@ segment_create(Oid parent, bool wait)
 	(void) heap_reloptions(RELKIND_TOASTVALUE, toast_options, true);
 	NewRelationCreateToastTable(relid, toast_options);
 	CommandCounterIncrement();
-	constrained_copy_indexes(rel, relid);
+
+	/* Nobody may keep the maintenance worker busy. */
+	constrained_copy_indexes(rel, relid, wait);
 	relation_close(rel, NoLock);
 
 	rel = relation_open(relid, NoLock);
