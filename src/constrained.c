@@ -30,6 +30,7 @@
 #include "optimizer/optimizer.h"
 #include "parser/parse_utilcmd.h"
 #include "rewrite/rewriteHandler.h"
+#include "segment.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -386,6 +387,8 @@ constrained_copy_indexes(Relation parent, Oid segment, bool evaluate)
 			Oid			constraint;
 			IndexStmt  *statement = generateClonedIndexStmt(NULL, index, map, &constraint);
 
+			statement->idxname = segment_free_name(psprintf("%s_idx", RelationGetRelationName(rel)), '_',
+												   RelationGetNamespace(rel));
 			table_close(rel, NoLock);
 			define_index(segment, statement);
 			free_attrmap(map);

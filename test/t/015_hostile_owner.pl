@@ -167,11 +167,26 @@ ok( $node->poll_query_until('postgres', q{SELECT to_regclass('queues."slow$3"') 
 	'and segments are made');
 is( $node->safe_psql('postgres', q{
 SELECT indexdef FROM pg_indexes WHERE tablename = 'slow$3' ORDER BY 1}),
-	q{CREATE INDEX "slow$3_expr_idx" ON queues."slow$3" USING btree (((payload ->> 'n'::text)))
-CREATE INDEX "slow$3_key_idx" ON queues."slow$3" USING btree (key)},
+	q{CREATE INDEX "slow$3_idx_1" ON queues."slow$3" USING btree (key)
+CREATE INDEX "slow$3_idx_2" ON queues."slow$3" USING btree (((payload ->> 'n'::text)))},
 	'with the indexes that have nothing to evaluate');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM fired WHERE what = 'index'}),
 	'0', 'and no function of his ran in the worker');
+
+# Names of segments and of their indexes, taken by others or about to be
+$node->safe_psql('postgres', q{SELECT queue.create('named'); CREATE INDEX ON queues.named (key)});
+as_mallory(q{CREATE TYPE queues."named$3" AS ENUM (); CREATE DOMAIN queues."named$4" AS integer});
+my $open = $node->background_psql('postgres');
+$open->query_safe(
+	q{SET SESSION AUTHORIZATION mallory; BEGIN; CREATE TABLE queues."named$5" (); CREATE TYPE queues."named$6" AS ();
+CREATE TABLE queues."named$7_idx_1" (); CREATE TABLE queues."named$7_key_idx" ()});
+$node->safe_psql('postgres', q{
+SELECT count(*) FROM queue.send_batch('named', array_fill(to_jsonb(repeat('x', 200)), ARRAY[20000]));
+SELECT queue.send('named', '1')});
+ok( $node->poll_query_until('postgres', q{
+SELECT count(*) > 0 FROM pg_index WHERE indrelid = to_regclass('queues."named$7"')}),
+	'names taken by others, or about to be, keep no queue from getting segments');
+$open->quit;
 
 # Settings of a database and of a role
 my $superuser = $node->safe_psql('postgres', 'SELECT current_user');
