@@ -23,18 +23,11 @@
 #define RELATION_FILE_NUMBER(rel) ((rel)->rd_node.relNode)
 #endif
 
-/* Give a table that is locked exclusively an empty file, or its indexes anew. */
+/* Give a table that is locked exclusively, or an index of it, an empty file. */
 #if PG_VERSION_NUM >= 160000
 #define RELATION_SET_NEW_FILE(rel) RelationSetNewRelfilenumber(rel, (rel)->rd_rel->relpersistence)
 #else
 #define RELATION_SET_NEW_FILE(rel) RelationSetNewRelfilenode(rel, (rel)->rd_rel->relpersistence)
-#endif
-#if PG_VERSION_NUM >= 170000
-#define REINDEX_RELATION(relid, flags) \
-	((void) reindex_relation(NULL, relid, flags, &(ReindexParams) {0}))
-#else
-#define REINDEX_RELATION(relid, flags) \
-	((void) reindex_relation(relid, flags, &(ReindexParams) {0}))
 #endif
 
 /* Wait events of extensions have had names since 17. */

@@ -19,21 +19,26 @@
 #include "access/xact.h"
 #include "catalog.h"
 #include "catalog/index.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "constrained.h"
 #include "executor/executor.h"
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
 #include "owner.h"
 #include "parser/parse_utilcmd.h"
 #include "rewrite/rewriteHandler.h"
+#include "segment.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 #include "compat.h"
 
 #if PG_VERSION_NUM >= 190000
@@ -300,8 +305,39 @@ constrained_end(Constrained *c)
 	pfree(c);
 }
 
+static bool
+is_of_users(Oid function, void *context)
+{
+	return function >= FirstNormalObjectId;
+}
+
+/*
+ * Whether the planner might call something of this expression: it does where
+ * nothing depends on a column, and puts the bodies of SQL functions in place.
+ */
+static bool
+may_be_evaluated(Node *node, void *context)
+{
+	if (node == NULL || IsA(node, Const))
+		return false;
+	if (IsA(node, CoerceToDomain) || check_functions_in_node(node, is_of_users, NULL) ||
+		(!IsA(node, List) && !contain_var_clause(node)))
+		return true;
+	return expression_tree_walker(node, may_be_evaluated, context);
+}
+
+/* The same for the expressions or the predicate of an index. */
+static bool
+index_may_be_evaluated(Relation index, AttrNumber column)
+{
+	bool		isnull;
+	Datum		tree = SysCacheGetAttr(INDEXRELID, index->rd_indextuple, column, &isnull);
+
+	return !isnull && may_be_evaluated(stringToNode(TextDatumGetCString(tree)), NULL);
+}
+
 void
-constrained_copy_indexes(Relation parent, Oid segment)
+constrained_copy_indexes(Relation parent, Oid segment, bool evaluate)
 {
 	List	   *indexes = RelationGetIndexList(parent);
 	OwnerContext caller;
@@ -316,13 +352,18 @@ constrained_copy_indexes(Relation parent, Oid segment)
 
 		/* A unique one could hold for one segment only. */
 		if (!index->rd_index->indisunique && !index->rd_index->indisexclusion &&
-			index->rd_index->indisvalid)
+			index->rd_index->indisvalid &&
+			(evaluate ||
+			 (!index_may_be_evaluated(index, Anum_pg_index_indexprs) &&
+			  !index_may_be_evaluated(index, Anum_pg_index_indpred))))
 		{
 			Relation	rel = table_open(segment, NoLock);
 			AttrMap    *map = columns_by_name(RelationGetDescr(rel), RelationGetDescr(parent));
 			Oid			constraint;
 			IndexStmt  *statement = generateClonedIndexStmt(NULL, index, map, &constraint);
 
+			statement->idxname = segment_free_name(psprintf("%s_idx", RelationGetRelationName(rel)), '_',
+												   RelationGetNamespace(rel));
 			table_close(rel, NoLock);
 			define_index(segment, statement);
 			free_attrmap(map);

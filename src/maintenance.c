@@ -59,8 +59,11 @@
 #define LOCKED_FIRST_MS		1000
 #define LOCKED_LAST_MS		30000
 
-/* For locks that are waited for after all: nobody else is to wait for long. */
-#define LOCK_TIMEOUT_MS		"1000"
+/*
+ * For locks that are waited for after all, as for rows of the catalogs that
+ * GRANT has changed: nobody else is to wait for long, many such queues or not.
+ */
+#define LOCK_TIMEOUT_MS		"100"
 
 /* When to do again what failed. */
 typedef struct Backoff

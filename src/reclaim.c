@@ -197,28 +197,49 @@ leave_idle_tail(QueueShared *q, int segno)
 }
 
 /*
- * Give a table that we have locked exclusively a new, empty file, and its
- * toast table and indexes with it.  Not by TRUNCATE: that would run its
- * owner's triggers, and reach subscribers, whose messages are their own.
+ * Give a table new, empty files, its indexes and its toast table with it.  An
+ * index is built without its expressions: nothing is to be put in, and what
+ * the planner would evaluate of them could take for ever.
+ */
+static void
+set_new_files(Relation rel)
+{
+	List	   *indexes = RelationGetIndexList(rel);
+	ListCell   *lc;
+
+	RELATION_SET_NEW_FILE(rel);
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessExclusiveLock);
+
+		RELATION_SET_NEW_FILE(index);
+		index_build(rel, index, BuildDummyIndexInfo(index), true, false);
+		index_close(index, NoLock);
+	}
+	list_free(indexes);
+	if (OidIsValid(rel->rd_rel->reltoastrelid))
+	{
+		Relation	toast = relation_open(rel->rd_rel->reltoastrelid, AccessExclusiveLock);
+
+		set_new_files(toast);
+		relation_close(toast, NoLock);
+	}
+}
+
+/*
+ * Empty a table that we have locked exclusively.  Not by TRUNCATE: that would
+ * run its owner's triggers, and reach subscribers, whose messages are their
+ * own.
  */
 static void
 set_new_storage(Relation rel)
 {
-	Oid			toast_relid = rel->rd_rel->reltoastrelid;
 	OwnerContext rights;
 
 	owner_begin(rel->rd_rel->relowner, &rights);
 	CheckTableNotInUse(rel, "truncate");
 	CheckTableForSerializableConflictIn(rel);
-	RELATION_SET_NEW_FILE(rel);
-	if (OidIsValid(toast_relid))
-	{
-		Relation	toast = relation_open(toast_relid, AccessExclusiveLock);
-
-		RELATION_SET_NEW_FILE(toast);
-		relation_close(toast, NoLock);
-	}
-	REINDEX_RELATION(RelationGetRelid(rel), REINDEX_REL_PROCESS_TOAST);
+	set_new_files(rel);
 	pgstat_count_truncate(rel);
 	owner_end(&rights);
 }

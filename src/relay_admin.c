@@ -52,13 +52,14 @@ required_text(FunctionCallInfo fcinfo, int n, const char *what)
 }
 
 /*
- * queue.relay, to change it.  One change at a time, as each looks before it
- * writes; readers are not in the way.
+ * queue.relay, to change it.  Nobody with an open transaction is in the way of
+ * others: who changes a relay holds a lock on its anchor, and who is given
+ * one more is locked as a role.
  */
 static Relation
 open_relays(void)
 {
-	return table_open(extension_relation("relay"), ShareRowExclusiveLock);
+	return table_open(extension_relation("relay"), RowExclusiveLock);
 }
 
 /* A relay's row in memory, NULL if there is none. */
@@ -91,7 +92,7 @@ anchor_of(Relation rel, HeapTuple tuple)
 
 /* The same, an error if there is none or the caller may not change it. */
 static HeapTuple
-find_own_relay(Relation rel, text *name)
+check_own_relay(Relation rel, text *name)
 {
 	HeapTuple	tuple = find_relay(rel, name);
 	RelayConfig relay = {0};
@@ -108,6 +109,25 @@ find_own_relay(Relation rel, text *name)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of relay \"%s\"", text_to_cstring(name))));
 	return tuple;
+}
+
+/* The same, against other changes. */
+static HeapTuple
+find_own_relay(Relation rel, text *name)
+{
+	HeapTuple	tuple = check_own_relay(rel, name);
+	Oid			anchor = anchor_of(rel, tuple);
+
+	/* Who may not change it has no business to lock it. */
+	for (;;)
+	{
+		LockDatabaseObject(TypeRelationId, anchor, 0, ShareUpdateExclusiveLock);
+		tuple = check_own_relay(rel, name);
+		if (anchor_of(rel, tuple) == anchor)
+			return tuple;
+		UnlockDatabaseObject(TypeRelationId, anchor, 0, ShareUpdateExclusiveLock);
+		anchor = anchor_of(rel, tuple);
+	}
 }
 
 /* Change columns of a relay and let its worker know. */
@@ -206,6 +226,9 @@ check_role(Oid role)
 
 	if (superuser_arg(role))
 		return;
+
+	/* Two at a time would not see each other's. */
+	LockSharedObject(AuthIdRelationId, role, 0, ShareUpdateExclusiveLock);
 	foreach(cell, relay_config_list())
 		n += ((RelayConfig *) lfirst(cell))->owner == role;
 	LWLockAcquire(&relay_shared->lock, LW_SHARED);

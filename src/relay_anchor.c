@@ -41,6 +41,7 @@
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/regproc.h"
@@ -286,30 +287,53 @@ follow(RelayConfig *relay, Relation rel)
 	return to_do;
 }
 
+/* Lock an anchor against changes of its relay, if nobody else has. */
+static bool
+try_lock_anchor(Oid anchor)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, TypeRelationId, anchor, 0);
+	if (LockAcquire(&tag, ShareUpdateExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	AcceptInvalidationMessages();
+	return true;
+}
+
 /*
  * In the maintenance worker's transaction: do that for all relays.  False if
- * it has to be tried again, as somebody is at work on queue.relay.
+ * it has to be tried again, as somebody is at work on one of them.
  */
 bool
 relay_anchors_follow(void)
 {
 	Oid			relid = extension_relation("relay");
-	bool		to_do = false;
-	Relation	rel;
+	bool		all = true;
 	ListCell   *cell;
 
 	foreach(cell, relay_config_list())
-		to_do |= follow(lfirst(cell), NULL);
-	if (!to_do)
-		return true;
-	if (!ConditionalLockRelationOid(relid, ShareRowExclusiveLock))
-		return false;
-	rel = table_open(relid, NoLock);
-	foreach(cell, relay_config_list())
-		(void) follow(lfirst(cell), rel);
-	table_close(rel, NoLock);
-	CommandCounterIncrement();
-	return true;
+	{
+		RelayConfig *relay = lfirst(cell);
+		Relation	rel;
+
+		if (!follow(relay, NULL))
+			continue;
+		if (!ConditionalLockRelationOid(relid, RowExclusiveLock) || !try_lock_anchor(relay->anchor))
+		{
+			all = false;
+			continue;
+		}
+
+		/* It may have been changed before we had the lock. */
+		relay = relay_config_find(relay->name);
+		if (relay == NULL)
+			continue;
+		rel = table_open(relid, NoLock);
+		(void) follow(relay, rel);
+		table_close(rel, NoLock);
+		CommandCounterIncrement();
+	}
+	return all;
 }
 
 /* A type is being dropped: if it is an anchor, its relay goes with it. */

@@ -84,6 +84,12 @@ extern void segment_appended(QueueShared *q, int segno, SegmentPlace first,
  */
 extern bool segment_create(Oid parent, bool wait);
 
+/*
+ * A name for a table or an index: base, mark and the lowest number that is
+ * free, also of what others are about to make, so that we need not wait.
+ */
+extern char *segment_free_name(const char *base, char mark, Oid namespace);
+
 /* Blocks at which the tail is switched. */
 extern BlockNumber segment_limit(QueueShared *q);
 

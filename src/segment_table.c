@@ -32,9 +32,10 @@
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-/* Longest "$<number>" at the end of a segment's name. */
+/* Longest "$<number>" at the end of a name. */
 #define SEGMENT_SUFFIX	8
 
 static const Oid message_types[Natts_message] = {
@@ -198,20 +199,46 @@ segment_check(QueueShared *q, Relation rel)
 	return true;
 }
 
-/* The name of a queue's next segment: the lowest number that is free. */
-static char *
-choose_segment_name(Relation parent)
+/*
+ * Whether a catalog has an object of this name, or somebody is about to enter
+ * or remove one: its end we would have to wait for.
+ */
+static bool
+name_in_catalog(Oid catalog, Oid index, AttrNumber name_column, const char *name,
+				AttrNumber namespace_column, Oid namespace)
 {
-	const char *name = RelationGetRelationName(parent);
-	int			len = pg_mbcliplen(name, strlen(name), NAMEDATALEN - 1 - SEGMENT_SUFFIX);
+	Relation	rel = table_open(catalog, AccessShareLock);
+	SnapshotData snapshot;
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	bool		found;
+
+	InitDirtySnapshot(snapshot);
+	ScanKeyInit(&keys[0], name_column, BTEqualStrategyNumber, F_NAMEEQ, CStringGetDatum(name));
+	ScanKeyInit(&keys[1], namespace_column, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(namespace));
+	scan = systable_beginscan(rel, index, true, &snapshot, lengthof(keys), keys);
+	found = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+char *
+segment_free_name(const char *base, char mark, Oid namespace)
+{
+	int			len = pg_mbcliplen(base, strlen(base), NAMEDATALEN - 1 - SEGMENT_SUFFIX);
 	int			number = 0;
 	char	   *result;
 
 	do
 	{
 		CHECK_FOR_INTERRUPTS();
-		result = psprintf("%.*s$%d", len, name, ++number);
-	} while (OidIsValid(get_relname_relid(result, RelationGetNamespace(parent))));
+		result = psprintf("%.*s%c%d", len, base, mark, ++number);
+	} while (name_in_catalog(RelationRelationId, ClassNameNspIndexId, Anum_pg_class_relname,
+							 result, Anum_pg_class_relnamespace, namespace) ||
+			 name_in_catalog(TypeRelationId, TypeNameNspIndexId, Anum_pg_type_typname,
+							 result, Anum_pg_type_typnamespace, namespace));
 	return result;
 }
 
@@ -257,7 +284,8 @@ segment_create(Oid parent, bool wait)
 	}
 
 	namespace = get_namespace_name(RelationGetNamespace(rel));
-	stmt->relation = makeRangeVar(namespace, choose_segment_name(rel), -1);
+	stmt->relation = makeRangeVar(namespace,
+								  segment_free_name(RelationGetRelationName(rel), '$', RelationGetNamespace(rel)), -1);
 	stmt->relation->relpersistence = rel->rd_rel->relpersistence;
 	stmt->inhRelations = list_make1(makeRangeVar(namespace, pstrdup(RelationGetRelationName(rel)), -1));
 	stmt->options = list_make3(off(NULL, "autovacuum_enabled"), off("toast", "autovacuum_enabled"),
@@ -272,7 +300,9 @@ segment_create(Oid parent, bool wait)
 	(void) heap_reloptions(RELKIND_TOASTVALUE, toast_options, true);
 	NewRelationCreateToastTable(relid, toast_options);
 	CommandCounterIncrement();
-	constrained_copy_indexes(rel, relid);
+
+	/* Nobody may keep the maintenance worker busy. */
+	constrained_copy_indexes(rel, relid, wait);
 	relation_close(rel, NoLock);
 
 	rel = relation_open(relid, NoLock);

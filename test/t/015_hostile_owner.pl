@@ -141,6 +141,53 @@ INSERT INTO queues."indexed$1" (id, enqueued_at, payload) VALUES (7, now(), '1')
 SELECT count(*) FROM queues."indexed$1" WHERE public.spy(1) = 1}),
 	'1', 'the index is good');
 
+# One that takes its time: the worker must not be the one to wait for it.
+as_mallory(
+	q{
+CREATE FUNCTION linger(n bigint) RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+	IF current_setting('application_name') = 'queue maintenance' THEN
+		INSERT INTO public.fired VALUES ('index', current_user);
+		PERFORM pg_sleep(1000000);
+	END IF;
+	RETURN n;
+END $$;
+SELECT queue.create('slow');
+CREATE INDEX ON queues.slow (key);
+CREATE INDEX ON queues.slow ((payload ->> 'n'));
+CREATE INDEX ON queues.slow (linger(1));
+CREATE INDEX ON queues.slow (id) WHERE linger(2) > 0;
+CREATE INDEX ON queues.slow (repeat('x', 2));
+CREATE INDEX ON queues."slow$1" (linger(3)) WHERE linger(4) > 0;
+CREATE INDEX ON queues."slow$2" (linger(3)) WHERE linger(4) > 0;
+});
+ok(wait_for_truncation('slow'), 'segments are truncated whatever the indexes on them');
+ok(wait_for_sweep('witness'), 'and other queues swept');
+ok( $node->poll_query_until('postgres', q{SELECT to_regclass('queues."slow$3"') IS NOT NULL}),
+	'and segments are made');
+is( $node->safe_psql('postgres', q{
+SELECT indexdef FROM pg_indexes WHERE tablename = 'slow$3' ORDER BY 1}),
+	q{CREATE INDEX "slow$3_idx_1" ON queues."slow$3" USING btree (key)
+CREATE INDEX "slow$3_idx_2" ON queues."slow$3" USING btree (((payload ->> 'n'::text)))},
+	'with the indexes that have nothing to evaluate');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM fired WHERE what = 'index'}),
+	'0', 'and no function of his ran in the worker');
+
+# Names of segments and of their indexes, taken by others or about to be
+$node->safe_psql('postgres', q{SELECT queue.create('named'); CREATE INDEX ON queues.named (key)});
+as_mallory(q{CREATE TYPE queues."named$3" AS ENUM (); CREATE DOMAIN queues."named$4" AS integer});
+my $open = $node->background_psql('postgres');
+$open->query_safe(
+	q{SET SESSION AUTHORIZATION mallory; BEGIN; CREATE TABLE queues."named$5" (); CREATE TYPE queues."named$6" AS ();
+CREATE TABLE queues."named$7_idx_1" (); CREATE TABLE queues."named$7_key_idx" ()});
+$node->safe_psql('postgres', q{
+SELECT count(*) FROM queue.send_batch('named', array_fill(to_jsonb(repeat('x', 200)), ARRAY[20000]));
+SELECT queue.send('named', '1')});
+ok( $node->poll_query_until('postgres', q{
+SELECT count(*) > 0 FROM pg_index WHERE indrelid = to_regclass('queues."named$7"')}),
+	'names taken by others, or about to be, keep no queue from getting segments');
+$open->quit;
+
 # Settings of a database and of a role
 my $superuser = $node->safe_psql('postgres', 'SELECT current_user');
 my $pid = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'queue maintenance'});
