@@ -29,7 +29,7 @@ lock_tuple(Relation rel, ItemPointer tid, Buffer *buffer)
 	*buffer = ReadBuffer(rel, block);
 	LockBuffer(*buffer, BUFFER_LOCK_SHARE);
 	page = BufferGetPage(*buffer);
-	if (!PageIsNew(page) && off <= PageGetMaxOffsetNumber(page))
+	if (!PageIsNew(page) && off >= FirstOffsetNumber && off <= PageGetMaxOffsetNumber(page))
 	{
 		ItemId		item = PageGetItemId(page, off);
 
