@@ -80,8 +80,9 @@ DROP PROCEDURE regress_relay.taken;
 DROP PROCEDURE regress_relay.take;
 
 -- The owner: as of any object.
+\set VERBOSITY sqlstate
 SELECT queue.alter_relay('p', owner => 'regress_relay_b');
-\echo :LAST_ERROR_SQLSTATE
+\set VERBOSITY default
 SELECT queue.alter_relay('p', owner => 'no_such_role');
 SELECT queue.alter_relay('p', NULL, NULL);
 RESET ROLE;
