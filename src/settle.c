@@ -36,8 +36,9 @@
 #include "worker.h"
 #include "worker_transaction.h"
 
-/* Expired leases handled in one transaction. */
+/* Expired leases handled in one transaction: so many, or for so long. */
 #define EXPIRE_BATCH	500
+#define EXPIRE_MS		200
 
 /* How soon an expired lease is tried again whose row somebody has locked. */
 #define LOCKED_RETRY	1000	/* milliseconds */
@@ -400,35 +401,43 @@ settle_overdue(Queue *queue, ClaimScan *scan)
 	pfree(overdue);
 }
 
-/* Fail expired leases in one transaction.  An error is reported, and false returned. */
+/*
+ * Fail expired leases in one transaction.  An error is reported, and false
+ * returned.  *done says how many it was, as large messages take their time,
+ * and others wait.
+ */
 static bool
-expire(const Lease *leases, int n, TimestampTz now)
+expire(const Lease *leases, int n, TimestampTz now, int *done)
 {
 	const Failure failure = {.delay = -1,.expired_by = now,.error = lease_expired_error};
 	MemoryContext context = CurrentMemoryContext;
-	volatile bool done = true;
+	volatile bool ok = true;
 
+	*done = 0;
 	PG_TRY();
 	{
+		TimestampTz start = GetCurrentTimestamp();
 		MemoryContext each;
 		Cached		cached = {0};
 
 		worker_begin();
 		each = AllocSetContextCreate(CurrentMemoryContext, "queue expiry", ALLOCSET_DEFAULT_SIZES);
 		MemoryContextSwitchTo(each);
-		for (int i = 0; i < n; i++)
+		while (*done < n)
 		{
+			LeaseRef	ref = leases[(*done)++].ref;
 			Failed		failed;
 
 			CHECK_FOR_INTERRUPTS();
-			if (fail(leases[i].ref, &failure, &cached, &failed) == FAILURE_LOCKED)
-				lease_retry_expiry(leases[i].ref,
-								   TimestampTzPlusMilliseconds(now, LOCKED_RETRY));
+			if (fail(ref, &failure, &cached, &failed) == FAILURE_LOCKED)
+				lease_retry_expiry(ref, TimestampTzPlusMilliseconds(now, LOCKED_RETRY));
 			MemoryContextReset(each);
+			if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), EXPIRE_MS))
+				break;
 		}
 		close_cached(&cached);
 		worker_end();
-		for (int i = 0; i < n; i++)
+		for (int i = 0; i < *done; i++)
 		{
 			if (leases[i].retries > 0)
 				problem_solved(leases[i].q->relid, expiry_activity);
@@ -449,11 +458,11 @@ expire(const Lease *leases, int n, TimestampTz now)
 			report_trouble(leases, error);
 		FreeErrorData(error);
 		RESUME_INTERRUPTS();
-		done = false;
+		ok = false;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
-	return done;
+	return ok;
 }
 
 TimestampTz
@@ -463,18 +472,26 @@ settle_expired(void)
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz next;
 	int			n;
+	int			done = 0;
 
 	if (expired == NULL)
 		expired = MemoryContextAlloc(TopMemoryContext, sizeof(Lease) * EXPIRE_BATCH);
 	n = lease_expired(now, expired, EXPIRE_BATCH, &next);
 
 	/* Together if that goes; or one by one, so that each has its own error. */
-	if (n > 0 && !expire(expired, n, now))
+	if (n > 0 && !expire(expired, n, now, &done))
 	{
-		for (int i = 0; i < n; i++)
-			(void) expire(&expired[i], 1, now);
+		TimestampTz start = GetCurrentTimestamp();
+		int			one;
+
+		for (done = 0; done < n; done++)
+		{
+			if (done > 0 && TimestampDifferenceExceeds(start, GetCurrentTimestamp(), EXPIRE_MS))
+				break;
+			(void) expire(&expired[done], 1, now, &one);
+		}
 	}
-	if (n == EXPIRE_BATCH)
+	if (n == EXPIRE_BATCH || done < n)
 		return now;
 	return n > 0 ? Min(next, TimestampTzPlusMilliseconds(now, LOCKED_RETRY)) : next;
 }

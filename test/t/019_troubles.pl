@@ -79,6 +79,19 @@ $_->query_safe('ROLLBACK') foreach @sessions;
 traffic($_) foreach 'locked', 'q';
 ok(no_trouble(), 'and nothing once it is over');
 
+# Large messages take time to be put aside, but not in one piece.
+$node->safe_psql('postgres', q{
+SELECT queue.create('large', backoff => '1h');
+SELECT count(queue.send('large', to_jsonb(repeat('x', 30000000)))) FROM generate_series(1, 12);
+SELECT count(*) FROM queue.receive('large', 12, lease => '1 ms');
+});
+ok( $node->poll_query_until('postgres', q{
+SELECT deferred BETWEEN 1 AND 11 FROM queue.stats WHERE queue = 'large'}),
+	'many that expire at the same time are not settled in one go');
+ok($node->poll_query_until('postgres', q{SELECT deferred = 12 FROM queue.stats WHERE queue = 'large'}),
+	'but all of them are');
+$node->safe_psql('postgres', q{SELECT queue.drop('large')});
+
 # The extension's own tables
 $sessions[0]->query_safe(q{BEGIN; LOCK TABLE queue.queue});
 ok(trouble('NULL'), 'so is a lock on queue.queue');
