@@ -225,7 +225,6 @@ claim_due(ClaimScan *scan, Oid relid, TimestampTz from, Snapshot snapshot)
 typedef struct DueDebt
 {
 	QueueShared *q;
-	uint32		generation;
 	TimestampTz from;
 } DueDebt;
 
@@ -234,15 +233,15 @@ pay_due_debt(int code, Datum arg)
 {
 	DueDebt    *debt = (DueDebt *) DatumGetPointer(arg);
 
-	if (pg_atomic_read_u32(&debt->q->generation) == debt->generation)
-		lower_next_due(debt->q, debt->from);
+	/* Even if it is another queue's by now: then the bound was his. */
+	lower_next_due(debt->q, debt->from);
 }
 
 void
 deferred_claim(ClaimScan *scan, Oid relid)
 {
 	QueueShared *q = scan->q;
-	DueDebt		debt = {.q = q,.generation = scan->generation};
+	DueDebt		debt = {.q = q};
 	TimestampTz left;
 	Snapshot	snapshot;
 
@@ -260,6 +259,10 @@ deferred_claim(ClaimScan *scan, Oid relid)
 		snapshot = RegisterSnapshot(GetLatestSnapshot());
 		left = claim_due(scan, relid, debt.from, snapshot);
 		UnregisterSnapshot(snapshot);
+
+		/* Dropped, and another queue's by now: the bound we reset was his. */
+		if (pg_atomic_read_u32(&q->generation) != scan->generation)
+			left = debt.from;
 		lower_next_due(q, left);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(pay_due_debt, PointerGetDatum(&debt));

@@ -465,6 +465,12 @@ lease_reserve(int n)
 	max_deeds = max;
 }
 
+int
+lease_pending(void)
+{
+	return ndeeds;
+}
+
 /*
  * Taking and giving up
  */
@@ -650,6 +656,33 @@ hand_back(LeaseRef ref)
 	wake_waiters(q, 1);
 }
 
+/*
+ * Give a held lease back; if its message is being moved, who moves it does so
+ * when it is where it goes.  False if it has ended.
+ */
+static bool
+give_back(LeaseRef ref)
+{
+	for (;;)
+	{
+		uint64		word;
+
+		if (seize(ref, LEASE_BUSY, false))
+		{
+			hand_back(ref);
+			return true;
+		}
+		if (change_state(ref, LEASE_MOVING, LEASE_LEAVING))
+			return true;
+
+		/* Arrived between the two, perhaps. */
+		word = pg_atomic_read_u64(&ref_slot(ref)->word);
+		if (word != REF_WORD(ref, LEASE_HELD) && word != REF_WORD(ref, LEASE_BUSY) &&
+			word != REF_WORD(ref, LEASE_MOVING))
+			return false;
+	}
+}
+
 void
 lease_drop(LeaseRef ref)
 {
@@ -670,11 +703,8 @@ lease_give_back(LeaseRef ref)
 {
 	LeaseDeed  *deed = latest_deed(ref);
 
-	if (deed != NULL && deed->action == LEASE_DID_TAKE && seize(ref, LEASE_BUSY, false))
-	{
+	if (deed != NULL && deed->action == LEASE_DID_TAKE && give_back(ref))
 		forget_deed(ref);
-		hand_back(ref);
-	}
 }
 
 bool
@@ -848,10 +878,7 @@ lease_extend(LeaseRef ref, TimestampTz expires_at)
 bool
 lease_release(LeaseRef ref)
 {
-	if (!seize(ref, LEASE_BUSY, false))
-		return false;
-	hand_back(ref);
-	return true;
+	return give_back(ref);
 }
 
 int
@@ -869,8 +896,14 @@ lease_any_timed(void)
 void
 lease_look_by(QueueShared *q, TimestampTz when)
 {
-	uint64		old = pg_atomic_read_u64(&q->next_expiry);
+	uint64		old;
 
+	/*
+	 * The lease is held before we look at the bound, as lease_overdue raises
+	 * it before he looks at the lease: one of us sees what the other did.
+	 */
+	pg_memory_barrier();
+	old = pg_atomic_read_u64(&q->next_expiry);
 	while ((TimestampTz) old > when &&
 		   !pg_atomic_compare_exchange_u64(&q->next_expiry, &old, (uint64) when))
 		;
@@ -920,8 +953,9 @@ finish_move(LeaseDeed *deed, bool arrived)
 		count_in_segment(slot, left, -1);
 		slot->current = 1 - left;
 	}
-	set_state(deed->ref, LEASE_HELD);
-	if (slot->kind == LEASE_TIMED)
+	if (!change_state(deed->ref, LEASE_MOVING, LEASE_HELD))
+		hand_back(deed->ref);
+	else if (slot->kind == LEASE_TIMED)
 		lease_look_by(&queue_state->queues[slot->queue], slot->expires_at);
 }
 
@@ -976,9 +1010,7 @@ undo(LeaseDeed *deed)
 	switch (deed->action)
 	{
 		case LEASE_DID_TAKE:
-			/* One that is being moved meanwhile ends at its time. */
-			if (seize(deed->ref, LEASE_BUSY, false))
-				hand_back(deed->ref);
+			(void) give_back(deed->ref);
 			break;
 		case LEASE_DID_CHECK:
 		case LEASE_DID_REMOVE:

@@ -20,8 +20,9 @@ typedef enum LeaseKind
  * takes SETTLING back to HELD, and a HELD lease taken in the transaction
  * itself on to RETURNED, from where the next receiver takes it: CHECKING
  * while he looks at the message.  MOVING is a HELD lease whose message the
- * maintenance worker is moving elsewhere; BUSY one whose fields somebody is
- * changing, for some instructions.
+ * maintenance worker is moving elsewhere, LEAVING one that has been given back
+ * meanwhile, and is RETURNED when the move is over; BUSY one whose fields
+ * somebody is changing, for some instructions.
  */
 typedef enum LeaseState
 {
@@ -31,6 +32,7 @@ typedef enum LeaseState
 	LEASE_RETURNED,
 	LEASE_CHECKING,
 	LEASE_MOVING,
+	LEASE_LEAVING,
 	LEASE_BUSY
 } LeaseState;
 
@@ -109,6 +111,9 @@ extern LeaseRef lease_of_receipt(int64 receipt);
  * the functions below, as they may be called with locks held.
  */
 extern void lease_reserve(int n);
+
+/* How many leases this transaction's end has something to do to. */
+extern int	lease_pending(void);
 
 /* How many more leases the queues of this one's owner may have, up to n. */
 extern int	lease_allowance(QueueShared *q, int n);

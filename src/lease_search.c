@@ -59,7 +59,8 @@ lease_overdue(QueueShared *q, TimestampTz now, LeaseDue due, void *arg, Lease *o
 
 	/*
 	 * The bound goes up before we look: who takes a lease meanwhile lowers it
-	 * again, or we see his lease.  Nothing in between can fail.
+	 * again, or we see his lease.  Nothing in between can fail.  What we
+	 * return counts as well: our caller may not get round to all of it.
 	 */
 	pg_atomic_exchange_u64(&q->next_expiry, (uint64) DT_NOEND);
 	for (int i = 0; i < lease_high_water(); i++)
@@ -72,10 +73,9 @@ lease_overdue(QueueShared *q, TimestampTz now, LeaseDue due, void *arg, Lease *o
 			lease.state != LEASE_HELD || lease.kind != LEASE_TIMED)
 			continue;
 		due_at = due(&lease, arg);
+		next = Min(next, due_at);
 		if (due_at <= now && n < max)
 			overdue[n++] = lease;
-		else
-			next = Min(next, due_at);
 	}
 	lease_look_by(q, next);
 	return n;
@@ -123,7 +123,8 @@ lease_release_process(void)
 	{
 		Lease		lease;
 
-		if (!lease_read(i, &lease) || lease.state != LEASE_HELD ||
+		if (!lease_read(i, &lease) ||
+			(lease.state != LEASE_HELD && lease.state != LEASE_MOVING) ||
 			lease.kind != LEASE_PROCESS || lease.pid != MyProcPid)
 			continue;
 		if (n >= max)
@@ -149,7 +150,7 @@ lease_sweep(void)
 	{
 		Lease		lease;
 
-		/* One that was being moved when its process ended. */
+		/* None that we know of; but it would be out of reach for good. */
 		if (read_here(i, &lease) && lease.state == LEASE_HELD &&
 			lease.kind == LEASE_PROCESS && BackendPidGetProc(lease.pid) == NULL)
 			lease_release(lease.ref);

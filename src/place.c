@@ -10,10 +10,13 @@
 #include "postgres.h"
 
 #include "access/heapam.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "deferred.h"
 #include "place.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "storage/procarray.h"
 #include "compat.h"
 
 /* Lock a page if there is a tuple at a place of it. */
@@ -108,14 +111,46 @@ place_fetch(Relation rel, Lease *lease, Snapshot snapshot, HeapTuple *copy)
 	return verdict;
 }
 
+/*
+ * Whether the tuple's insertion has committed, or is our own; if that is still
+ * open, by whom.  Who takes an overdue lease over leases the row he inserts,
+ * and that lease can end, or be acknowledged elsewhere, before he commits.
+ */
+static bool
+is_inserted(HeapTupleHeader header, TransactionId *in_progress)
+{
+	TransactionId xmin = HeapTupleHeaderGetRawXmin(header);
+
+	*in_progress = InvalidTransactionId;
+	if (HeapTupleHeaderXminCommitted(header) || TransactionIdIsCurrentTransactionId(xmin))
+		return true;
+	if (TransactionIdIsInProgress(xmin))
+	{
+		*in_progress = xmin;
+		return false;
+	}
+	return TransactionIdDidCommit(xmin);
+}
+
 TM_Result
 place_delete(Relation rel, Lease *lease, bool wait, HeapTuple *copy)
 {
 	Buffer		buffer;
-	ItemId		item = place_lock(rel, lease, &buffer);
+	ItemId		item;
+	TransactionId inserter;
 	TM_FailureData tmfd;
 	TM_Result	result;
 
+	while ((item = place_lock(rel, lease, &buffer)) != NULL &&
+		   !is_inserted((HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item), &inserter))
+	{
+		UnlockReleaseBuffer(buffer);
+		if (!TransactionIdIsValid(inserter))
+			return TM_Deleted;
+		if (!wait)
+			return TM_BeingModified;
+		XactLockTableWait(inserter, NULL, NULL, XLTW_None);
+	}
 	if (item == NULL)
 		return TM_Deleted;
 	if (copy != NULL)

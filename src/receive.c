@@ -151,6 +151,7 @@ claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext look = AllocSetContextCreate(caller, "queue look", ALLOCSET_DEFAULT_SIZES);
+	int			pending = lease_pending();
 	TimestampTz deadline = 0;
 	int			n;
 
@@ -174,6 +175,13 @@ claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 						   CLAIM_UNLIMITED, messages);
 		MemoryContextSwitchTo(caller);
 		if (n > 0 || wait == 0 || (deadline != 0 && now >= deadline))
+			break;
+
+		/*
+		 * What this has settled, a lease that was its message's last say, is
+		 * not to wait for another message to come: its locks are in the way.
+		 */
+		if (lease_pending() > pending)
 			break;
 		if (deadline == 0)
 		{

@@ -341,8 +341,12 @@ take_over(void *arg)
 	FailureResult result = fail(this->ref, &failure, &cached, failed);
 
 	close_cached(&cached);
+
+	/* An error gives up the locks we did get: who waits is in nobody's way. */
 	if (result == FAILURE_LOCKED)
-		lease_retry_expiry(this->ref, TimestampTzPlusMilliseconds(scan->now, LOCKED_RETRY));
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("could not obtain lock on the message")));
 	if (result != FAILURE_DEFERRED)
 		return;
 
@@ -390,12 +394,12 @@ settle_overdue(Queue *queue, ClaimScan *scan)
 
 		CHECK_FOR_INTERRUPTS();
 		if (scan->nclaims >= scan->max)
-		{
-			/* The rest is for the next receiver. */
-			lease_look_by(q, scan->now);
-			break;
-		}
-		if (lease_queue(this.ref) == queue->relid && !guard_run(take_over, &this, &error))
+			break;				/* the rest is for the next receiver */
+		if (lease_queue(this.ref) != queue->relid || guard_run(take_over, &this, &error))
+			continue;
+		if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+			lease_retry_expiry(this.ref, TimestampTzPlusMilliseconds(scan->now, LOCKED_RETRY));
+		else
 			report_trouble(&overdue[i], error);
 	}
 	pfree(overdue);

@@ -233,7 +233,7 @@ Datum
 queue_lease_list(PG_FUNCTION_ARGS)
 {
 	static const char *const kinds[] = {"receive", "pop", "relay"};
-	static const char *const states[] = {NULL, "held", "settling", "returned", "returned", "held", "held"};
+	static const char *const states[] = {NULL, "held", "settling", "returned", "returned", "held", "returned", "held"};
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	shmem_require();

@@ -11,6 +11,7 @@ use Test::More;
 
 my $node = queue_node(
 	'primary',
+	allows_streaming => 1,
 	conf => q{
 queue.segment_size = '1MB'
 queue.straggler_age = 1
@@ -145,6 +146,42 @@ ok( $node->poll_query_until(
 	'that one does not keep the tail, which nobody sends to');
 is($node->safe_psql('postgres', q{SELECT queue.ack(receipt) FROM held ORDER BY n DESC LIMIT 1}),
 	't', 'and is there');
+
+# Given back while it is being moved: the worker cannot commit, as it is to wait
+# for a standby that does not exist.
+sub setting
+{
+	my ($name, $value) = @_;
+
+	$node->safe_psql('postgres', "ALTER SYSTEM SET $name = '$value'");
+	$node->reload;
+	return;
+}
+
+setting('queue.straggler_age', '1h');
+$node->safe_psql('postgres', q{
+SELECT queue.create('back', lease => '1 hour');
+SELECT queue.send('back', '"given back"')});
+my $receiver = $node->background_psql('postgres');
+is($receiver->query_safe(q{BEGIN; SELECT payload FROM queue.receive('back')}), '"given back"', 'received');
+my $fill_back = $fill =~ s/'q'/'back'/r;
+$node->safe_psql('postgres', qq{
+$fill_back;
+SELECT count(queue.ack(receipt)) FROM queue.receive('back', 10000)});
+ok($node->poll_query_until('postgres', q{
+SELECT count(*) = 1 FROM pg_class WHERE relname ~ '^back[$]' AND relkind = 'r' AND pg_relation_size(oid) > 500000}),
+	'the worker has truncated what it can');
+setting('synchronous_standby_names', 'nobody');
+setting('queue.straggler_age', '1');
+ok($node->poll_query_until('postgres', q{
+SELECT count(*) = 1 FROM pg_stat_activity JOIN pg_locks USING (pid)
+WHERE backend_type = 'queue maintenance' AND wait_event = 'SyncRep' AND relation = 'queue.deferred'::regclass}),
+	'and is about to move the message');
+$receiver->query_safe('ROLLBACK');
+$receiver->quit;
+setting('synchronous_standby_names', '');
+is($node->safe_psql('postgres', q{SELECT payload, attempts FROM queue.receive('back', wait => '60 s')}),
+	'"given back"|1', 'a lease that is given back during the move is free after it');
 
 $node->stop;
 done_testing();

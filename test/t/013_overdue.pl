@@ -88,5 +88,40 @@ $locker->query_safe('ROLLBACK');
 $locker->quit;
 is($node->safe_psql('postgres', q{SELECT payload FROM queue.receive('q', wait => '60 s')}), '7', 'and taken over later');
 
+# Who waits settles a last attempt, and keeps nobody waiting for that.
+is($node->safe_psql('postgres', q{
+SELECT queue.create('last', lease => '100 ms', max_attempts => 1);
+SELECT queue.send('last', '8');
+SELECT payload FROM queue.receive('last');}), "\n1\n8", 'a last attempt');
+is($node->safe_psql('postgres', q{
+SET statement_timeout = '60 s';
+SELECT count(*) FROM queue.receive('last', wait => '1 h')}), '0', 'ends the wait of who sees it end');
+is($node->safe_psql('postgres', q{SELECT payload, reason FROM queue.dead_letters WHERE queue = 'last'}),
+	'8|max_attempts', 'and is a dead letter at once');
+
+# A lease on a message taken over can end before who did that has committed.
+$node->safe_psql('postgres', q{
+SELECT queue.create('open', lease => '1 ms', backoff => '0');
+SELECT queue.send('open', '9');
+SELECT payload FROM queue.receive('open');});
+my $taker = $node->background_psql('postgres');
+$receipt = $taker->query_safe(q{BEGIN; SELECT receipt FROM queue.receive('open', wait => '60 s')});
+$receipt =~ s/.*\n//s;
+is($node->safe_psql('postgres', q{SELECT count(*) FROM queue.receive('open', wait => '100 ms')}),
+	'0', 'it is nobody else\'s until then');
+is($node->safe_psql('postgres', q{SELECT * FROM queue.maintenance}), '', 'which is no trouble');
+my ($status, undef, $stderr) = $node->psql('postgres',
+	"SET lock_timeout = '100 ms'; SELECT queue.ack($receipt)");
+like($stderr, qr/lock timeout/, 'an acknowledgement by another session waits');
+$taker->query_safe('COMMIT');
+$receipt = $node->safe_psql('postgres', q{SELECT receipt FROM queue.receive('open', lease => '1 ms', wait => '60 s') WHERE attempts = 3});
+isnt($receipt, '', 'and then goes on');
+$receipt = $taker->query_safe(q{BEGIN; SELECT receipt FROM queue.receive('open', wait => '60 s') WHERE attempts = 4});
+$receipt =~ s/.*\n//s;
+$taker->query_safe('ROLLBACK');
+$taker->quit;
+is($node->safe_psql('postgres', "SELECT queue.ack($receipt)"), 'f', 'a receipt is void when that was rolled back');
+is($node->safe_psql('postgres', q{SELECT attempts FROM queue.pop('open', wait => '60 s')}), '4', 'and the message there');
+
 $node->stop;
 done_testing();
