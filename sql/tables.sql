@@ -48,9 +48,23 @@ ALTER TABLE queues.t ALTER enqueued_at SET NOT NULL;
 SELECT id, payload FROM queue.pop('t');
 
 -- A segment of its own is judged, too; and dead rows can be from such times.
-ALTER TABLE queues."t$1" ALTER id DROP NOT NULL;
-INSERT INTO queues."t$1" (enqueued_at) VALUES (now());
-SELECT queue.send('t', '3');
+-- (Since 18 a segment cannot have other NOT NULL constraints than its queue.)
+DO $$
+BEGIN
+	IF current_setting('server_version_num')::int < 180000 THEN
+		ALTER TABLE queues."t$1" ALTER id DROP NOT NULL;
+		INSERT INTO queues."t$1" (enqueued_at) VALUES (now());
+	END IF;
+	BEGIN
+		PERFORM queue.send('t', '3');
+		IF current_setting('server_version_num')::int < 180000 THEN
+			RAISE 'a message was sent to it';
+		END IF;
+		RAISE object_not_in_prerequisite_state;
+	EXCEPTION WHEN object_not_in_prerequisite_state THEN
+		NULL;
+	END;
+END $$;
 DELETE FROM queues."t$1";
 ALTER TABLE queues."t$1" ALTER id SET NOT NULL;
 SELECT queue.send('t', '4');
