@@ -16,6 +16,7 @@
 #include "fmgr.h"
 #include "identity.h"
 #include "miscadmin.h"
+#include "owner.h"
 #include "segment.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -103,11 +104,9 @@ enter(FunctionCallInfo fcinfo, Oid queue, uint64 *n)
 	MemoryContext caller = CurrentMemoryContext;
 	Relation	inbox = table_open(extension_relation("inbox"), RowExclusiveLock);
 	Origin	   *result;
-	Oid			userid;
-	int			context;
+	OwnerContext caller_rights;
 
-	GetUserIdAndSecContext(&userid, &context);
-	SetUserIdAndSecContext(inbox->rd_rel->relowner, context | SECURITY_LOCAL_USERID_CHANGE);
+	owner_begin(inbox->rd_rel->relowner, &caller_rights);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	if (plan == NULL)
@@ -138,7 +137,7 @@ enter(FunctionCallInfo fcinfo, Oid queue, uint64 *n)
 		result[i].taken = false;
 	}
 	SPI_finish();
-	SetUserIdAndSecContext(userid, context);
+	owner_end(&caller_rights);
 	table_close(inbox, NoLock);
 	qsort(result, *n, sizeof(Origin), compare_origins);
 	return result;
