@@ -34,6 +34,7 @@
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "owner.h"
 #include "relay.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
@@ -95,9 +96,7 @@ relay_anchor_create(const char *name, Oid owner, const RelayConfig *relay)
 	ObjectAddress type;
 	Oid			left;
 	HeapTuple	schema;
-	Oid			userid;
-	int			context;
-	int			nest_level;
+	OwnerContext rights;
 
 	left = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum(type_name),
 						   ObjectIdGetDatum(queues_namespace()));
@@ -112,11 +111,8 @@ relay_anchor_create(const char *name, Oid owner, const RelayConfig *relay)
 	schema = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(queues_namespace()));
 	if (!HeapTupleIsValid(schema))
 		elog(ERROR, "cache lookup failed for schema \"queues\"");
-	GetUserIdAndSecContext(&userid, &context);
-	SetUserIdAndSecContext(((Form_pg_namespace) GETSTRUCT(schema))->nspowner,
-						   context | SECURITY_RESTRICTED_OPERATION);
+	owner_begin(((Form_pg_namespace) GETSTRUCT(schema))->nspowner, &rights);
 	ReleaseSysCache(schema);
-	nest_level = NewGUCNestLevel();
 
 	create->relation = makeRangeVar(pstrdup("queues"), type_name, -1);
 	create->oncommit = ONCOMMIT_NOOP;
@@ -124,8 +120,7 @@ relay_anchor_create(const char *name, Oid owner, const RelayConfig *relay)
 	CommandCounterIncrement();
 	revoke_usage(type_name);
 
-	AtEOXact_GUC(false, nest_level);
-	SetUserIdAndSecContext(userid, context);
+	owner_end(&rights);
 
 	relay_anchor_depend(type.objectId, RelationRelationId, InvalidOid, relay->queue);
 	relay_anchor_depend(type.objectId, ForeignServerRelationId, InvalidOid, relay->server);
