@@ -232,6 +232,8 @@ SELECT queue.send('restored', '1');
 SET ROLE regress_mallory;
 SELECT queue.create('restored');
 SELECT queue.drop('restored');
+RESET ROLE;
+SELECT queue.create('restored');
 SET ROLE regress_alice;
 CREATE UNIQUE INDEX i ON queues.restored (id);
 SELECT queue.create('restored');

@@ -189,6 +189,14 @@ check_adoptable(Oid relid, const char *name)
 	if (queue_recorded(relid))
 		queue_exists(name);
 	queue_check_owner(relid, name);
+
+	/* Who may do all would believe the queue his, and send to somebody else's. */
+	if (rel->rd_rel->relowner != GetUserId())
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("table queues.%s already exists and belongs to role \"%s\"",
+						quote_identifier(name), GetUserNameFromId(rel->rd_rel->relowner, false)),
+				 errhint("Make it a queue as that role, or drop it.")));
 	if (!segment_columns_valid(rel) || OidIsValid(segment_parent(relid)))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -306,7 +314,7 @@ queue_create(PG_FUNCTION_ARGS)
 	if (OidIsValid(relid))
 		check_adoptable(relid, name);
 
-	owner_begin(OidIsValid(relid) ? table_owner(relid) : GetUserId(), &saved);
+	owner_begin(GetUserId(), &saved);
 	SPI_connect();
 	created = !OidIsValid(relid);
 	if (created)

@@ -79,7 +79,7 @@ guc_init(void)
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("queue.max_relays_per_role",
 							"Relays of one role that is not a superuser, in all databases.",
-							"-1 means half of queue.max_relays.",
+							"-1 means half of queue.max_relays, or of max_worker_processes if that is less.",
 							&queue_max_relays_per_role,
 							-1, -1, 1000,
 							PGC_SUSET,

@@ -377,6 +377,7 @@ connect_sink(MemoryContext context)
 		proc_exit(0);
 	}
 	check_queue();
+	sink_config.trusted = superuser_arg(relay->owner);
 	if (OidIsValid(relay->server))
 	{
 		RelayKind	kind;

@@ -108,12 +108,16 @@ relay_slot_find(Oid dboid, const char *name)
 	return NULL;
 }
 
-/* How many relays a role may have slots for. */
+/*
+ * How many relays a role may have slots for.  Each is a process, too, of
+ * those that all databases and parallel queries need.
+ */
 int
 relay_role_limit(void)
 {
-	return queue_max_relays_per_role >= 0 ? queue_max_relays_per_role :
-		Max(queue_max_relays / 2, 1);
+	int			half = Min(queue_max_relays, max_worker_processes) / 2;
+
+	return queue_max_relays_per_role >= 0 ? queue_max_relays_per_role : Max(half, 1);
 }
 
 /*

@@ -150,6 +150,24 @@ is( $node->safe_psql(
 SELECT database, state, problem, setting, failures > 0, since < retry_at FROM queue.databases WHERE problem IS NOT NULL}),
 	'plain|waiting|out of background worker slots|max_worker_processes|t|t',
 	'and in the view, with the setting to raise');
+
+# One role's relays do not use up the processes of all.
+$node->append_conf('postgresql.conf', 'queue.max_relays_per_role = -1');
+$node->reload;
+ok($node->poll_query_until('one', q{SELECT current_setting('queue.max_relays_per_role') = '-1'}), 'a cap by default');
+$node->safe_psql(
+	'one', q{
+CREATE ROLE relayer LOGIN;
+GRANT CREATE ON SCHEMA queues TO relayer;
+CREATE PROCEDURE discard(m queue.message) LANGUAGE plpgsql AS 'BEGIN END';
+SET ROLE relayer;
+SELECT queue.create('relayed');
+SELECT queue.create_relay('r' || n, 'relayed', options => '{"procedure": "discard"}') FROM generate_series(1, 2) n;
+});
+is($node->psql('one', q{SET ROLE relayer; SELECT queue.create_relay('r3', 'relayed', options => '{"procedure": "discard"}')}),
+	3, 'of half the worker processes');
+$node->safe_psql('one', q{SET ROLE relayer; SELECT queue.drop_relay(name) FROM queue.relays; SELECT queue.drop('relayed')});
+
 $node->safe_psql('two', 'DROP EXTENSION queue');
 wait_for_workers($node, 'one,plain', 'one that found no slot starts when there is one');
 ok($node->poll_query_until('one', 'SELECT count(*) FROM queue.databases WHERE problem IS NOT NULL', '0'),

@@ -88,7 +88,7 @@ SELECT count(*) FROM queue.receive('large', 12, lease => '1 ms');
 ok($node->poll_query_until('postgres', q{SELECT deferred = 12 FROM queue.stats WHERE queue = 'large'}),
 	'many that expire at the same time are settled');
 is($node->safe_psql('postgres', q{
-SELECT count(DISTINCT xmin) > 1 FROM queue.deferred WHERE relid = 'queues.large'::regclass}),
+SELECT count(DISTINCT xmin::text) > 1 FROM queue.deferred WHERE relid = 'queues.large'::regclass}),
 	't', 'but not in one transaction');
 $node->safe_psql('postgres', q{SELECT queue.drop('large')});
 
