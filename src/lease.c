@@ -692,7 +692,7 @@ lease_drop(LeaseRef ref)
 		return;
 
 	/* One just taken can be somebody's already, if it is timed. */
-	if (deed->action == LEASE_DID_TAKE && !change_state(ref, LEASE_HELD, LEASE_BUSY))
+	if (deed->action == LEASE_DID_TAKE && !seize(ref, LEASE_BUSY, false))
 		return;
 	forget_deed(ref);
 	free_slot(ref);

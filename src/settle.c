@@ -111,19 +111,23 @@ close_cached(Cached *cached)
 
 /*
  * Open the table a lease points into, the queue's own being locked before, in
- * the order of who purges or drops it.  NULL if it is gone, or we are not to
- * wait for it.
+ * the order of who purges or drops it.  NULL if it is gone or, which *locked
+ * says, we are not to wait for it and would have to.
  */
 static Relation
-open_leased(const Lease *lease, bool wait, Cached *cached)
+open_leased(const Lease *lease, bool wait, Cached *cached, bool *locked)
 {
 	Oid			relid = lease->place.relid;
 
+	*locked = false;
 	if (cached->rel != NULL && RelationGetRelid(cached->rel) == relid)
 		return cached->rel;
 	close_cached(cached);
 	if (!lock_table(lease->q->relid, wait) || !lock_table(relid, wait))
+	{
+		*locked = true;
 		return NULL;
+	}
 	cached->rel = try_relation_open(relid, NoLock);
 	if (cached->rel != NULL && lease->place.segment != LEASE_IN_DEFERRED &&
 		!segment_check(lease->q, cached->rel))
@@ -136,10 +140,11 @@ ack(LeaseRef ref, Cached *cached)
 {
 	Lease		lease;
 	Relation	rel;
+	bool		locked;
 
 	if (!lease_begin_settle(ref, &lease))
 		return false;
-	rel = open_leased(&lease, true, cached);
+	rel = open_leased(&lease, true, cached, &locked);
 	if (rel != NULL && place_delete(rel, &lease, true, NULL) == TM_Ok)
 		return true;
 	lease_mark(ref, LEASE_GONE);
@@ -210,6 +215,7 @@ fail(LeaseRef ref, const Failure *failure, Cached *cached, Failed *failed)
 	Message	   *message = &failed->message;
 	const char *unreadable;
 	TM_Result	result;
+	bool		locked;
 
 	if (!OidIsValid(relid) || (queue = queue_by_relid(relid)) == NULL)
 		return FAILURE_ENDED;
@@ -224,10 +230,10 @@ fail(LeaseRef ref, const Failure *failure, Cached *cached, Failed *failed)
 		return FAILURE_ENDED;
 	lease_mark(ref, LEASE_GONE);
 
-	rel = open_leased(&lease, failure->wait, cached);
+	rel = open_leased(&lease, failure->wait, cached, &locked);
 	if (rel == NULL)
 	{
-		if (failure->wait)
+		if (!locked)
 			return FAILURE_ENDED;
 		lease_cancel_settle(ref, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOCKED_RETRY));
 		return FAILURE_LOCKED;

@@ -123,5 +123,15 @@ $taker->quit;
 is($node->safe_psql('postgres', "SELECT queue.ack($receipt)"), 'f', 'a receipt is void when that was rolled back');
 is($node->safe_psql('postgres', q{SELECT attempts FROM queue.pop('open', wait => '60 s')}), '4', 'and the message there');
 
+# With its table a message is gone, and its lease must not stay.
+is($node->safe_psql('postgres', q{
+SELECT queue.create('dropped', lease => '1 ms', backoff => '0');
+SELECT queue.send('dropped', '10');
+SELECT payload FROM queue.receive('dropped');
+DROP TABLE queues."dropped$1"}), "\n1\n10", 'a segment is dropped with a lease');
+is($node->safe_psql('postgres', q{
+SELECT count(*) FROM queue.receive('dropped', wait => '100 ms');
+SELECT count(*) FROM queue.leases WHERE queue = 'dropped'}), "0\n0", 'which ends all the same');
+
 $node->stop;
 done_testing();
