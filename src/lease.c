@@ -857,7 +857,9 @@ lease_retry_expiry(LeaseRef ref, TimestampTz when)
 	if (!seize(ref, LEASE_BUSY, false))
 		return;
 	ref_slot(ref)->retries++;
-	set_expiry(ref, when);
+
+	/* Not sooner than its consumer has got it extended to meanwhile. */
+	set_expiry(ref, Max(when, ref_slot(ref)->expires_at));
 }
 
 bool

@@ -332,6 +332,8 @@ typedef struct TakeOver
 {
 	ClaimScan  *scan;
 	LeaseRef	ref;
+	bool		nothing;		/* was done, */
+	bool		locked;			/* as somebody has a lock */
 } TakeOver;
 
 /* Count a lease's end as a failure, and lease its message to the scan's caller. */
@@ -344,12 +346,18 @@ take_over(void *arg)
 	Failed	   *failed = palloc0(sizeof(Failed));
 	Cached		cached = {0};
 	LeaseRef	ref;
+	int			pending = lease_pending();
 	FailureResult result = fail(this->ref, &failure, &cached, failed);
 
 	close_cached(&cached);
+	this->nothing = (lease_pending() == pending);
+	this->locked = (result == FAILURE_LOCKED);
 
-	/* An error gives up the locks we did get: who waits is in nobody's way. */
-	if (result == FAILURE_LOCKED)
+	/*
+	 * If nothing was done, for a lock or because somebody else was first, an
+	 * error gives up the locks we did get: who waits is in nobody's way.
+	 */
+	if (this->nothing)
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 				 errmsg("could not obtain lock on the message")));
@@ -403,9 +411,9 @@ settle_overdue(Queue *queue, ClaimScan *scan)
 			break;				/* the rest is for the next receiver */
 		if (lease_queue(this.ref) != queue->relid || guard_run(take_over, &this, &error))
 			continue;
-		if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+		if (this.locked)
 			lease_retry_expiry(this.ref, TimestampTzPlusMilliseconds(scan->now, LOCKED_RETRY));
-		else
+		else if (!this.nothing)
 			report_trouble(&overdue[i], error);
 	}
 	pfree(overdue);

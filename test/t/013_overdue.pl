@@ -84,6 +84,21 @@ SELECT payload FROM queue.receive('q', 10, lease => '1 ms');});
 my $locker = $node->background_psql('postgres');
 $locker->query_safe(q{BEGIN; SELECT id FROM queues.q FOR UPDATE});
 is($node->safe_psql('postgres', q{SELECT count(*) FROM queue.receive('q', wait => '100 ms')}), '0', 'a locked row is left alone');
+
+# Nor is who waits for it in the way of others.
+my $before = $node->safe_psql('postgres', q{SELECT expires_at FROM queue.leases WHERE queue = 'q'});
+my $waiter = $node->background_psql('postgres');
+$waiter->query_until(qr/waiting/, q{
+\echo waiting
+SELECT payload FROM queue.receive('q', wait => '10 s');
+});
+ok($node->poll_query_until('postgres', qq{
+SELECT count(*) = 1 FROM queue.leases WHERE queue = 'q' AND expires_at > '$before'}), 'somebody waits, and has tried');
+ok($node->poll_query_until('postgres', q{
+SELECT count(*) = 1 FROM pg_stat_activity a WHERE query LIKE '%receive%' AND pid <> pg_backend_pid() AND NOT EXISTS (
+	SELECT FROM pg_locks l WHERE l.pid = a.pid AND mode = 'RowExclusiveLock')}), 'without a lock');
+$waiter->query_safe('SELECT 1');
+$waiter->quit;
 $locker->query_safe('ROLLBACK');
 $locker->quit;
 is($node->safe_psql('postgres', q{SELECT payload FROM queue.receive('q', wait => '60 s')}), '7', 'and taken over later');
