@@ -743,8 +743,12 @@ sleep_until(TimestampTz until)
 	else
 		until = Min(until, connect_at);
 
+	/* Bounded on both sides: before 17 infinity makes the difference wrap. */
 	now = GetCurrentTimestamp();
-	timeout = until > now + SLEEP_MAX ? SLEEP_MAX / 1000 : TimestampDifferenceMilliseconds(now, until);
+	if (until <= now)
+		timeout = 0;
+	else
+		timeout = until > now + SLEEP_MAX ? SLEEP_MAX / 1000 : TimestampDifferenceMilliseconds(now, until);
 	if (timeout > 0 || socket != PGINVALID_SOCKET)
 		(void) WaitLatchOrSocket(MyLatch,
 								 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH |
