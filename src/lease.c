@@ -831,12 +831,14 @@ lease_cancel_settle(LeaseRef ref, TimestampTz expires_at)
 void
 lease_retry_expiry(LeaseRef ref, TimestampTz when)
 {
+	LeaseSlot  *slot = ref_slot(ref);
+
 	if (!seize(ref, LEASE_BUSY, false))
 		return;
-	ref_slot(ref)->retries++;
+	slot->retries++;
 
 	/* Not sooner than its consumer has got it extended to meanwhile. */
-	set_expiry(ref, Max(when, ref_slot(ref)->expires_at));
+	set_expiry(ref, Max(when, slot->expires_at));
 }
 
 bool
