@@ -235,7 +235,10 @@ create_sequence(Oid relid, const char *name)
 		elog(ERROR, "could not read the ids of queue \"%s\"", name);
 	max = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 	if (!isnull)
-		last = Max(DatumGetInt64(max), 0);
+	{
+		last = DatumGetInt64(max);
+		last = Max(last, 0);
+	}
 	if (last == PG_INT64_MAX)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
