@@ -45,7 +45,10 @@
 /* Functions that have got another argument in 19 are called as before. */
 #if PG_VERSION_NUM >= 190000
 #include "access/heapam.h"
+#include "catalog/index.h"
 #include "catalog/namespace.h"
+#define index_build(rel, index, info, isreindex, parallel) \
+	(index_build) (rel, index, info, isreindex, parallel, false)
 #define heap_delete(rel, tid, cid, crosscheck, wait, tmfd, changing_partition) \
 	(heap_delete) (rel, tid, cid, (changing_partition) ? TABLE_DELETE_CHANGING_PARTITION : 0, \
 				   crosscheck, wait, tmfd)
