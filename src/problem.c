@@ -14,6 +14,7 @@
 #include "storage/shmem.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 /* Entries for all databases; what finds no place is in the log only. */
 #define MAX_PROBLEMS	512
