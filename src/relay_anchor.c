@@ -37,6 +37,7 @@
 #include "owner.h"
 #include "relay.h"
 #include "storage/lmgr.h"
+#include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
