@@ -144,7 +144,6 @@ claim_returned(ClaimScan *scan)
 		Relation	rel;
 		HeapTuple	tuple;
 		Verdict		verdict = VERDICT_DEAD;
-		int			attempts = lease.attempts;
 
 		rel = deferred ? try_relation_open(lease.place.relid, AccessShareLock) :
 			frontier_open(scan, lease.place.segment);
@@ -154,8 +153,9 @@ claim_returned(ClaimScan *scan)
 			relation_close(rel, AccessShareLock);
 		if (verdict == VERDICT_LIVE)
 		{
-			lease_renew(&lease.ref, attempts, scan->kind, scan->now, scan->expires_at);
-			frontier_add_claim(scan, lease.ref, lease.id, attempts, lease.place.segment)->tuple = tuple;
+			lease_renew(&lease.ref, lease.attempts, scan->kind, scan->now, scan->expires_at);
+			frontier_add_claim(scan, lease.ref, lease.id, lease.attempts,
+							   lease.place.segment)->tuple = tuple;
 			if (pg_atomic_read_u64(&q->ready) > 0)
 				pg_atomic_fetch_sub_u64(&q->ready, 1);
 		}

@@ -106,24 +106,24 @@ relation_dropped(Oid relid)
 		wake_drop_at_commit(q);
 }
 
-/* A table's owner as this command has set it, and nobody can see it yet. */
-static Oid
-new_owner(Oid relid)
+/*
+ * A copy of the catalog row with this OID as this command has left it, which
+ * nobody can see yet; NULL if there is none.
+ */
+static HeapTuple
+latest_row(Oid catalog, Oid index, AttrNumber attnum, Oid oid)
 {
-	Relation	rel = table_open(RelationRelationId, AccessShareLock);
-	Oid			owner = InvalidOid;
+	Relation	rel = table_open(catalog, AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
-	ScanKeyInit(&key, Anum_pg_class_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
-	scan = systable_beginscan(rel, ClassOidIndexId, true, SnapshotSelf, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-		owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ScanKeyInit(&key, attnum, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(oid));
+	scan = systable_beginscan(rel, index, true, SnapshotSelf, 1, &key);
+	tuple = heap_copytuple(systable_getnext(scan));
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
-	return owner;
+	return tuple;
 }
 
 /* A table of somebody's was altered: a queue's new owner owns its segments. */
@@ -141,8 +141,12 @@ relation_altered(Oid relid)
 	ReleaseSysCache(tuple);
 
 	/* The catalog cache has the old row until the command counter moves on. */
-	owner = new_owner(relid);
-	if (!OidIsValid(owner) || owner == old_owner || !queue_recorded(relid))
+	tuple = latest_row(RelationRelationId, ClassOidIndexId, Anum_pg_class_oid, relid);
+	if (tuple == NULL)
+		return;
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	heap_freetuple(tuple);
+	if (owner == old_owner || !queue_recorded(relid))
 		return;
 	foreach(lc, segment_list(relid, AccessExclusiveLock))
 		ATExecChangeOwner(lfirst_oid(lc), owner, true, AccessExclusiveLock);
@@ -162,25 +166,17 @@ refuse(Oid queue, const char *what)
 static void
 relation_created(Oid relid)
 {
-	Relation	rel = table_open(IndexRelationId, AccessShareLock);
+	HeapTuple	tuple = latest_row(IndexRelationId, IndexRelidIndexId,
+								   Anum_pg_index_indexrelid, relid);
 	Oid			table = InvalidOid;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	Form_pg_index form;
 
-	ScanKeyInit(&key, Anum_pg_index_indexrelid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(relid));
-	scan = systable_beginscan(rel, IndexRelidIndexId, true, SnapshotSelf, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-	{
-		Form_pg_index form = (Form_pg_index) GETSTRUCT(tuple);
-
-		if (form->indisunique || form->indisexclusion)
-			table = form->indrelid;
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
+	if (tuple == NULL)
+		return;
+	form = (Form_pg_index) GETSTRUCT(tuple);
+	if (form->indisunique || form->indisexclusion)
+		table = form->indrelid;
+	heap_freetuple(tuple);
 
 	if (OidIsValid(table) && OidIsValid(table = queue_of_table(table)))
 		refuse(table, "a unique index or exclusion constraint");
@@ -190,28 +186,20 @@ relation_created(Oid relid)
 static void
 constraint_created(Oid constraint)
 {
-	Relation	rel = table_open(ConstraintRelationId, AccessShareLock);
+	HeapTuple	tuple = latest_row(ConstraintRelationId, ConstraintOidIndexId,
+								   Anum_pg_constraint_oid, constraint);
 	Oid			tables[2] = {InvalidOid, InvalidOid};
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	Form_pg_constraint form;
 
-	ScanKeyInit(&key, Anum_pg_constraint_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(constraint));
-	scan = systable_beginscan(rel, ConstraintOidIndexId, true, SnapshotSelf, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
+	if (tuple == NULL)
+		return;
+	form = (Form_pg_constraint) GETSTRUCT(tuple);
+	if (form->contype == CONSTRAINT_FOREIGN)
 	{
-		Form_pg_constraint form = (Form_pg_constraint) GETSTRUCT(tuple);
-
-		if (form->contype == CONSTRAINT_FOREIGN)
-		{
-			tables[0] = form->conrelid;
-			tables[1] = form->confrelid;
-		}
+		tables[0] = form->conrelid;
+		tables[1] = form->confrelid;
 	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
+	heap_freetuple(tuple);
 
 	for (int i = 0; i < lengthof(tables); i++)
 	{

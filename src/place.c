@@ -60,7 +60,12 @@ is_message(Relation rel, const Lease *lease, ItemId item, Buffer buffer)
 	return deferred_is(rel, &tuple, lease->q->relid, lease->place.due_at, lease->id);
 }
 
-ItemId
+/*
+ * Lock the page where a lease's message is, shared: its line pointer, or NULL
+ * and nothing locked if it is there no more.  The table is open, and locked at
+ * least as for reading; a row of queue.deferred is found where it has moved.
+ */
+static ItemId
 place_lock(Relation rel, Lease *lease, Buffer *buffer)
 {
 	bool		looked = false;
@@ -83,7 +88,8 @@ place_lock(Relation rel, Lease *lease, Buffer *buffer)
 	}
 }
 
-HeapTuple
+/* Copy the tuple whose page is locked, into the current memory context. */
+static HeapTuple
 place_copy(Relation rel, const Lease *lease, ItemId item, Buffer buffer)
 {
 	return frontier_copy_tuple((HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item),

@@ -12,16 +12,6 @@
 #include "utils/rel.h"
 
 /*
- * Lock the page where a lease's message is, shared: its line pointer, or NULL
- * and nothing locked if it is there no more.  The table is open, and locked at
- * least as for reading; a row of queue.deferred is found where it has moved.
- */
-extern ItemId place_lock(Relation rel, Lease *lease, Buffer *buffer);
-
-/* Copy the tuple whose page is locked, into the current memory context. */
-extern HeapTuple place_copy(Relation rel, const Lease *lease, ItemId item, Buffer buffer);
-
-/*
  * Read the message of a lease.  VERDICT_DEAD also if its place is empty or
  * holds another one.  A copy of a live one is in *copy.
  */

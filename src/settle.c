@@ -296,14 +296,6 @@ settle_fail(int64 receipt, int64 delay, const char *error, int attempts, int max
 }
 
 bool
-settle_reject(int64 receipt, const char *reason, const char *error)
-{
-	const Failure failure = {.dead = true,.wait = true,.reason = reason,.error = error};
-
-	return fail_one(lease_of_receipt(receipt), &failure);
-}
-
-bool
 settle_unreadable(LeaseRef ref, const char *error)
 {
 	const Failure failure = {.dead = true,.reason = "unreadable",.error = error};

@@ -24,9 +24,6 @@ extern bool settle_ack(int64 receipt);
 extern bool settle_fail(int64 receipt, int64 delay, const char *error,
 						int attempts, int max_attempts);
 
-/* Move the message to the dead letters. */
-extern bool settle_reject(int64 receipt, const char *reason, const char *error);
-
 /* Set a message aside that cannot be read. */
 extern bool settle_unreadable(LeaseRef ref, const char *error);
 
