@@ -3,14 +3,9 @@ DATA = queue--1.0.sql
 PGFILEDESC = "queue - message queues and a transactional outbox"
 
 MODULE_big = queue
-OBJS = src/queue.o src/guc.o src/shmem.o src/catalog.o src/segment.o src/segment_table.o src/room.o src/constrained.o src/frontier.o \
-	src/lease.o src/lease_search.o src/receipt.o src/place.o src/guard.o src/wake.o src/identity.o src/duration.o \
-	src/send.o src/claim.o src/receive.o src/settle.o src/deferred.o src/dead_letter.o src/reclaim.o \
-	src/administer.o src/object.o src/owner.o src/statistics.o src/launcher.o src/maintenance.o \
-	src/cleanup.o src/problem.o src/worker_transaction.o src/ddl.o \
-	src/relay.o src/relay_slot.o src/relay_option.o src/relay_admin.o src/relay_accept.o \
-	src/relay_anchor.o src/relay_suspicion.o src/relay_session.o src/relay_view.o \
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/engine/*.c src/sql/*.c src/workers/*.c src/relay/*.c))) \
 	src/sinks/sql.o src/sinks/text.o
+PG_CPPFLAGS = -Isrc
 
 REGRESS := $(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))
 ISOLATION := $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))
@@ -29,7 +24,8 @@ PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
-$(OBJS): $(wildcard src/*.h)
+HEADERS := $(wildcard src/*.h src/*/*.h src/*/*/*.h)
+$(OBJS): $(HEADERS)
 
 # The relays' sinks: one small library each, built where its client library is found.
 -include src/sinks/Makefile.inc

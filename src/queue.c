@@ -4,15 +4,15 @@
  */
 #include "postgres.h"
 
-#include "catalog.h"
+#include "engine/lease.h"
+#include "engine/registry.h"
+#include "engine/shmem.h"
+#include "engine/wake.h"
 #include "fmgr.h"
 #include "guc.h"
-#include "lease.h"
 #include "miscadmin.h"
-#include "object.h"
-#include "shmem.h"
-#include "wake.h"
-#include "worker.h"
+#include "sql/object.h"
+#include "workers/worker.h"
 
 PG_MODULE_MAGIC;
 

@@ -12,14 +12,14 @@
  */
 #include "postgres.h"
 
-#include "../relay.h"
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "sink.h"
-#include "text.h"
+#include "relay/relay.h"
+#include "relay/sink.h"
+#include "sinks/text.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"

@@ -8,8 +8,8 @@
 
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "sink.h"
-#include "text.h"
+#include "relay/sink.h"
+#include "sinks/text.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"

@@ -4,8 +4,8 @@
  *
  * Compiled into the core and into the libraries of the sinks.
  */
-#ifndef QUEUE_TEXT_H
-#define QUEUE_TEXT_H
+#ifndef QUEUE_SINKS_TEXT_H
+#define QUEUE_SINKS_TEXT_H
 
 #include "lib/stringinfo.h"
 #include "utils/jsonb.h"
@@ -33,4 +33,4 @@ extern bool text_json(StringInfo out, JsonbContainer *container, Size most);
  */
 extern const char *text_utf8(const char *text, int *length);
 
-#endif							/* QUEUE_TEXT_H */
+#endif							/* QUEUE_SINKS_TEXT_H */

@@ -10,7 +10,7 @@ use Test::More;
 my $harmless = qr/\b(?:Min|Max|sizeof|lengthof|INT64CONST|Timestamp\w+|[A-Z][A-Z0-9_]*)\s*\(/;
 my $nested = qr/(?<nested>\((?:[^()]++|(?&nested))*\))/;
 my @found;
-my @files = (glob('src/*.[ch]'), glob('src/sinks/*.[ch]'));
+my @files = map { glob("$_/*.[ch]") } 'src', 'src/*', 'src/*/*';
 
 foreach my $file (@files)
 {

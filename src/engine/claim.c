@@ -1,0 +1,321 @@
+/*
+ * claim.c
+ *		Take messages from a queue: what receive, pop and the relays share.
+ */
+#include "postgres.h"
+
+#include "access/detoast.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "engine/claim.h"
+#include "engine/deferred.h"
+#include "engine/frontier.h"
+#include "engine/guard.h"
+#include "engine/place.h"
+#include "engine/registry.h"
+#include "engine/segment.h"
+#include "engine/settle.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "workers/worker.h"
+
+/* While a transaction holds messages up, look whether it has let go of them. */
+#define LOOK_INTERVAL_MS	100
+
+/* A value being read. */
+typedef struct Reading
+{
+	Datum		value;
+	struct varlena *result;
+} Reading;
+
+static void
+read_toasted(void *arg)
+{
+	Reading    *reading = arg;
+
+	reading->result = PG_DETOAST_DATUM_COPY(reading->value);
+}
+
+/*
+ * A varlena in full; what was stored plain stays in its tuple.  What cannot
+ * be read, because its toast is gone or spoilt, is that message's trouble.
+ */
+static void *
+read_value(Datum value, bool isnull, const char **unreadable)
+{
+	Reading		reading = {.value = value};
+	ErrorData  *error;
+
+	if (isnull)
+		return NULL;
+	if (likely(!VARATT_IS_EXTERNAL(DatumGetPointer(value)) &&
+			   !VARATT_IS_COMPRESSED(DatumGetPointer(value))))
+		return PG_DETOAST_DATUM(value);
+
+	if (guard_run(read_toasted, &reading, &error))
+		return reading.result;
+	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_INTERNAL_ERROR)
+		ReThrowError(error);
+	*unreadable = error->message;
+	return NULL;
+}
+
+const char *
+claim_read(HeapTuple tuple, TupleDesc desc, bool deferred, Message *message)
+{
+	Datum		values[MaxHeapAttributeNumber];
+	bool		isnull[MaxHeapAttributeNumber];
+	const char *unreadable = NULL;
+
+	heap_deform_tuple(tuple, desc, values, isnull);
+
+#define VALUE(column)	(values[(deferred ? Anum_deferred_##column : Anum_message_##column) - 1])
+#define ISNULL(column)	(isnull[(deferred ? Anum_deferred_##column : Anum_message_##column) - 1])
+	memset(message, 0, sizeof(Message));
+	message->id = DatumGetInt64(VALUE(id));
+	message->attempts = deferred ? DatumGetInt32(values[Anum_deferred_attempts - 1]) + 1 : 1;
+	message->has_priority = !ISNULL(priority);
+	if (message->has_priority)
+		message->priority = DatumGetInt16(VALUE(priority));
+	message->enqueued_at = DatumGetTimestampTz(VALUE(enqueued_at));
+	message->key = read_value(VALUE(key), ISNULL(key), &unreadable);
+	message->headers = read_value(VALUE(headers), ISNULL(headers), &unreadable);
+	message->payload = read_value(VALUE(payload), ISNULL(payload), &unreadable);
+	message->body = read_value(VALUE(body), ISNULL(body), &unreadable);
+	message->xmin = HeapTupleHeaderXminFrozen(tuple->t_data) ?
+		FrozenTransactionId : HeapTupleHeaderGetRawXmin(tuple->t_data);
+#undef VALUE
+#undef ISNULL
+	return unreadable;
+}
+
+/* What a message will take in memory. */
+static Size
+message_bytes(HeapTuple tuple, TupleDesc desc)
+{
+	Datum		values[MaxHeapAttributeNumber];
+	bool		isnull[MaxHeapAttributeNumber];
+	Size		bytes = tuple->t_len;
+
+	if (!HeapTupleHasVarWidth(tuple))
+		return bytes;
+	heap_deform_tuple(tuple, desc, values, isnull);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if (!isnull[i] && TupleDescAttr(desc, i)->attlen == -1)
+			bytes += toast_raw_datum_size(values[i]);
+	}
+	return bytes;
+}
+
+/* Take the oldest returned lease, if the queue is still the one we look at. */
+static bool
+take_returned(ClaimScan *scan, Lease *lease)
+{
+	QueueShared *q = scan->q;
+	bool		taken;
+
+	LWLockAcquire(&q->lock, LW_SHARED);
+	taken = pg_atomic_read_u32(&q->generation) == scan->generation &&
+		lease_take_returned(q, lease);
+	LWLockRelease(&q->lock);
+	return taken;
+}
+
+/*
+ * Lease again what was given back, if its message is still there.  Each
+ * slot on the list is looked at once: those that must wait go to its end.
+ */
+static void
+claim_returned(ClaimScan *scan)
+{
+	QueueShared *q = scan->q;
+	int			n = pg_atomic_read_u32(&q->nreturned);
+	Lease		lease;
+
+	for (; n > 0 && scan->nclaims < scan->max && take_returned(scan, &lease); n--)
+	{
+		bool		deferred = (lease.place.segment == LEASE_IN_DEFERRED);
+		Relation	rel;
+		HeapTuple	tuple;
+		Verdict		verdict = VERDICT_DEAD;
+
+		rel = deferred ? try_relation_open(lease.place.relid, AccessShareLock) :
+			frontier_open(scan, lease.place.segment);
+		if (rel != NULL)
+			verdict = place_fetch(rel, &lease, scan->snapshot, &tuple);
+		if (rel != NULL && deferred)
+			relation_close(rel, AccessShareLock);
+		if (verdict == VERDICT_LIVE)
+		{
+			lease_renew(&lease.ref, lease.attempts, scan->kind, scan->now, scan->expires_at);
+			frontier_add_claim(scan, lease.ref, lease.id, lease.attempts,
+							   lease.place.segment)->tuple = tuple;
+			if (pg_atomic_read_u64(&q->ready) > 0)
+				pg_atomic_fetch_sub_u64(&q->ready, 1);
+		}
+		else if (verdict == VERDICT_WAIT)
+			lease_put_back(lease.ref);
+		else
+			lease_drop(lease.ref);
+	}
+}
+
+static int
+compare_claims(const void *a, const void *b)
+{
+	int64		x = ((const Claim *) a)->id;
+	int64		y = ((const Claim *) b)->id;
+
+	return (x > y) - (x < y);
+}
+
+/*
+ * Make messages of the claimed tuples; returns how many.  Those there is no
+ * room for are given back, and what cannot be read is set aside.
+ */
+static int
+build_messages(ClaimScan *scan, Size max_bytes, Message **result)
+{
+	Message    *messages = MemoryContextAllocHuge(CurrentMemoryContext,
+												  sizeof(Message) * Max(scan->nclaims, 1));
+	Relation	deferred = NULL;
+	Size		bytes = 0;
+	int			n = 0;
+
+	for (int i = 0; i < scan->nclaims; i++)
+	{
+		Claim	   *claim = &scan->claims[i];
+		bool		is_deferred = (claim->segment == LEASE_IN_DEFERRED);
+		const char *unreadable = NULL;
+
+		if (is_deferred && deferred == NULL)
+			deferred = table_open(extension_relation("deferred"), AccessShareLock);
+		if (claim->message != NULL)
+			messages[n] = *claim->message;
+		else
+		{
+			TupleDesc	desc = RelationGetDescr(is_deferred ? deferred : scan->rels[claim->segment]);
+
+			/* Before it is read, as a few bytes can be the sign of many. */
+			if (max_bytes != CLAIM_UNLIMITED)
+			{
+				bytes += message_bytes(claim->tuple, desc);
+				if (n > 0 && bytes > max_bytes)
+				{
+					lease_give_back(claim->ref);
+					continue;
+				}
+			}
+			unreadable = claim_read(claim->tuple, desc, is_deferred, &messages[n]);
+		}
+		messages[n].attempts = claim->attempts;
+		messages[n].receipt = lease_receipt(claim->ref);
+
+		/* If that cannot be done now, a timed lease's end will see to it. */
+		if (unlikely(unreadable != NULL))
+		{
+			if ((XactReadOnly || !settle_unreadable(claim->ref, unreadable)) &&
+				scan->kind != LEASE_TIMED)
+				lease_give_back(claim->ref);
+			continue;
+		}
+		n++;
+	}
+	if (deferred != NULL)
+		table_close(deferred, AccessShareLock);
+	*result = messages;
+	return n;
+}
+
+int
+claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_bytes,
+			   Message **messages)
+{
+	QueueShared *q = queue->shared;
+	ClaimScan	scan;
+	int			n;
+
+	/* A snapshot is needed at all times to fetch toasted values. */
+	Assert(ActiveSnapshotSet());
+
+	memset(&scan, 0, sizeof(scan));
+	scan.q = q;
+	scan.generation = queue->generation;
+	scan.kind = kind;
+	scan.now = GetCurrentTimestamp();
+	scan.expires_at = (kind == LEASE_TIMED) ? scan.now + lease : DT_NOEND;
+	scan.max = Min(max, queue_max_leases);
+	lease_reserve(scan.max + 1);
+
+	/*
+	 * Not the caller's snapshot, which in REPEATABLE READ is too old to see
+	 * what was sent since.
+	 */
+	scan.snapshot = RegisterSnapshot(GetLatestSnapshot());
+	settle_overdue(queue, &scan);
+	claim_returned(&scan);
+
+	/* Those had a slot; what is taken from here on needs another. */
+	scan.max = scan.nclaims + lease_allowance(q, scan.max - scan.nclaims);
+	deferred_claim(&scan, queue->relid);
+	if (scan.nclaims < scan.max)
+	{
+		int			before = scan.nclaims;
+		int64		ready;
+
+		frontier_claim(&scan);
+		ready = (int64) pg_atomic_sub_fetch_u64(&q->ready, scan.nclaims - before);
+		if (ready < 0)
+			pg_atomic_write_u64(&q->ready, 0);
+	}
+	UnregisterSnapshot(scan.snapshot);
+
+	if (scan.nclaims == 0 && scan.out_of_leases)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("all %d leases are in use", queue_max_leases),
+				 errhint("Increase queue.max_leases, or acknowledge messages sooner.")));
+	if (scan.max == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("the queues of role \"%s\" have all the leases they may have",
+						GetUserNameFromId(q->owner, false)),
+				 errhint("Increase queue.max_leases_per_role, or acknowledge messages sooner.")));
+
+	if (scan.nclaims > 1)
+		qsort(scan.claims, scan.nclaims, sizeof(Claim), compare_claims);
+	n = build_messages(&scan, max_bytes, messages);
+	frontier_close(&scan);
+
+	if (n > 0)
+	{
+		pg_atomic_write_u64(&q->frontier_time, (*messages)[n - 1].enqueued_at);
+		pg_atomic_fetch_add_u64(&q->received, n);
+		if (kind == LEASE_TIMED)
+			maintenance_wake_by(MyDatabaseId, scan.expires_at);
+	}
+	return n;
+}
+
+TimestampTz
+claim_next_look(QueueShared *q)
+{
+	TimestampTz due = (TimestampTz) pg_atomic_read_u64(&q->next_due);
+	TimestampTz overdue = (TimestampTz) pg_atomic_read_u64(&q->next_expiry);
+	TimestampTz next = Min(due, overdue);
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz look = TimestampTzPlusMilliseconds(now, LOOK_INTERVAL_MS);
+
+	/* What is due and was not to be had is held up by a transaction, too. */
+	if (next <= now)
+		return look;
+	if (pg_atomic_read_u32(&q->nlooks) > 0 || pg_atomic_read_u32(&q->nreturned) > 0)
+		return Min(next, look);
+	return next;
+}

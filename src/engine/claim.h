@@ -1,0 +1,54 @@
+/*
+ * claim.h
+ *		Take messages from a queue: what receive, pop and the relays share.
+ */
+#ifndef QUEUE_ENGINE_CLAIM_H
+#define QUEUE_ENGINE_CLAIM_H
+
+#include "access/htup_details.h"
+#include "engine/lease.h"
+#include "engine/registry.h"
+
+/* A message in the current memory context, every value detoasted. */
+typedef struct Message
+{
+	int64		receipt;		/* 0: no lease */
+	int64		id;
+	int			attempts;		/* this delivery's number, from 1 */
+	int16		priority;
+	bool		has_priority;
+	TimestampTz enqueued_at;
+	text	   *key;			/* NULL if none, like the rest */
+	struct varlena *headers;	/* jsonb */
+	struct varlena *payload;	/* jsonb */
+	bytea	   *body;
+	TransactionId xmin;			/* who inserted it */
+} Message;
+
+/*
+ * Take a message apart that lies in a segment, or in queue.deferred.  Returns
+ * why a value of it cannot be read and was left out, or NULL.
+ */
+extern const char *claim_read(HeapTuple tuple, TupleDesc desc, bool deferred, Message *message);
+
+/*
+ * Lease up to max messages, in order of id, into an array palloc'd in the
+ * current memory context; returns how many.  Together they have at most
+ * max_bytes in memory, or there is just one.  lease is in microseconds, of
+ * use for LEASE_TIMED only.  Needs a transaction and an
+ * active snapshot, and holds weak locks on the tables read until its end.
+ * Should the transaction abort, the leases are returned.  For
+ * LEASE_PROCESS the caller must release or settle each receipt before the
+ * process exits (before_shmem_exit).  Errors: 53400 if queue.max_leases, or
+ * what the queue's owner may have of them, is used up and nothing was leased.
+ */
+extern int	claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max,
+						   Size max_bytes, Message **messages);
+
+/* For max_bytes. */
+#define CLAIM_UNLIMITED	SIZE_MAX
+
+/* When a look at the queue is due even if nobody wakes us, DT_NOEND if never. */
+extern TimestampTz claim_next_look(QueueShared *q);
+
+#endif							/* QUEUE_ENGINE_CLAIM_H */

@@ -1,0 +1,375 @@
+/*
+ * constrained.c
+ *		Queues whose owner has added constraints, defaults, generated columns
+ *		or indexes.
+ *
+ * Such a queue goes through what the executor has for them; any other never
+ * comes here.  The expressions are code of the owner's, called by whoever
+ * sends: they run as the owner, restricted as in maintenance commands, and
+ * with a search_path the sender has no hand in.  An error leaves all that to
+ * the end of the (sub)transaction, which restores it.
+ */
+#include "postgres.h"
+
+#include "access/attmap.h"
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "catalog/index.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "compat.h"
+#include "engine/constrained.h"
+#include "engine/owner.h"
+#include "engine/registry.h"
+#include "engine/segment.h"
+#include "executor/executor.h"
+#include "executor/nodeModifyTable.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_utilcmd.h"
+#include "rewrite/rewriteHandler.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+
+#if PG_VERSION_NUM >= 190000
+#define insert_index_tuples(target, slot, estate) \
+	ExecInsertIndexTuples(target, estate, 0, slot, NIL, NULL)
+#elif PG_VERSION_NUM >= 160000
+#define insert_index_tuples(target, slot, estate) \
+	ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL, false)
+#else
+#define insert_index_tuples(target, slot, estate) \
+	ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL)
+#endif
+
+#if PG_VERSION_NUM >= 190000
+#define define_index(relid, statement) \
+	DefineIndex(NULL, relid, statement, InvalidOid, InvalidOid, InvalidOid, -1, \
+				false, true, false, false, true)
+#elif PG_VERSION_NUM >= 160000
+#define define_index(relid, statement) \
+	DefineIndex(relid, statement, InvalidOid, InvalidOid, InvalidOid, -1, \
+				false, true, false, false, true)
+#else
+#define define_index(relid, statement) \
+	DefineIndex(relid, statement, InvalidOid, InvalidOid, InvalidOid, \
+				false, true, false, false, true)
+#endif
+
+#if PG_VERSION_NUM >= 160000
+#define columns_by_name(to, from)	build_attrmap_by_name(to, from, false)
+#else
+#define columns_by_name(to, from)	build_attrmap_by_name(to, from)
+#endif
+
+/* A column without a value from the sender. */
+typedef struct ColumnDefault
+{
+	ExprState  *expr;			/* NULL: none, the column is NULL */
+	bool		domain;			/* has to accept that */
+	void	   *domain_extra;
+} ColumnDefault;
+
+struct Constrained
+{
+	Relation	rel;
+	EState	   *estate;
+	ResultRelInfo *target;
+	TupleTableSlot *slot;		/* values, then the tuple made of them */
+	ColumnDefault *defaults;	/* by column */
+	bool		explain;		/* the sender may see the row that failed */
+};
+
+bool
+constrained_needed(Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	TupleConstr *constr = desc->constr;
+
+	if (rel->rd_rel->relhasindex)
+		return true;
+
+	/* id and enqueued_at are NOT NULL, so there should be some. */
+	if (constr != NULL &&
+		(constr->num_check > 0 || constr->num_defval > 0 || constr->has_generated_stored))
+		return true;
+	for (int i = Anum_message_expires_at - 1; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		/* Types of users' can be domains, with constraints of their own. */
+		if (att->attnotnull ||
+			(i >= Natts_message && !att->attisdropped && att->atttypid >= FirstGenbkiObjectId))
+			return true;
+	}
+	return false;
+}
+
+/* Whether a column takes its default when the sender gave no value. */
+static bool
+takes_default(int column)
+{
+	return column > Natts_message ||
+		column == Anum_message_expires_at || column == Anum_message_priority ||
+		column == Anum_message_key || column == Anum_message_headers;
+}
+
+static void
+prepare_defaults(Constrained *c)
+{
+	TupleDesc	desc = RelationGetDescr(c->rel);
+
+	c->defaults = palloc0(sizeof(ColumnDefault) * desc->natts);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		Expr	   *expr;
+
+		if (att->attisdropped || att->attgenerated != '\0' || !takes_default(att->attnum))
+			continue;
+		expr = (Expr *) build_column_default(c->rel, att->attnum);
+		if (expr != NULL)
+			c->defaults[i].expr = ExecPrepareExpr(expr, c->estate);
+		else
+			c->defaults[i].domain = (get_typtype(att->atttypid) == TYPTYPE_DOMAIN);
+	}
+}
+
+Constrained *
+constrained_begin(Relation rel, Oid queue)
+{
+	Constrained *c = palloc0(sizeof(Constrained));
+	MemoryContext old;
+	OwnerContext caller;
+
+	c->rel = rel;
+	c->explain = pg_class_aclcheck(queue, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
+	c->estate = CreateExecutorState();
+	old = MemoryContextSwitchTo(c->estate->es_query_cxt);
+	c->target = makeNode(ResultRelInfo);
+	InitResultRelInfo(c->target, rel, 0, NULL, 0);
+	c->slot = ExecInitExtraTupleSlot(c->estate, RelationGetDescr(rel), &TTSOpsVirtual);
+
+	/* Expressions are simplified, and functions in them called, already here. */
+	owner_begin(rel->rd_rel->relowner, &caller);
+	ExecOpenIndices(c->target, false);
+	prepare_defaults(c);
+	owner_end(&caller);
+	MemoryContextSwitchTo(old);
+	return c;
+}
+
+/* Fill in a column for which the sender gave no value. */
+static void
+apply_default(Constrained *c, int i)
+{
+	ColumnDefault *def = &c->defaults[i];
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(c->rel), i);
+
+	if (def->expr != NULL)
+		c->slot->tts_values[i] = ExecEvalExpr(def->expr, GetPerTupleExprContext(c->estate),
+											  &c->slot->tts_isnull[i]);
+	else if (def->domain)
+		domain_check((Datum) 0, true, att->atttypid, &def->domain_extra, c->estate->es_query_cxt);
+}
+
+/* As for headers from a sender: whoever receives them counts on it. */
+static void
+check_default_headers(Datum headers)
+{
+	Jsonb	   *jb = DatumGetJsonbP(headers);
+
+	if (!JB_ROOT_IS_OBJECT(jb))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("headers must be a JSON object"),
+				 errdetail("The column's default is not.")));
+}
+
+static void
+check_row(Constrained *c)
+{
+	MemoryContext old = CurrentMemoryContext;
+
+	if (RelationGetDescr(c->rel)->constr == NULL)
+		return;
+	PG_TRY();
+	{
+		ExecConstraints(c->target, c->slot, c->estate);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		if (c->explain)
+			PG_RE_THROW();
+
+		/* The owner may see the whole row, but it is the sender who would. */
+		MemoryContextSwitchTo(old);
+		error = CopyErrorData();
+		if (error->sqlerrcode == ERRCODE_CHECK_VIOLATION ||
+			error->sqlerrcode == ERRCODE_NOT_NULL_VIOLATION)
+			error->detail = NULL;
+		FlushErrorState();
+		ReThrowError(error);
+	}
+	PG_END_TRY();
+}
+
+HeapTuple
+constrained_form(Constrained *c, Datum *values, bool *isnull)
+{
+	TupleDesc	desc = RelationGetDescr(c->rel);
+	TupleTableSlot *slot = c->slot;
+	MemoryContext caller_context = CurrentMemoryContext;
+	HeapTuple	tuple;
+	OwnerContext caller;
+
+	owner_begin(c->rel->rd_rel->relowner, &caller);
+	MemoryContextSwitchTo(GetPerTupleMemoryContext(c->estate));
+
+	ExecClearTuple(slot);
+	memset(slot->tts_isnull, true, desc->natts * sizeof(bool));
+	memcpy(slot->tts_values, values, Natts_message * sizeof(Datum));
+	memcpy(slot->tts_isnull, isnull, Natts_message * sizeof(bool));
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if (!slot->tts_isnull[i] || (c->defaults[i].expr == NULL && !c->defaults[i].domain))
+			continue;
+		apply_default(c, i);
+		if (i < Natts_message && !slot->tts_isnull[i])
+		{
+			Form_pg_attribute att = TupleDescAttr(desc, i);
+
+			if (i == Anum_message_headers - 1)
+				check_default_headers(slot->tts_values[i]);
+			MemoryContextSwitchTo(caller_context);
+			values[i] = datumCopy(slot->tts_values[i], att->attbyval, att->attlen);
+			isnull[i] = false;
+			MemoryContextSwitchTo(GetPerTupleMemoryContext(c->estate));
+		}
+	}
+	ExecStoreVirtualTuple(slot);
+	slot->tts_tableOid = RelationGetRelid(c->rel);
+
+	if (desc->constr != NULL && desc->constr->has_generated_stored)
+		ExecComputeStoredGenerated(c->target, c->estate, slot, CMD_INSERT);
+	check_row(c);
+
+	MemoryContextSwitchTo(caller_context);
+	owner_end(&caller);
+	tuple = ExecCopySlotHeapTuple(slot);
+	ExecClearTuple(slot);
+	ResetPerTupleExprContext(c->estate);
+	return tuple;
+}
+
+void
+constrained_index(Constrained *c, HeapTuple tuple)
+{
+	TupleDesc	desc = RelationGetDescr(c->rel);
+	TupleTableSlot *slot = c->slot;
+	OwnerContext caller;
+
+	if (c->target->ri_NumIndices == 0)
+		return;
+	ExecClearTuple(slot);
+	heap_deform_tuple(tuple, desc, slot->tts_values, slot->tts_isnull);
+	ExecStoreVirtualTuple(slot);
+	slot->tts_tid = tuple->t_self;
+	slot->tts_tableOid = RelationGetRelid(c->rel);
+
+	owner_begin(c->rel->rd_rel->relowner, &caller);
+	list_free(insert_index_tuples(c->target, slot, c->estate));
+	owner_end(&caller);
+	ExecClearTuple(slot);
+	ResetPerTupleExprContext(c->estate);
+}
+
+void
+constrained_end(Constrained *c)
+{
+	ExecCloseIndices(c->target);
+	ExecResetTupleTable(c->estate->es_tupleTable, false);
+	FreeExecutorState(c->estate);
+	pfree(c);
+}
+
+static bool
+is_of_users(Oid function, void *context)
+{
+	return function >= FirstNormalObjectId;
+}
+
+/*
+ * Whether the planner might call something of this expression: it does where
+ * nothing depends on a column, and puts the bodies of SQL functions in place.
+ */
+static bool
+may_be_evaluated(Node *node, void *context)
+{
+	if (node == NULL || IsA(node, Const))
+		return false;
+	if (IsA(node, CoerceToDomain) || check_functions_in_node(node, is_of_users, NULL) ||
+		(!IsA(node, List) && !contain_var_clause(node)))
+		return true;
+	return expression_tree_walker(node, may_be_evaluated, context);
+}
+
+/* The same for the expressions or the predicate of an index. */
+static bool
+index_may_be_evaluated(Relation index, AttrNumber column)
+{
+	bool		isnull;
+	Datum		tree = SysCacheGetAttr(INDEXRELID, index->rd_indextuple, column, &isnull);
+
+	return !isnull && may_be_evaluated(stringToNode(TextDatumGetCString(tree)), NULL);
+}
+
+void
+constrained_copy_indexes(Relation parent, Oid segment, bool evaluate)
+{
+	List	   *indexes = RelationGetIndexList(parent);
+	OwnerContext caller;
+	ListCell   *lc;
+
+	if (indexes == NIL)
+		return;
+	owner_begin(parent->rd_rel->relowner, &caller);
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		/* A unique one could hold for one segment only. */
+		if (!index->rd_index->indisunique && !index->rd_index->indisexclusion &&
+			index->rd_index->indisvalid &&
+			(evaluate ||
+			 (!index_may_be_evaluated(index, Anum_pg_index_indexprs) &&
+			  !index_may_be_evaluated(index, Anum_pg_index_indpred))))
+		{
+			Relation	rel = table_open(segment, NoLock);
+			AttrMap    *map = columns_by_name(RelationGetDescr(rel), RelationGetDescr(parent));
+			Oid			constraint;
+			IndexStmt  *statement = generateClonedIndexStmt(NULL, index, map, &constraint);
+
+			statement->idxname = segment_free_name(psprintf("%s_idx", RelationGetRelationName(rel)), '_',
+												   RelationGetNamespace(rel));
+			table_close(rel, NoLock);
+			define_index(segment, statement);
+			free_attrmap(map);
+		}
+		index_close(index, AccessShareLock);
+	}
+	owner_end(&caller);
+	list_free(indexes);
+}

@@ -1,0 +1,41 @@
+/*
+ * constrained.h
+ *		Queues whose owner has added constraints, defaults, generated columns
+ *		or indexes: what insertion in such a table takes.
+ */
+#ifndef QUEUE_ENGINE_CONSTRAINED_H
+#define QUEUE_ENGINE_CONSTRAINED_H
+
+#include "access/htup.h"
+#include "utils/rel.h"
+
+typedef struct Constrained Constrained;
+
+/* Whether a table of a queue has anything of the kind. */
+extern bool constrained_needed(Relation rel);
+
+/*
+ * Make ready to insert in it; queue is the queue's own table.  The following
+ * run what the owner has written with his rights, and must be called with the
+ * table locked.
+ */
+extern Constrained *constrained_begin(Relation rel, Oid queue);
+
+/*
+ * The tuple of a message, of Natts_message columns: completed with defaults,
+ * which are put in values and isnull too, and generated columns, and checked.
+ */
+extern HeapTuple constrained_form(Constrained *constrained, Datum *values, bool *isnull);
+
+/* Make the index entries of such a tuple once it is in its place. */
+extern void constrained_index(Constrained *constrained, HeapTuple tuple);
+
+extern void constrained_end(Constrained *constrained);
+
+/*
+ * DDL: give a new segment the indexes its queue has, unless evaluate is false
+ * and there is something in them that the planner might evaluate.
+ */
+extern void constrained_copy_indexes(Relation parent, Oid segment, bool evaluate);
+
+#endif							/* QUEUE_ENGINE_CONSTRAINED_H */

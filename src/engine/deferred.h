@@ -1,0 +1,51 @@
+/*
+ * deferred.h
+ *		Messages with a due time: queue.deferred.
+ */
+#ifndef QUEUE_ENGINE_DEFERRED_H
+#define QUEUE_ENGINE_DEFERRED_H
+
+#include "engine/claim.h"
+#include "engine/frontier.h"
+
+/* Columns of queue.deferred, in this order. */
+enum
+{
+	Anum_deferred_id = 1,
+	Anum_deferred_due_at,
+	Anum_deferred_enqueued_at,
+	Anum_deferred_expires_at,
+	Anum_deferred_relid,
+	Anum_deferred_attempts,
+	Anum_deferred_priority,
+	Anum_deferred_key,
+	Anum_deferred_headers,
+	Anum_deferred_payload,
+	Anum_deferred_body,
+	Anum_deferred_error,
+	Natts_deferred = Anum_deferred_error
+};
+
+/*
+ * Insert a message that is due at a time, its attempts so far counted; the
+ * error is that of the last one, or NULL.  *tid is where it lies, if wanted.
+ */
+extern void deferred_insert(Queue *queue, Message *message, TimestampTz due_at,
+							int attempts, const char *error, ItemPointer tid);
+
+/* Whether a row of queue.deferred, its page locked, is this one. */
+extern bool deferred_is(Relation rel, HeapTuple tuple, Oid relid, TimestampTz due_at, int64 id);
+
+/* The attempts so far of a message in queue.deferred. */
+extern int	deferred_attempts(Relation rel, HeapTuple tuple);
+
+/* Find a row by its key, wherever it lies by now; false if there is none. */
+extern bool deferred_find(Relation rel, Oid relid, TimestampTz due_at, int64 id, ItemPointer tid);
+
+/* Lease what is due, into scan->claims. */
+extern void deferred_claim(ClaimScan *scan, Oid relid);
+
+/* Delete everything deferred of a queue. */
+extern void deferred_delete_all(Oid relid);
+
+#endif							/* QUEUE_ENGINE_DEFERRED_H */

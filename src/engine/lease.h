@@ -1,0 +1,239 @@
+/*
+ * lease.h
+ *		Leases: which consumer has which message, until when.
+ */
+#ifndef QUEUE_ENGINE_LEASE_H
+#define QUEUE_ENGINE_LEASE_H
+
+#include "engine/shmem.h"
+#include "storage/itemptr.h"
+
+typedef enum LeaseKind
+{
+	LEASE_TIMED,				/* receive: ends at a time */
+	LEASE_TRANSACTION,			/* pop: ends with the transaction */
+	LEASE_PROCESS				/* relay: ends with the process */
+} LeaseKind;
+
+/*
+ * FREE -> HELD -> SETTLING -> FREE is a message's normal life.  A rollback
+ * takes SETTLING back to HELD, and a HELD lease taken in the transaction
+ * itself on to RETURNED, from where the next receiver takes it: CHECKING
+ * while he looks at the message.  MOVING is a HELD lease whose message the
+ * maintenance worker is moving elsewhere, LEAVING one that has been given back
+ * meanwhile, and is RETURNED when the move is over; BUSY one whose fields
+ * somebody is changing, for some instructions.
+ */
+typedef enum LeaseState
+{
+	LEASE_FREE,
+	LEASE_HELD,
+	LEASE_SETTLING,
+	LEASE_RETURNED,
+	LEASE_CHECKING,
+	LEASE_MOVING,
+	LEASE_LEAVING,
+	LEASE_BUSY
+} LeaseState;
+
+/* What settling does to the message. */
+typedef enum LeaseOutcome
+{
+	LEASE_ACKED,
+	LEASE_FAILED,
+	LEASE_EXPIRED,
+	LEASE_GONE					/* nothing: somebody else removed it */
+} LeaseOutcome;
+
+typedef enum LeaseTaking
+{
+	LEASE_TAKEN,
+	LEASE_TAKEN_ALREADY,
+	LEASE_NONE_FREE
+} LeaseTaking;
+
+/*
+ * One lease, and none before or after it in the same slot: generation <<
+ * LEASE_SLOT_BITS | slot number.  0 is no lease.  Every function below takes
+ * one, and does nothing if its lease has ended.
+ */
+typedef uint64 LeaseRef;
+
+#define LEASE_SLOT_BITS		20
+#define LEASE_MAX_SLOTS		(1 << LEASE_SLOT_BITS)
+
+/* LeasePlace.segment of a message in queue.deferred. */
+#define LEASE_IN_DEFERRED	(-1)
+
+/*
+ * Where a message lies.  In queue.deferred it is known by its queue, id and
+ * due_at, as rows of that table can be moved by VACUUM FULL; tid is where it
+ * was then.
+ */
+typedef struct LeasePlace
+{
+	Oid			relid;
+	ItemPointerData tid;
+	int16		segment;		/* element of segments, or LEASE_IN_DEFERRED */
+	TimestampTz due_at;			/* in queue.deferred */
+} LeasePlace;
+
+/* A copy of what there is to know of a lease. */
+typedef struct Lease
+{
+	LeaseRef	ref;
+	LeaseState	state;
+	LeaseKind	kind;
+	QueueShared *q;
+	int64		id;				/* of the message */
+	LeasePlace	place;
+	int			attempts;		/* deliveries, this one or, returned, the next included */
+	int			pid;			/* 0 if returned */
+	int			retries;		/* how often its expiry failed */
+	TimestampTz leased_at;
+	TimestampTz expires_at;		/* DT_NOEND unless LEASE_TIMED */
+} Lease;
+
+extern Size lease_shmem_size(void);
+extern void lease_shmem_init(bool found);
+extern void lease_init(void);
+
+/*
+ * A receipt is what a lease is called outside: a positive number below 2^53,
+ * which survives JSON, and in which nobody can count.  lease_of_receipt makes
+ * no promise that there is such a lease; 0 if there cannot be.
+ */
+extern int64 lease_receipt(LeaseRef ref);
+extern LeaseRef lease_of_receipt(int64 receipt);
+
+/*
+ * Make room to remember n leases for the transaction's end.  Must come before
+ * the functions below, as they may be called with locks held.
+ */
+extern void lease_reserve(int n);
+
+/* How many leases this transaction's end has something to do to. */
+extern int	lease_pending(void);
+
+/* How many more leases the queues of this one's owner may have, up to n. */
+extern int	lease_allowance(QueueShared *q, int n);
+
+/*
+ * Take a lease; if the transaction aborts it is returned.
+ */
+extern LeaseTaking lease_take(QueueShared *q, const LeasePlace *place, int64 id, int attempts,
+							  LeaseKind kind, TimestampTz now, TimestampTz expires_at,
+							  LeaseRef *ref);
+
+/* Give up a lease of this transaction: its place holds nothing to receive. */
+extern void lease_drop(LeaseRef ref);
+
+/* Give one back that this transaction has taken, and is not to keep. */
+extern void lease_give_back(LeaseRef ref);
+
+/* State of the lease on the message at a place of a segment, LEASE_FREE if there is none. */
+extern LeaseState lease_state(Oid relid, ItemPointer tid, int64 id);
+
+/*
+ * Take the oldest returned lease of a queue; false if there is none.  The
+ * caller looks at its message and then renews it, puts it back or drops it;
+ * at abort it is put back.
+ */
+extern bool lease_take_returned(QueueShared *q, Lease *lease);
+extern void lease_renew(LeaseRef *ref, int attempts, LeaseKind kind,
+						TimestampTz now, TimestampTz expires_at);
+extern void lease_put_back(LeaseRef ref);
+
+/* The message of a lease from lease_take_returned leaves with this transaction. */
+extern void lease_remove_returned(LeaseRef ref);
+
+/* The queue of a held lease, as its table in this database; InvalidOid if it has ended. */
+extern Oid	lease_queue(LeaseRef ref);
+
+/*
+ * Begin to settle: HELD -> SETTLING.  The slot is freed when the transaction
+ * commits and goes back to HELD when it, or the subtransaction, aborts.
+ * False if the lease has ended.
+ */
+extern bool lease_begin_settle(LeaseRef ref, Lease *lease);
+
+/*
+ * The same, for a timed lease that has ended by a time: false if it has been
+ * extended.  Should the transaction abort it is held, but by another ref, so
+ * that its receipt is void.
+ */
+extern bool lease_begin_expire(LeaseRef ref, TimestampTz now, Lease *lease);
+
+/* Say how a lease being settled ends: for the statistics. */
+extern void lease_mark(LeaseRef ref, LeaseOutcome outcome);
+
+/* Take lease_begin_settle back at once, and let the lease end then. */
+extern void lease_cancel_settle(LeaseRef ref, TimestampTz expires_at);
+
+/* Expiry of a lease failed: let it be tried again at a time. */
+extern void lease_retry_expiry(LeaseRef ref, TimestampTz when);
+
+/* Change when a timed lease ends.  False if it has ended. */
+extern bool lease_extend(LeaseRef ref, TimestampTz expires_at);
+
+/* Give a lease back at once, no attempt counted.  False if it has ended. */
+extern bool lease_release(LeaseRef ref);
+
+/* Give back all leases of this process, in order of id; at its exit. */
+extern void lease_release_process(void);
+
+/* The lease on a message of a queue; false if there is none. */
+extern bool lease_find(QueueShared *q, int64 id, Lease *lease);
+
+/*
+ * Timed leases in this database that have ended by a time, up to max; and
+ * when the next one ends, DT_NOEND if none.
+ */
+extern int	lease_expired(TimestampTz now, Lease *leases, int max, TimestampTz *next);
+
+/*
+ * Timed leases of a queue of which due() says that a receiver may take them
+ * over by now, up to max.  The queue's next_expiry becomes a lower bound of
+ * when there are more.
+ */
+typedef TimestampTz (*LeaseDue) (const Lease *lease, void *arg);
+extern int	lease_overdue(QueueShared *q, TimestampTz now, LeaseDue due, void *arg,
+						  Lease *leases, int max);
+
+/* See to it that receivers of a queue look for overdue leases by a time. */
+extern void lease_look_by(QueueShared *q, TimestampTz when);
+
+/* Slots that were ever used, for lease_read; and whether any lease is timed. */
+extern int	lease_high_water(void);
+extern bool lease_any_timed(void);
+
+/* Give back what processes have left in this database. */
+extern void lease_sweep(void);
+
+/* Held leases that point into a segment, up to max. */
+extern int	lease_in_segment(QueueShared *q, int segment, LeaseRef *refs, int max);
+
+/* The lease in a slot, whatever its state; false if there is none. */
+extern bool lease_read(int slotno, Lease *lease);
+
+/*
+ * Move a lease's message: begin with HELD -> MOVING, and say where it goes
+ * before that place can be seen by others.  Until the transaction has ended
+ * the lease covers both places.  False if not HELD.
+ */
+extern bool lease_begin_move(LeaseRef ref, Lease *lease);
+extern void lease_move(LeaseRef ref, const LeasePlace *place);
+
+/*
+ * After COMMIT or ROLLBACK PREPARED: return the leases that a transaction
+ * took which was prepared and rolled back.
+ */
+extern void lease_finish_prepared(void);
+
+/*
+ * Free the slots of a queue that is no more.  False if a transaction is still
+ * at work on one.
+ */
+extern bool lease_forget_queue(QueueShared *q);
+
+#endif							/* QUEUE_ENGINE_LEASE_H */

@@ -1,0 +1,158 @@
+/*
+ * lease_search.c
+ *		Leases by what they have in common.
+ *
+ * Each looks at all slots ever used, so none is for every claim.  What it
+ * finds can have ended by the time it returns.
+ */
+#include "postgres.h"
+
+#include "engine/lease.h"
+#include "miscadmin.h"
+#include "storage/procarray.h"
+#include "utils/timestamp.h"
+
+static bool
+read_here(int slotno, Lease *lease)
+{
+	return lease_read(slotno, lease) && lease->q->dboid == MyDatabaseId;
+}
+
+bool
+lease_find(QueueShared *q, int64 id, Lease *lease)
+{
+	for (int i = 0; i < lease_high_water(); i++)
+	{
+		if (lease_read(i, lease) && lease->q == q && lease->id == id)
+			return true;
+	}
+	return false;
+}
+
+int
+lease_expired(TimestampTz now, Lease *expired, int max, TimestampTz *next)
+{
+	int			n = 0;
+
+	*next = DT_NOEND;
+	if (!lease_any_timed())
+		return 0;
+	for (int i = 0; i < lease_high_water() && n < max; i++)
+	{
+		Lease	   *lease = &expired[n];
+
+		if (!read_here(i, lease) || lease->state != LEASE_HELD || lease->kind != LEASE_TIMED)
+			continue;
+		if (lease->expires_at <= now)
+			n++;
+		else
+			*next = Min(*next, lease->expires_at);
+	}
+	return n;
+}
+
+int
+lease_overdue(QueueShared *q, TimestampTz now, LeaseDue due, void *arg, Lease *overdue, int max)
+{
+	TimestampTz next = DT_NOEND;
+	int			n = 0;
+
+	/*
+	 * The bound goes up before we look: who takes a lease meanwhile lowers it
+	 * again, or we see his lease.  Nothing in between can fail.  What we
+	 * return counts as well: our caller may not get round to all of it.
+	 */
+	pg_atomic_exchange_u64(&q->next_expiry, (uint64) DT_NOEND);
+	for (int i = 0; i < lease_high_water(); i++)
+	{
+		Lease		lease;
+		TimestampTz due_at;
+
+		/* Others that become HELD again lower the bound then. */
+		if (!lease_read(i, &lease) || lease.q != q ||
+			lease.state != LEASE_HELD || lease.kind != LEASE_TIMED)
+			continue;
+		due_at = due(&lease, arg);
+		next = Min(next, due_at);
+		if (due_at <= now && n < max)
+			overdue[n++] = lease;
+	}
+	lease_look_by(q, next);
+	return n;
+}
+
+int
+lease_in_segment(QueueShared *q, int segment, LeaseRef *refs, int max)
+{
+	int			n = 0;
+
+	for (int i = 0; i < lease_high_water() && n < max; i++)
+	{
+		Lease		lease;
+
+		if (lease_read(i, &lease) && lease.state == LEASE_HELD &&
+			lease.q == q && lease.place.segment == segment)
+			refs[n++] = lease.ref;
+	}
+	return n;
+}
+
+typedef struct OwnLease
+{
+	int64		id;
+	LeaseRef	ref;
+} OwnLease;
+
+static int
+compare_own_leases(const void *a, const void *b)
+{
+	int64		x = ((const OwnLease *) a)->id;
+	int64		y = ((const OwnLease *) b)->id;
+
+	return (x > y) - (x < y);
+}
+
+void
+lease_release_process(void)
+{
+	OwnLease   *own = malloc(sizeof(OwnLease) * lease_high_water());
+	int			max = own != NULL ? lease_high_water() : 0;
+	int			n = 0;
+
+	for (int i = 0; i < lease_high_water(); i++)
+	{
+		Lease		lease;
+
+		if (!lease_read(i, &lease) ||
+			(lease.state != LEASE_HELD && lease.state != LEASE_MOVING) ||
+			lease.kind != LEASE_PROCESS || lease.pid != MyProcPid)
+			continue;
+		if (n >= max)
+		{
+			/* Out of memory: any order is better than none. */
+			lease_release(lease.ref);
+			continue;
+		}
+		own[n].id = lease.id;
+		own[n++].ref = lease.ref;
+	}
+	if (n > 1)
+		qsort(own, n, sizeof(OwnLease), compare_own_leases);
+	for (int i = 0; i < n; i++)
+		lease_release(own[i].ref);
+	free(own);
+}
+
+void
+lease_sweep(void)
+{
+	for (int i = 0; i < lease_high_water(); i++)
+	{
+		Lease		lease;
+
+		/* None that we know of; but it would be out of reach for good. */
+		if (read_here(i, &lease) && lease.state == LEASE_HELD &&
+			lease.kind == LEASE_PROCESS && BackendPidGetProc(lease.pid) == NULL)
+			lease_release(lease.ref);
+	}
+}

@@ -1,0 +1,26 @@
+/*
+ * owner.c
+ *		Working on a user's table with his rights and nobody's settings.
+ */
+#include "postgres.h"
+
+#include "engine/owner.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+void
+owner_begin(Oid owner, OwnerContext *saved)
+{
+	GetUserIdAndSecContext(&saved->user, &saved->security);
+	SetUserIdAndSecContext(owner, saved->security | SECURITY_RESTRICTED_OPERATION);
+	saved->nestlevel = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+void
+owner_end(OwnerContext *saved)
+{
+	AtEOXact_GUC(false, saved->nestlevel);
+	SetUserIdAndSecContext(saved->user, saved->security);
+}

@@ -1,0 +1,23 @@
+/*
+ * owner.h
+ *		Working on a user's table with his rights and nobody's settings.
+ */
+#ifndef QUEUE_ENGINE_OWNER_H
+#define QUEUE_ENGINE_OWNER_H
+
+typedef struct OwnerContext
+{
+	Oid			user;
+	int			security;
+	int			nestlevel;
+} OwnerContext;
+
+/*
+ * Between these two statements run as this role, in a security-restricted
+ * operation, and settings that they change are put back.  An error does what
+ * owner_end does.
+ */
+extern void owner_begin(Oid owner, OwnerContext *saved);
+extern void owner_end(OwnerContext *saved);
+
+#endif							/* QUEUE_ENGINE_OWNER_H */

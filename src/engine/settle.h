@@ -1,0 +1,44 @@
+/*
+ * settle.h
+ *		End leases: acknowledge, fail, reject.  No check of rights here.
+ *
+ * Each works in the current transaction and takes effect at its commit.
+ * Returns false, having done nothing, when the receipt's lease has ended.
+ */
+#ifndef QUEUE_ENGINE_SETTLE_H
+#define QUEUE_ENGINE_SETTLE_H
+
+#include "engine/claim.h"
+#include "engine/frontier.h"
+#include "engine/lease.h"
+
+/* Delete the message. */
+extern bool settle_ack(int64 receipt);
+
+/*
+ * Count a failed attempt, this delivery having been attempt number attempts
+ * (0: as the lease has it).  The message comes back after delay microseconds,
+ * -1 meaning the queue's back-off; or goes to the dead letters, with reason
+ * "max_attempts", if that is max_attempts (0: the queue's setting).
+ */
+extern bool settle_fail(int64 receipt, int64 delay, const char *error,
+						int attempts, int max_attempts);
+
+/* Set a message aside that cannot be read. */
+extern bool settle_unreadable(LeaseRef ref, const char *error);
+
+/*
+ * Take leases over that ended, and were not settled by the maintenance worker
+ * when their messages would be due again: each counts as a failed attempt.
+ * Adds those to be delivered to the scan.
+ */
+extern void settle_overdue(Queue *queue, ClaimScan *scan);
+
+/*
+ * Maintenance: fail the leases that have expired, in transactions of its own;
+ * outside of one.  What fails for one of them is reported and tried again
+ * later.  Returns when to come again.
+ */
+extern TimestampTz settle_expired(void);
+
+#endif							/* QUEUE_ENGINE_SETTLE_H */

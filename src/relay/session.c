@@ -1,0 +1,92 @@
+/*
+ * session.c
+ *		What the session of a relay's worker is like.
+ *
+ * It is the owner's, as if he had logged in, with the settings his role and
+ * the database have; but for those that would be in the way of our own work.
+ * Nothing a procedure leaves in it is there for the next transaction.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "commands/async.h"
+#include "commands/prepare.h"
+#include "commands/sequence.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "relay/relay.h"
+#include "storage/lock.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/portal.h"
+
+/* A procedure's transaction is isolated as the owner has it set. */
+static const char *const settings[][2] = {
+	{"default_transaction_read_only", "off"},
+	{"default_transaction_deferrable", "off"},
+};
+
+/* As reset values, so that a reset brings them back. */
+static void
+override(const char *name, const char *value)
+{
+	SetConfigOption(name, value, PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+/* Be who we connected as, whatever a database or a procedure has set. */
+static void
+restore_user(void)
+{
+	Oid			user;
+	int			context;
+
+	GetUserIdAndSecContext(&user, &context);
+	if (user != GetAuthenticatedUserId() || context != 0)
+		SetUserIdAndSecContext(GetAuthenticatedUserId(), 0);
+}
+
+void
+relay_session_begin(const RelayConfig *relay)
+{
+	for (int i = 0; i < lengthof(settings); i++)
+		override(settings[i][0], settings[i][1]);
+	override("role", "none");
+	if (OidIsValid(relay->server))
+	{
+		override("default_transaction_isolation", "read committed");
+		override("search_path", "pg_catalog, pg_temp");
+
+		/* What leaves is UTF-8: text_utf8() has its conversion at hand then. */
+		StartTransactionCommand();
+		override("client_encoding", "UTF8");
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(TopMemoryContext);
+	}
+	override("application_name", psprintf("queue relay %s", relay->name));
+	restore_user();
+}
+
+/*
+ * What DISCARD ALL does, but for the plans: they hold nothing of a message.
+ * All of it is quick if there is nothing to do.
+ */
+void
+relay_session_reset(void)
+{
+	MemoryContext caller = CurrentMemoryContext;
+
+	StartTransactionCommand();
+	PortalHashTableDeleteAll();
+	if (GetUserId() != GetAuthenticatedUserId() || GetSessionUserId() != GetAuthenticatedUserId())
+		SetPGVariable("session_authorization", NIL, false);
+	ResetAllOptions();
+	DropAllPreparedStatements();
+	Async_UnlistenAll();
+	LockReleaseAll(USER_LOCKMETHOD, true);
+	ResetTempTableNamespace();
+	ResetSequenceCaches();
+	CommitTransactionCommand();
+	restore_user();
+	MemoryContextSwitchTo(caller);
+}

@@ -1,0 +1,538 @@
+/*
+ * administer.c
+ *		Create, alter, drop and purge queues; send dead letters again.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_class.h"
+#include "commands/trigger.h"
+#include "duration.h"
+#include "engine/dead_letter.h"
+#include "engine/deferred.h"
+#include "engine/owner.h"
+#include "engine/registry.h"
+#include "engine/segment.h"
+#include "engine/wake.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "parser/parse_func.h"
+#include "relay/relay.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+PG_FUNCTION_INFO_V1(queue_create);
+PG_FUNCTION_INFO_V1(queue_alter);
+PG_FUNCTION_INFO_V1(queue_drop);
+PG_FUNCTION_INFO_V1(queue_purge);
+PG_FUNCTION_INFO_V1(queue_redrive);
+PG_FUNCTION_INFO_V1(queue_purge_dead_letters);
+
+/* Longest name: a segment's adds a $ and a number. */
+#define MAX_NAME	(NAMEDATALEN - 1 - 8)
+
+/* Segments a queue starts with: the tail, and one to rotate into. */
+#define FIRST_SEGMENTS	2
+
+/* Number of the argument that gives each of these columns. */
+static const int settings_arguments[Natts_queue] = {-1, 1, 2, 3, 4};
+
+static void
+check_name(const char *name)
+{
+	if (name[0] == '\0' || strlen(name) > MAX_NAME || strchr(name, '$') != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("invalid queue name: \"%s\"", name),
+				 errhint("It must have 1 to %d bytes and no dollar sign.", MAX_NAME)));
+}
+
+static char *
+name_argument(FunctionCallInfo fcinfo)
+{
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("queue must not be null")));
+	return text_to_cstring(PG_GETARG_TEXT_PP(0));
+}
+
+/*
+ * The queue of the first argument, which the caller must own, to be changed
+ * by this function.
+ */
+static Queue *
+owned_queue_argument(FunctionCallInfo fcinfo, const char *function)
+{
+	char	   *name = name_argument(fcinfo);
+	Queue	   *queue;
+
+	PreventCommandIfReadOnly(function);
+	PreventCommandIfParallelMode(function);
+	queue = queue_by_name(PG_GETARG_TEXT_PP(0), ACL_NO_RIGHTS);
+	queue_check_owner(queue->relid, name);
+	return queue;
+}
+
+/* Check the settings that are given; create() gives them all. */
+static void
+check_settings(FunctionCallInfo fcinfo)
+{
+	if (!PG_ARGISNULL(1))
+		(void) duration_microseconds("lease", PG_GETARG_INTERVAL_P(1), 1);
+	if (!PG_ARGISNULL(2) && PG_GETARG_INT32(2) < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for \"max_attempts\": %d", PG_GETARG_INT32(2)),
+				 errhint("It must be at least 1.")));
+	if (!PG_ARGISNULL(3))
+		(void) duration_microseconds("backoff", PG_GETARG_INTERVAL_P(3), 0);
+	if (!PG_ARGISNULL(4))
+		(void) duration_microseconds("backoff_max", PG_GETARG_INTERVAL_P(4), 0);
+}
+
+static Oid
+table_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+static void
+execute(const char *sql)
+{
+	if (SPI_execute(sql, false, 0) < 0)
+		elog(ERROR, "could not execute \"%s\"", sql);
+}
+
+static void
+queue_exists(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DUPLICATE_OBJECT),
+			 errmsg("queue \"%s\" already exists", name)));
+}
+
+/*
+ * Create the table.  Nothing but its name keeps two from being created at the
+ * same time: who comes second waits for the first, and fails then.
+ */
+static Oid
+create_table(const char *name, bool durable)
+{
+	PG_TRY();
+	{
+		/* The C code knows the columns by number: see catalog.h. */
+		execute(psprintf("CREATE %sTABLE queues.%s ("
+						 "id bigint NOT NULL, "
+						 "enqueued_at timestamptz NOT NULL, "
+						 "expires_at timestamptz, "
+						 "priority smallint, "
+						 "key text, "
+						 "headers jsonb, "
+						 "payload jsonb, "
+						 "body bytea) USING heap WITH (vacuum_truncate = false)",
+						 durable ? "" : "UNLOGGED ", quote_identifier(name)));
+	}
+	PG_CATCH();
+	{
+		int			code = geterrcode();
+
+		if (code == ERRCODE_UNIQUE_VIOLATION || code == ERRCODE_DUPLICATE_TABLE ||
+			code == ERRCODE_DUPLICATE_OBJECT)
+		{
+			FlushErrorState();
+			queue_exists(name);
+		}
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return get_relname_relid(name, queues_namespace());
+}
+
+/*
+ * Make sure that a table that is there and no queue can become one: it is what
+ * a restore of definitions alone leaves behind.
+ */
+static void
+check_adoptable(Oid relid, const char *name)
+{
+	Relation	rel;
+	ListCell   *lc;
+
+	/* Before the lock, which not everybody may take. */
+	if (queue_recorded(relid))
+		queue_exists(name);
+	queue_check_owner(relid, name);
+
+	rel = try_relation_open(relid, AccessExclusiveLock);
+	if (rel == NULL || get_relname_relid(name, queues_namespace()) != relid)
+		queue_missing(name);
+	if (queue_recorded(relid))
+		queue_exists(name);
+	queue_check_owner(relid, name);
+
+	/* Who may do all would believe the queue his, and send to somebody else's. */
+	if (rel->rd_rel->relowner != GetUserId())
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("table queues.%s already exists and belongs to role \"%s\"",
+						quote_identifier(name), GetUserNameFromId(rel->rd_rel->relowner, false)),
+				 errhint("Make it a queue as that role, or drop it.")));
+	if (!segment_columns_valid(rel) || OidIsValid(segment_parent(relid)))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("table queues.%s already exists and is not as queue.create() makes it",
+						quote_identifier(name)),
+				 errhint("Drop it or move it to another schema.")));
+	foreach(lc, RelationGetIndexList(rel))
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (index->rd_index->indisunique || index->rd_index->indisexclusion)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("a unique index or exclusion constraint is not supported on queue \"%s\"", name),
+					 errdetail("The index is \"%s\".", RelationGetRelationName(index))));
+		index_close(index, AccessShareLock);
+	}
+	if (RelationGetFKeyList(rel) != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a foreign key is not supported on queue \"%s\"", name)));
+	relation_close(rel, NoLock);
+}
+
+/* Create the sequence that reserves ids, above those there are. */
+static void
+create_sequence(Oid relid, const char *name)
+{
+	const char *table = quote_identifier(name);
+	int64		last = 0;
+	bool		isnull;
+	Datum		max;
+
+	if (SPI_execute(psprintf("SELECT pg_catalog.max(id) FROM queues.%s", table), false, 0) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		elog(ERROR, "could not read the ids of queue \"%s\"", name);
+	max = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	if (!isnull)
+	{
+		int64		highest = DatumGetInt64(max);
+
+		last = Max(highest, 0);
+	}
+	if (last == PG_INT64_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("queue \"%s\" has used up its ids", name)));
+
+	/* identity.c reserves ids by the thousand. */
+	execute(psprintf("CREATE SEQUENCE queues.%s INCREMENT BY 1000 START WITH " INT64_FORMAT
+					 " OWNED BY queues.%s.id",
+					 quote_identifier(psprintf("%s$id", name)), last + 1, table));
+}
+
+/* Create a trigger unless the table has one that does the same. */
+static void
+provide_trigger(Oid relid, const char *name, const char *timing, const char *function)
+{
+	List	   *function_name = list_make2(makeString("queue"), makeString(pstrdup(function)));
+	Oid			funcid = LookupFuncName(function_name, 0, NULL, false);
+	Relation	rel = relation_open(relid, NoLock);
+	bool		found = false;
+
+	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
+		found |= (rel->trigdesc->triggers[i].tgfoid == funcid);
+	relation_close(rel, NoLock);
+	if (!found)
+		execute(psprintf("CREATE TRIGGER queue_%s %s INSERT ON queues.%s "
+						 "FOR EACH ROW EXECUTE FUNCTION queue.%s()",
+						 function, timing, quote_identifier(name), function));
+}
+
+/*
+ * Give a table what else a queue has and this one has not: a new one nothing,
+ * one that was restored perhaps all of it.
+ */
+static void
+complete_table(Oid relid, const char *name)
+{
+	if (getOwnedSequences(relid) == NIL)
+		create_sequence(relid, name);
+	provide_trigger(relid, name, "BEFORE", "before_insert");
+	provide_trigger(relid, name, "AFTER", "after_insert");
+	for (int n = list_length(segment_list(relid, AccessShareLock)); n < FIRST_SEGMENTS; n++)
+	{
+		if (!segment_create(relid, true))
+			elog(ERROR, "could not create a segment of queue \"%s\"", name);
+	}
+}
+
+Datum
+queue_create(PG_FUNCTION_ARGS)
+{
+	char	   *name = name_argument(fcinfo);
+	Relation	rel;
+	Datum		values[Natts_queue];
+	bool		isnull[Natts_queue] = {false};
+	Oid			relid;
+	bool		created;
+	OwnerContext saved;
+
+	shmem_require();
+	PreventCommandIfReadOnly("queue.create()");
+	check_name(name);
+	for (int i = 1; i <= 5; i++)
+	{
+		if (PG_ARGISNULL(i))
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("settings of a queue must not be null")));
+	}
+	check_settings(fcinfo);
+
+	relid = get_relname_relid(name, queues_namespace());
+	if (OidIsValid(relid))
+		check_adoptable(relid, name);
+
+	owner_begin(GetUserId(), &saved);
+	SPI_connect();
+	created = !OidIsValid(relid);
+	if (created)
+		relid = create_table(name, PG_GETARG_BOOL(5));
+	complete_table(relid, name);
+	SPI_finish();
+	owner_end(&saved);
+
+	/* An OID can come back: what a table left that was dropped without us. */
+	if (created)
+	{
+		deferred_delete_all(relid);
+		(void) dead_letter_delete_all(relid);
+	}
+
+	rel = table_open(extension_relation("queue"), RowExclusiveLock);
+	values[Anum_queue_relid - 1] = ObjectIdGetDatum(relid);
+	for (int i = 1; i < Natts_queue; i++)
+		values[i] = PG_GETARG_DATUM(settings_arguments[i]);
+	CatalogTupleInsert(rel, heap_form_tuple(RelationGetDescr(rel), values, isnull));
+	table_close(rel, NoLock);
+	CacheInvalidateRelcacheByRelid(relid);
+	CommandCounterIncrement();
+
+	/* Now, not when it is used first, tell him who has too many. */
+	(void) queue_by_relid(relid);
+	PG_RETURN_VOID();
+}
+
+/* Change a queue's row in queue.queue. */
+static void
+change_settings(Oid relid, Datum *values, bool *isnull, bool *replace)
+{
+	Relation	rel = table_open(extension_relation("queue"), RowExclusiveLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_queue_relid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, extension_relation("queue_pkey"), true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "could not find the settings of queue %u", relid);
+	CatalogTupleUpdate(rel, &tuple->t_self,
+					   heap_modify_tuple(tuple, RelationGetDescr(rel), values, isnull, replace));
+	systable_endscan(scan);
+	table_close(rel, NoLock);
+
+	/* All backends keep the settings with the queue's table. */
+	CacheInvalidateRelcacheByRelid(relid);
+	CommandCounterIncrement();
+}
+
+Datum
+queue_alter(PG_FUNCTION_ARGS)
+{
+	Queue	   *queue = owned_queue_argument(fcinfo, "queue.alter()");
+	char	   *name = pstrdup(NameStr(queue->name));
+	Oid			relid = queue->relid;
+	Datum		values[Natts_queue] = {0};
+	bool		isnull[Natts_queue] = {false};
+	bool		replace[Natts_queue] = {false};
+
+	check_settings(fcinfo);
+
+	/* Against another alter, which would make the update fail. */
+	queue_lock(relid, name, ShareUpdateExclusiveLock);
+	queue_check_owner(relid, name);
+	for (int i = 1; i < Natts_queue; i++)
+	{
+		if (PG_ARGISNULL(settings_arguments[i]))
+			continue;
+		values[i] = PG_GETARG_DATUM(settings_arguments[i]);
+		replace[i] = true;
+	}
+	change_settings(relid, values, isnull, replace);
+	PG_RETURN_VOID();
+}
+
+/* Raise an error if a relay reads the queue. */
+static void
+check_no_relay(Oid relid, const char *name)
+{
+	Relation	rel = table_open(extension_relation("relay"), AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	HeapTuple	tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+
+		if (DatumGetObjectId(heap_getattr(tuple, Anum_relay_queue, RelationGetDescr(rel), &isnull)) == relid)
+			ereport(ERROR,
+					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+					 errmsg("cannot drop queue \"%s\" because a relay reads it", name),
+					 errdetail("The relay is \"%s\".",
+							   TextDatumGetCString(heap_getattr(tuple, Anum_relay_name, RelationGetDescr(rel), &isnull))),
+					 errhint("Drop it first with queue.drop_relay().")));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+}
+
+/*
+ * The table to drop: a queue's, or one that looks like one and has no row in
+ * queue.queue, as after a restore of definitions alone.
+ */
+static Oid
+table_to_drop(const char *name)
+{
+	Oid			relid = get_relname_relid(name, queues_namespace());
+	Relation	rel;
+	bool		valid;
+
+	if (!OidIsValid(relid))
+		queue_missing(name);
+	if (queue_recorded(relid))
+		return relid;
+	rel = try_relation_open(relid, AccessShareLock);
+	if (rel == NULL)
+		queue_missing(name);
+	valid = segment_columns_valid(rel) && !OidIsValid(segment_parent(relid));
+	relation_close(rel, AccessShareLock);
+	if (!valid)
+		queue_missing(name);
+	return relid;
+}
+
+Datum
+queue_drop(PG_FUNCTION_ARGS)
+{
+	char	   *name = name_argument(fcinfo);
+	ObjectAddresses *objects = new_object_addresses();
+	ObjectAddress object;
+	Oid			relid;
+	ListCell   *lc;
+
+	shmem_require();
+	PreventCommandIfReadOnly("queue.drop()");
+	PreventCommandIfParallelMode("queue.drop()");
+	relid = table_to_drop(name);
+	queue_check_owner(relid, name);
+	check_no_relay(relid, name);
+	queue_lock(relid, name, AccessExclusiveLock);
+	queue_check_owner(relid, name);
+
+	/* All at once: a view of the user's on them must stop us. */
+	ObjectAddressSet(object, RelationRelationId, relid);
+	add_exact_object_address(&object, objects);
+	foreach(lc, segment_list(relid, AccessExclusiveLock))
+	{
+		ObjectAddressSet(object, RelationRelationId, lfirst_oid(lc));
+		add_exact_object_address(&object, objects);
+	}
+
+	/* What else there is of a queue goes with its table: see object.c. */
+	performMultipleDeletions(objects, DROP_RESTRICT, 0);
+	free_object_addresses(objects);
+	PG_RETURN_VOID();
+}
+
+Datum
+queue_purge(PG_FUNCTION_ARGS)
+{
+	Queue	   *queue = owned_queue_argument(fcinfo, "queue.purge()");
+	char	   *name = pstrdup(NameStr(queue->name));
+	Oid			relid = queue->relid;
+	OwnerContext saved;
+	StringInfoData sql;
+	ListCell   *lc;
+
+	queue_lock(relid, name, AccessExclusiveLock);
+	queue_check_owner(relid, name);
+	wake_purged_at_commit(queue->shared);
+
+	/* As its owner: there can be triggers of his on the tables. */
+	owner_begin(table_owner(relid), &saved);
+	SPI_connect();
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "TRUNCATE");
+	foreach(lc, lcons_oid(relid, segment_list(relid, AccessExclusiveLock)))
+		appendStringInfo(&sql, "%s ONLY %s", sql.len > strlen("TRUNCATE") ? "," : "",
+						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(lfirst_oid(lc))),
+													get_rel_name(lfirst_oid(lc))));
+	execute(sql.data);
+	SPI_finish();
+	owner_end(&saved);
+	deferred_delete_all(relid);
+	PG_RETURN_VOID();
+}
+
+Datum
+queue_redrive(PG_FUNCTION_ARGS)
+{
+	Queue	   *queue;
+	int64		max = -1;
+
+	PreventCommandIfReadOnly("queue.redrive()");
+	(void) name_argument(fcinfo);
+	if (!PG_ARGISNULL(1))
+	{
+		max = PG_GETARG_INT32(1);
+		if (max < 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("invalid value for \"max_messages\": " INT64_FORMAT, max),
+					 errhint("It must be at least 1.")));
+	}
+	queue = queue_by_name(PG_GETARG_TEXT_PP(0), ACL_INSERT | ACL_DELETE);
+	PG_RETURN_INT64(dead_letter_redrive(queue, max));
+}
+
+Datum
+queue_purge_dead_letters(PG_FUNCTION_ARGS)
+{
+	Queue	   *queue = owned_queue_argument(fcinfo, "queue.purge_dead_letters()");
+	int64		n = dead_letter_delete_all(queue->relid);
+
+	wake_dead_at_commit(queue->shared, -n);
+	PG_RETURN_INT64(n);
+}

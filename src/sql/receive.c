@@ -1,0 +1,298 @@
+/*
+ * receive.c
+ *		Receive messages: receive, pop and peek.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "compat.h"
+#include "duration.h"
+#include "engine/claim.h"
+#include "engine/frontier.h"
+#include "engine/registry.h"
+#include "engine/segment.h"
+#include "engine/settle.h"
+#include "engine/wake.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+#include "utils/wait_event.h"
+
+PG_FUNCTION_INFO_V1(queue_receive);
+PG_FUNCTION_INFO_V1(queue_pop);
+PG_FUNCTION_INFO_V1(queue_peek);
+
+#define Natts_result	9
+
+/* From libpq/libpq.h, which needs headers of GSSAPI that need not be there. */
+extern bool pq_check_connection(void);
+
+/* Longest sleep of a waiting receiver: what wakes nobody is found that soon. */
+#define WAIT_SLICE_MS	1000
+
+static void
+put_message(ReturnSetInfo *rsinfo, const Message *message)
+{
+	Datum		values[Natts_result];
+	bool		isnull[Natts_result];
+
+	values[0] = Int64GetDatum(message->receipt);
+	isnull[0] = (message->receipt == 0);
+	values[1] = Int64GetDatum(message->id);
+	isnull[1] = false;
+	values[2] = PointerGetDatum(message->key);
+	isnull[2] = (message->key == NULL);
+	values[3] = PointerGetDatum(message->payload);
+	isnull[3] = (message->payload == NULL);
+	values[4] = PointerGetDatum(message->body);
+	isnull[4] = (message->body == NULL);
+	values[5] = PointerGetDatum(message->headers);
+	isnull[5] = (message->headers == NULL);
+	values[6] = Int16GetDatum(message->priority);
+	isnull[6] = !message->has_priority;
+	values[7] = Int32GetDatum(message->attempts);
+	isnull[7] = false;
+	values[8] = TimestampTzGetDatum(message->enqueued_at);
+	isnull[8] = false;
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
+}
+
+/* Make ready to return a set; the caller mostly knows its shape already. */
+static void
+begin_messages(FunctionCallInfo fcinfo)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	bool		known = rsinfo != NULL && IsA(rsinfo, ReturnSetInfo) && rsinfo->expectedDesc != NULL;
+
+	InitMaterializedSRF(fcinfo, known ? MAT_SRF_USE_EXPECTED_DESC : 0);
+}
+
+/* Return messages to the caller as a set. */
+static void
+return_messages(FunctionCallInfo fcinfo, const Message *messages, int n)
+{
+	begin_messages(fcinfo);
+	for (int i = 0; i < n; i++)
+		put_message((ReturnSetInfo *) fcinfo->resultinfo, &messages[i]);
+}
+
+/* The argument max_messages. */
+static int
+max_messages_argument(FunctionCallInfo fcinfo)
+{
+	int			max;
+
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("max_messages must not be null")));
+	max = PG_GETARG_INT32(1);
+	if (max < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for \"max_messages\": %d", max),
+				 errhint("It must be at least 1.")));
+	return max;
+}
+
+static Queue *
+queue_argument(FunctionCallInfo fcinfo, AclMode rights)
+{
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("queue must not be null")));
+	return queue_by_name(PG_GETARG_TEXT_PP(0), rights);
+}
+
+/* Sleep until woken, until it is time to look, or until the wait is over. */
+static void
+sleep_until(TimestampTz when)
+{
+	long		timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), when);
+
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 Min(timeout, WAIT_SLICE_MS), PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/*
+ * A client that has gone cannot do anything with a message, and should not
+ * get the next one.
+ */
+static void
+check_client(void)
+{
+	if (MyProcPort == NULL || !WaitEventSetCanReportClosed() || pq_check_connection())
+		return;
+	ereport(FATAL,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("connection to client lost")));
+}
+
+/*
+ * Claim messages, waiting for the first one up to wait microseconds.  The
+ * lease begins when the message is claimed; -1 is for the queue's own.
+ */
+static int
+claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
+			  int max, Message **messages)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext look = AllocSetContextCreate(caller, "queue look", ALLOCSET_DEFAULT_SIZES);
+	int			pending = lease_pending();
+	TimestampTz deadline = 0;
+	int			n;
+
+	for (;;)
+	{
+		/* Each time by name: while we slept it may have been dropped. */
+		Queue	   *queue = queue_argument(fcinfo, ACL_SELECT | ACL_DELETE);
+		QueueShared *q = queue->shared;
+		TimestampTz now = GetCurrentTimestamp();
+		TimestampTz next;
+
+		/* Be in the list before looking, or a wake-up may be missed. */
+		if (wait > 0 && deadline != 0)
+		{
+			check_client();
+			wait_begin(q);
+		}
+		MemoryContextReset(look);
+		MemoryContextSwitchTo(look);
+		n = claim_messages(queue, kind, lease >= 0 ? lease : queue->lease, max,
+						   CLAIM_UNLIMITED, messages);
+		MemoryContextSwitchTo(caller);
+		if (n > 0 || wait == 0 || (deadline != 0 && now >= deadline))
+			break;
+
+		/*
+		 * What this has settled, a lease that was its message's last say, is
+		 * not to wait for another message to come: its locks are in the way.
+		 */
+		if (lease_pending() > pending)
+			break;
+		if (deadline == 0)
+		{
+			deadline = now + wait;
+			continue;
+		}
+		next = claim_next_look(q);
+		sleep_until(Min(deadline, next));
+	}
+	wait_end(n > 0);
+	return n;
+}
+
+/* The argument wait, in microseconds. */
+static int64
+wait_argument(FunctionCallInfo fcinfo, int argno)
+{
+	return PG_ARGISNULL(argno) ? 0 :
+		duration_microseconds("wait", PG_GETARG_INTERVAL_P(argno), 0);
+}
+
+Datum
+queue_receive(PG_FUNCTION_ARGS)
+{
+	int			max = max_messages_argument(fcinfo);
+	int64		lease = -1;
+	int64		wait = wait_argument(fcinfo, 3);
+	Message    *messages;
+	int			n;
+
+	PreventCommandDuringRecovery("queue.receive()");
+	if (!PG_ARGISNULL(2))
+		lease = duration_microseconds("lease", PG_GETARG_INTERVAL_P(2), 1);
+	n = claim_or_wait(fcinfo, LEASE_TIMED, lease, wait, max, &messages);
+	return_messages(fcinfo, messages, n);
+	return (Datum) 0;
+}
+
+Datum
+queue_pop(PG_FUNCTION_ARGS)
+{
+	int			max = max_messages_argument(fcinfo);
+	int64		wait = wait_argument(fcinfo, 2);
+	Message    *messages;
+	int			n;
+	int			popped = 0;
+
+	PreventCommandIfReadOnly("queue.pop()");
+	PreventCommandIfParallelMode("queue.pop()");
+	n = claim_or_wait(fcinfo, LEASE_TRANSACTION, 0, wait, max, &messages);
+	for (int i = 0; i < n; i++)
+	{
+		/* Somebody's SQL may have deleted it the moment before. */
+		if (!settle_ack(messages[i].receipt))
+			continue;
+		messages[popped] = messages[i];
+		messages[popped++].receipt = 0;
+	}
+	return_messages(fcinfo, messages, popped);
+	return (Datum) 0;
+}
+
+/*
+ * Return a segment's unleased messages, from its first undrained block on.
+ * That says nothing of the queue's own table, where space is used again.
+ */
+static int
+peek_segment(QueueShared *q, int segno, Snapshot snapshot, ReturnSetInfo *rsinfo, int n, int max)
+{
+	Relation	rel = segment_open(q, segno, AccessShareLock);
+
+	if (rel == NULL)
+		return n;
+	for (BlockNumber block = (segno == 0) ? 0 : q->segments[segno].drained;
+		 n < max && block < RelationGetNumberOfBlocks(rel); block++)
+	{
+		HeapTuple	tuples[MaxHeapTuplesPerPage];
+		int			ntuples = frontier_page_tuples(rel, block, snapshot, true, tuples);
+
+		CHECK_FOR_INTERRUPTS();
+		for (int i = 0; i < ntuples && n < max; i++, n++)
+		{
+			Message		message;
+
+			(void) claim_read(tuples[i], RelationGetDescr(rel), false, &message);
+			put_message(rsinfo, &message);
+		}
+	}
+	relation_close(rel, AccessShareLock);
+	return n;
+}
+
+Datum
+queue_peek(PG_FUNCTION_ARGS)
+{
+	int			max = max_messages_argument(fcinfo);
+	Queue	   *queue = queue_argument(fcinfo, ACL_SELECT);
+	QueueShared *q = queue->shared;
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	uint8		order[QUEUE_MAX_SEGMENTS];
+	int			norder;
+	int			n = 0;
+
+	begin_messages(fcinfo);
+	LWLockAcquire(&q->lock, LW_SHARED);
+	norder = q->nscan;
+	memcpy(order, q->scan_order, norder);
+	LWLockRelease(&q->lock);
+
+	for (int i = 0; i < norder && n < max; i++)
+		n = peek_segment(q, order[i], snapshot, (ReturnSetInfo *) fcinfo->resultinfo, n, max);
+	UnregisterSnapshot(snapshot);
+	return (Datum) 0;
+}

@@ -1,0 +1,267 @@
+/*
+ * statistics.c
+ *		What the views queue.stats and queue.leases show.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/xact.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_inherits.h"
+#include "compat.h"
+#include "engine/lease.h"
+#include "engine/registry.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "sql/statistics.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/resowner.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+PG_FUNCTION_INFO_V1(queue_stats);
+PG_FUNCTION_INFO_V1(queue_lease_list);
+
+/* Columns of queue_stats. */
+enum
+{
+	STATS_OLDEST = 9,			/* counters before it */
+	STATS_WAITING,
+	STATS_SEGMENTS,
+	STATS_BYTES,
+	STATS_COLUMNS
+};
+
+typedef struct StatsRow
+{
+	bool		known;
+	Datum		values[STATS_COLUMNS];
+	bool		isnull[STATS_COLUMNS];
+} StatsRow;
+
+/* A gauge that concurrent changes can bring below zero for a moment. */
+static Datum
+gauge(pg_atomic_uint64 *counter)
+{
+	int64		value = (int64) pg_atomic_read_u64(counter);
+
+	return Int64GetDatum(Max(value, 0));
+}
+
+bool
+may_watch(void)
+{
+	return has_privs_of_role(GetUserId(), ROLE_PG_MONITOR);
+}
+
+bool
+may_watch_queue(Oid relid)
+{
+	bool		missing = false;
+	AclResult	result = pg_class_aclcheck_ext(relid, GetUserId(), ACL_SELECT, &missing);
+
+	return !missing && (result == ACLCHECK_OK || may_watch());
+}
+
+/* Lock a table to look at it, if nobody keeps us from that. */
+static bool
+try_lock(Oid relid)
+{
+	return ConditionalLockRelationOid(relid, AccessShareLock);
+}
+
+/*
+ * Size on disk of a table, its toast table included; *nsegments counts those
+ * that are there.  False if it cannot be told without waiting.
+ */
+static bool
+segment_size(Oid relid, int64 *bytes, int *nsegments)
+{
+	Relation	rel;
+	Oid			toast_relid;
+
+	if (!try_lock(relid))
+		return false;
+	rel = try_relation_open(relid, NoLock);
+	if (rel == NULL)
+		return true;			/* dropped by hand, and not yet missed */
+	(*nsegments)++;
+	*bytes += (int64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
+	toast_relid = rel->rd_rel->reltoastrelid;
+	relation_close(rel, NoLock);
+	if (!OidIsValid(toast_relid))
+		return true;
+	if (!try_lock(toast_relid) || (rel = try_relation_open(toast_relid, NoLock)) == NULL)
+		return false;
+	*bytes += (int64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
+	relation_close(rel, NoLock);
+	return true;
+}
+
+/* Number and size of a queue's segments, or NULLs. */
+static void
+segment_sizes(QueueShared *q, StatsRow *row)
+{
+	int			nsegments = 0;
+	int64		bytes = 0;
+
+	for (int i = 0; i < q->nsegments; i++)
+	{
+		if (!segment_size(q->segments[i].relid, &bytes, &nsegments))
+			return;
+	}
+	row->values[STATS_SEGMENTS] = Int32GetDatum(nsegments);
+	row->values[STATS_BYTES] = Int64GetDatum(bytes);
+	row->isnull[STATS_SEGMENTS] = row->isnull[STATS_BYTES] = false;
+}
+
+/*
+ * The queue's shared element, loaded if nobody has used the queue before.
+ * NULL if that would mean to wait for somebody's lock.
+ */
+static QueueShared *
+find_shared(Oid relid)
+{
+	QueueShared *q = queue_find_shared(relid);
+	Queue	   *queue;
+	ListCell   *lc;
+
+	if (q != NULL && pg_atomic_read_u32(&q->loaded) != 0)
+		return q;
+	if (!try_lock(extension_relation("queue")) || !try_lock(extension_relation("queue_pkey")) ||
+		!try_lock(relid))
+		return NULL;
+	foreach(lc, find_inheritance_children(relid, NoLock))
+	{
+		if (!try_lock(lfirst_oid(lc)))
+			return NULL;
+	}
+	queue = queue_by_relid(relid);
+	return queue ? queue->shared : NULL;
+}
+
+static void
+read_stats(Oid relid, StatsRow *row)
+{
+	QueueShared *q = find_shared(relid);
+	TimestampTz oldest;
+	int			ngauges = 0;
+
+	if (q == NULL)
+		return;
+	oldest = (TimestampTz) pg_atomic_read_u64(&q->frontier_time);
+	row->values[ngauges++] = gauge(&q->ready);
+	row->values[ngauges++] = gauge(&q->leased);
+	row->values[ngauges++] = gauge(&q->deferred);
+	row->values[ngauges++] = gauge(&q->dead);
+	row->values[ngauges++] = gauge(&q->sent);
+	row->values[ngauges++] = gauge(&q->received);
+	row->values[ngauges++] = gauge(&q->acked);
+	row->values[ngauges++] = gauge(&q->failed);
+	row->values[ngauges++] = gauge(&q->expired);
+	row->values[STATS_OLDEST] = TimestampTzGetDatum(oldest);
+	row->values[STATS_WAITING] = Int32GetDatum(pg_atomic_read_u32(&q->nwaiting));
+	row->known = true;
+	memset(row->isnull, false, STATS_SEGMENTS * sizeof(bool));
+	row->isnull[STATS_OLDEST] = (pg_atomic_read_u64(&q->ready) == 0 || oldest == 0);
+	segment_sizes(q, row);
+}
+
+/*
+ * A queue that cannot be read, whatever the reason, has NULLs in its row and
+ * leaves the rows of the others be.
+ */
+Datum
+queue_stats(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	TupleDesc	desc;
+	StatsRow	row;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	shmem_require();
+	row.known = false;
+	memset(row.isnull, true, sizeof(row.isnull));
+	if (!may_watch_queue(relid))
+		PG_RETURN_NULL();
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		read_stats(relid, &row);
+
+		/* Which lets go of the locks, too. */
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+			ReThrowError(error);
+		FreeErrorData(error);
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		row.known = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (!row.known)
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), row.values, row.isnull)));
+}
+
+Datum
+queue_lease_list(PG_FUNCTION_ARGS)
+{
+	static const char *const kinds[] = {"receive", "pop", "relay"};
+	static const char *const states[] = {NULL, "held", "settling", "returned", "returned", "held", "returned", "held"};
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	shmem_require();
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < lease_high_water(); i++)
+	{
+		Lease		lease;
+		Datum		values[8];
+		bool		isnull[8] = {false};
+		Oid			relid;
+
+		if (!lease_read(i, &lease) || lease.q->dboid != MyDatabaseId)
+			continue;
+		relid = lease.q->relid;
+		if (!may_watch_queue(relid))
+			continue;
+
+		values[0] = ObjectIdGetDatum(relid);
+		values[1] = Int64GetDatum(lease.id);
+		values[2] = Int32GetDatum(lease.attempts);
+		values[3] = CStringGetTextDatum(kinds[lease.kind]);
+		values[4] = CStringGetTextDatum(states[lease.state]);
+		values[5] = TimestampTzGetDatum(lease.leased_at);
+		values[6] = TimestampTzGetDatum(lease.expires_at);
+		isnull[6] = (lease.expires_at == DT_NOEND);
+		values[7] = Int32GetDatum(lease.pid);
+		isnull[7] = (lease.pid == 0);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
+	}
+	return (Datum) 0;
+}

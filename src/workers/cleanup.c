@@ -1,0 +1,182 @@
+/*
+ * cleanup.c
+ *		Rows of the extension's own tables that nobody needs any more.
+ *
+ * They are deleted without SQL: nothing of a user's can run, and a
+ * publication that lacks a replica identity is no obstacle.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "compat.h"
+#include "engine/dead_letter.h"
+#include "engine/deferred.h"
+#include "engine/registry.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "relay/relay.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+#include "workers/cleanup.h"
+#include "workers/transaction.h"
+
+/* Rows deleted in one transaction. */
+#define BATCH				10000
+
+#define Anum_inbox_relid		1
+#define Anum_inbox_accepted_at	5
+
+/* Where rows about a queue are; queue.queue last, as it says that they are. */
+static const struct
+{
+	const char *table;
+	const char *index;			/* NULL: small enough without */
+	AttrNumber	column;			/* the queue's table */
+}			owned_rows[] = {
+	{"deferred", "deferred_due", Anum_deferred_relid},
+	{"dead_letter", "dead_letter_pkey", Anum_dead_relid},
+	{"inbox", "inbox_pkey", Anum_inbox_relid},
+	{"relay", NULL, Anum_relay_queue},
+	{"queue", "queue_pkey", Anum_queue_relid},
+};
+
+/*
+ * Delete up to a batch of the rows that match a key.  One that somebody else
+ * is at work on is left alone.  True if there may be more.
+ */
+static bool
+delete_rows(const char *table, const char *index, ScanKey key, bool *skipped)
+{
+	Oid			relid = extension_relation(table);
+	Relation	rel;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	int			deleted = 0;
+
+	worker_lock(relid, RowExclusiveLock);
+	rel = table_open(relid, NoLock);
+	scan = systable_beginscan(rel, index ? extension_relation(index) : InvalidOid,
+							  index != NULL, GetActiveSnapshot(), 1, key);
+	while (deleted < BATCH && (tuple = systable_getnext(scan)) != NULL)
+	{
+		TM_FailureData tmfd;
+		TM_Result	result;
+
+		CHECK_FOR_INTERRUPTS();
+		result = heap_delete(rel, &tuple->t_self, GetCurrentCommandId(true), InvalidSnapshot,
+							 false, &tmfd, false);
+		if (result == TM_Ok)
+			deleted++;
+		else if (result == TM_BeingModified)
+			*skipped = true;
+	}
+	systable_endscan(scan);
+	table_close(rel, NoLock);
+	return deleted == BATCH;
+}
+
+TimestampTz
+cleanup_inbox(void)
+{
+	Oid			relid;
+	Relation	rel;
+	bool		empty;
+	bool		more = false;
+	bool		skipped = false;
+
+	worker_begin();
+	relid = extension_relation("inbox");
+	worker_lock(relid, AccessShareLock);
+	rel = table_open(relid, NoLock);
+	empty = (RelationGetNumberOfBlocks(rel) == 0);
+	table_close(rel, NoLock);
+	if (!empty)
+	{
+		ScanKeyData key;
+
+		ScanKeyInit(&key, Anum_inbox_accepted_at, BTLessStrategyNumber, F_TIMESTAMPTZ_LT,
+					TimestampTzGetDatum(GetCurrentTimestamp() -
+										queue_inbox_retention * USECS_PER_MINUTE));
+		more = delete_rows("inbox", "inbox_accepted_at", &key, &skipped);
+	}
+	worker_end();
+	return more ? DT_NOBEGIN : DT_NOEND;
+}
+
+/* Tables in queue.queue that are no more, in the current memory context. */
+static List *
+dropped_queues(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	worker_begin();
+	worker_lock(extension_relation("queue"), AccessShareLock);
+	foreach(lc, queue_list())
+	{
+		Oid			relid = lfirst_oid(lc);
+		MemoryContext old;
+
+		/* While it is being dropped it is locked. */
+		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)) ||
+			!ConditionalLockRelationOid(relid, AccessShareLock) ||
+			SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+			continue;
+		old = MemoryContextSwitchTo(context);
+		result = lappend_oid(result, relid);
+		MemoryContextSwitchTo(old);
+	}
+	worker_end();
+	return result;
+}
+
+/* Delete what is left of a queue, its row in queue.queue if all else has gone. */
+static void
+remove_queue(Oid relid)
+{
+	for (int i = 0; i < lengthof(owned_rows); i++)
+	{
+		bool		more = true;
+
+		while (more)
+		{
+			bool		skipped = false;
+			ScanKeyData key;
+
+			worker_begin();
+			ScanKeyInit(&key, owned_rows[i].column, BTEqualStrategyNumber, F_OIDEQ,
+						ObjectIdGetDatum(relid));
+			more = delete_rows(owned_rows[i].table, owned_rows[i].index, &key, &skipped);
+			if (skipped && !more)
+				worker_report_locked(extension_relation(owned_rows[i].table));
+			worker_end();
+		}
+	}
+}
+
+TimestampTz
+cleanup_dropped_queues(void)
+{
+	List	   *relids = dropped_queues();
+	ListCell   *lc;
+
+	foreach(lc, relids)
+		remove_queue(lfirst_oid(lc));
+
+	worker_begin();
+	queue_forget_dropped(false);
+	worker_end();
+	return DT_NOEND;
+}

@@ -1,0 +1,696 @@
+/*
+ * reclaim.c
+ *		Getting a queue's space back, and finding what came past the engine.
+ *
+ * A segment that is not the tail, has been scanned to its end and holds no
+ * tuple but deleted ones is truncated, whatever old snapshots there are:
+ * acknowledged messages are nobody's to read.  The lock for it is only taken
+ * if it is free, and everything is checked again once we have it: who had
+ * the segment open before has let go of it by then, and nobody can insert.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/index.h"
+#include "catalog/pg_inherits.h"
+#include "commands/tablecmds.h"
+#include "compat.h"
+#include "engine/claim.h"
+#include "engine/dead_letter.h"
+#include "engine/deferred.h"
+#include "engine/frontier.h"
+#include "engine/owner.h"
+#include "engine/place.h"
+#include "engine/segment.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/bufmgr.h"
+#include "storage/predicate.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/relcache.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "workers/reclaim.h"
+#include "workers/transaction.h"
+
+/* Blocks of the tail, or of the queue's own table, worth a truncation. */
+#define IDLE_TAIL_BLOCKS	64
+
+/* How long the tail must have been idle for that. */
+#define IDLE_TAIL_MS		5000
+
+/* Dead letters are counted by this column. */
+#define Anum_dead_queue		1
+
+/* The gauges of so many stored messages are counted afresh at each sweep. */
+#define RECOUNT_ROWS		10000
+
+/* Messages moved out of a segment in one transaction. */
+#define STRAGGLER_BATCH		500
+
+/* Lock a table; if that cannot be had now, take note of it. */
+static bool
+try_lock(ReclaimRound *round, Oid relid, LOCKMODE lockmode)
+{
+	if (worker_try_lock(relid, lockmode))
+		return true;
+	round->locked = relid;
+	return false;
+}
+
+/* Lock a queue's segments, so that nothing that opens them waits. */
+static bool
+try_lock_segments(ReclaimRound *round)
+{
+	List	   *children = find_inheritance_children(round->relid, NoLock);
+	ListCell   *lc;
+
+	foreach(lc, children)
+	{
+		if (!try_lock(round, lfirst_oid(lc), AccessShareLock))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Begin a transaction of maintenance; NULL (and none begun) if there is no
+ * such queue, or somebody has locked it: other queues shall not wait for him.
+ */
+static Queue *
+begin(ReclaimRound *round)
+{
+	Queue	   *queue = NULL;
+
+	worker_begin();
+	if (try_lock(round, extension_relation("queue"), AccessShareLock) &&
+		try_lock(round, round->relid, AccessShareLock))
+	{
+		QueueShared *q = queue_find_shared(round->relid);
+
+		if ((q != NULL && pg_atomic_read_u32(&q->loaded) != 0) || try_lock_segments(round))
+			queue = queue_by_relid(round->relid);
+	}
+	if (queue == NULL)
+		worker_end();
+	return queue;
+}
+
+/* What was locked has been passed over so far. */
+static void
+finish_round(ReclaimRound *round)
+{
+	Oid			locked = round->locked;
+
+	round->locked = InvalidOid;
+	if (!OidIsValid(locked))
+		return;
+	worker_begin();
+	worker_report_locked(locked);
+}
+
+QueueShared *
+reclaim_open(ReclaimRound *round, uint32 *generation)
+{
+	Queue	   *queue = begin(round);
+	QueueShared *q = NULL;
+
+	if (queue != NULL)
+	{
+		q = queue->shared;
+		*generation = queue->generation;
+		worker_end();
+	}
+	finish_round(round);
+	return q;
+}
+
+/* Whether a page holds nothing but tuples that are dead to all but the past. */
+static bool
+page_drained(Relation rel, BlockNumber block, Snapshot snapshot)
+{
+	Buffer		buffer = ReadBuffer(rel, block);
+	bool		drained = true;
+	Page		page;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	page = BufferGetPage(buffer);
+	for (OffsetNumber off = FirstOffsetNumber;
+		 drained && off <= (PageIsNew(page) ? 0 : PageGetMaxOffsetNumber(page)); off++)
+	{
+		ItemId		item = PageGetItemId(page, off);
+		TransactionId xid;
+
+		if (ItemIdIsNormal(item))
+			drained = frontier_judge((HeapTupleHeader) PageGetItem(page, item),
+									 snapshot, buffer, &xid) == VERDICT_DEAD;
+	}
+	UnlockReleaseBuffer(buffer);
+	return drained;
+}
+
+/* First block from one on that is not drained, or the number of blocks. */
+static BlockNumber
+drained_up_to(Relation rel, BlockNumber block)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	BlockNumber nblocks = RelationGetNumberOfBlocks(rel);
+
+	for (; block < nblocks; block++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!page_drained(rel, block, snapshot))
+			break;
+	}
+	UnregisterSnapshot(snapshot);
+	return block;
+}
+
+/* A tail that has been idle for a while may be truncated like any other. */
+static bool
+leave_idle_tail(QueueShared *q, int segno)
+{
+	SegmentShared *seg = &q->segments[segno];
+	TimestampTz now = GetCurrentTimestamp();
+	bool		left;
+
+	if (seg->idle_since == 0 || seg->idle_appended != pg_atomic_read_u64(&seg->appended))
+	{
+		seg->idle_appended = pg_atomic_read_u64(&seg->appended);
+		seg->idle_since = now;
+		return false;
+	}
+	if (!TimestampDifferenceExceeds(seg->idle_since, now, IDLE_TAIL_MS))
+		return false;
+
+	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
+	left = pg_atomic_read_u32(&q->tail) == segno && segment_rotate(q);
+	LWLockRelease(&q->lock);
+	return left;
+}
+
+/*
+ * Give a table new, empty files, its indexes and its toast table with it.  An
+ * index is built without its expressions: nothing is to be put in, and what
+ * the planner would evaluate of them could take for ever.
+ */
+static void
+set_new_files(Relation rel)
+{
+	List	   *indexes = RelationGetIndexList(rel);
+	ListCell   *lc;
+
+	RELATION_SET_NEW_FILE(rel);
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessExclusiveLock);
+
+		RELATION_SET_NEW_FILE(index);
+		index_build(rel, index, BuildDummyIndexInfo(index), true, false);
+		index_close(index, NoLock);
+	}
+	list_free(indexes);
+	if (OidIsValid(rel->rd_rel->reltoastrelid))
+	{
+		Relation	toast = relation_open(rel->rd_rel->reltoastrelid, AccessExclusiveLock);
+
+		set_new_files(toast);
+		relation_close(toast, NoLock);
+	}
+}
+
+/*
+ * Empty a table that we have locked exclusively.  Not by TRUNCATE: that would
+ * run its owner's triggers, and reach subscribers, whose messages are their
+ * own.
+ */
+static void
+set_new_storage(Relation rel)
+{
+	OwnerContext rights;
+
+	owner_begin(rel->rd_rel->relowner, &rights);
+	CheckTableNotInUse(rel, "truncate");
+	CheckTableForSerializableConflictIn(rel);
+	set_new_files(rel);
+	pgstat_count_truncate(rel);
+	owner_end(&rights);
+}
+
+/*
+ * Truncate a segment if it is drained.  Everything is checked again under the
+ * lock, as a sender that had opened it while it was the tail can have put its
+ * message there at any time before.
+ */
+static bool
+truncate_if_drained(ReclaimRound *round, QueueShared *q, int segno)
+{
+	SegmentShared *seg = &q->segments[segno];
+	Relation	rel;
+	bool		drained;
+
+	if (!try_lock(round, seg->relid, AccessShareLock) ||
+		(rel = segment_open(q, segno, AccessShareLock)) == NULL)
+		return false;
+	seg->drained = drained_up_to(rel, seg->drained);
+	drained = seg->drained >= RelationGetNumberOfBlocks(rel);
+	relation_close(rel, AccessShareLock);
+
+	if (!drained ||
+		(pg_atomic_read_u32(&q->tail) == segno && !leave_idle_tail(q, segno)) ||
+		!try_lock(round, seg->relid, AccessExclusiveLock))
+		return false;
+	rel = try_relation_open(seg->relid, NoLock);
+	if (rel == NULL)
+		return false;
+	drained = pg_atomic_read_u32(&q->tail) != segno && segment_columns_valid(rel) &&
+		drained_up_to(rel, 0) >= RelationGetNumberOfBlocks(rel);
+	if (drained)
+		set_new_storage(rel);
+	relation_close(rel, NoLock);
+
+	/*
+	 * While we have the lock: a sender that waits for it finds the segment
+	 * pooled, and goes elsewhere.  Should the commit fail, there are none but
+	 * deleted tuples in it.
+	 */
+	if (drained)
+		segment_pool(q, segno);
+	return drained;
+}
+
+/* The tail and the queue's own table are soon filled again: not if small. */
+static bool
+worth_truncating(QueueShared *q, int segno)
+{
+	return (segno != 0 && pg_atomic_read_u32(&q->tail) != segno) ||
+		pg_atomic_read_u32(&q->segments[segno].nblocks) >= IDLE_TAIL_BLOCKS;
+}
+
+void
+reclaim_segments(ReclaimRound *round)
+{
+	Queue	   *queue = begin(round);
+	int			nsegments = queue ? queue->shared->nsegments : 0;
+
+	round->left = false;
+	if (queue != NULL)
+		worker_end();
+	for (int segno = 0; segno < nsegments; segno++)
+	{
+		QueueShared *q;
+		SegmentShared *seg;
+		bool		empty;
+
+		if ((queue = begin(round)) == NULL)
+			break;
+		q = queue->shared;
+		seg = &q->segments[segno];
+		empty = (pg_atomic_read_u32(&seg->nblocks) == 0);
+		if (pg_atomic_read_u32(&seg->state) != SEGMENT_ACTIVE ||
+			(empty && (segno == 0 || pg_atomic_read_u32(&q->tail) == segno)))
+		{
+			worker_end();
+			continue;
+		}
+		if (empty)
+			segment_pool(q, segno);
+		else if (worth_truncating(q, segno) && pg_atomic_read_u32(&seg->leases) == 0)
+			empty = truncate_if_drained(round, q, segno);
+		worker_end();
+		round->left |= !empty && worth_truncating(q, segno);
+	}
+	finish_round(round);
+}
+
+/* Leave a tail that grew beyond its size while there was nothing to leave it for. */
+static void
+leave_full_tail(QueueShared *q)
+{
+	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
+	if (pg_atomic_read_u32(&q->segments[pg_atomic_read_u32(&q->tail)].nblocks) >= segment_limit(q))
+		(void) segment_rotate(q);
+	LWLockRelease(&q->lock);
+}
+
+/*
+ * Nobody may send any more, so the tail that waited for an empty segment is
+ * left at once, or it would keep its size for the sake of a single message.
+ */
+void
+reclaim_provide(ReclaimRound *round)
+{
+	Queue	   *queue = begin(round);
+	bool		pooled = false;
+
+	if (queue != NULL)
+	{
+		leave_full_tail(queue->shared);
+		for (int i = 0; i < queue->shared->nsegments; i++)
+			pooled |= pg_atomic_read_u32(&queue->shared->segments[i].state) == SEGMENT_POOLED;
+		if (!pooled && queue->shared->nsegments < QUEUE_MAX_SEGMENTS &&
+			try_lock(round, round->relid, ShareUpdateExclusiveLock))
+			(void) segment_create(round->relid, false);
+		if (pooled)
+			pg_atomic_write_u32(&queue->shared->wants_segment, 0);
+		worker_end();
+
+		if (!pooled && (queue = begin(round)) != NULL)
+		{
+			if (try_lock_segments(round))
+			{
+				segment_refresh(queue);
+				leave_full_tail(queue->shared);
+			}
+			worker_end();
+		}
+	}
+	finish_round(round);
+}
+
+/* Make a message known that lies where nobody will look. */
+static void
+note_found(QueueShared *q, int segno, SegmentPlace place, int64 id)
+{
+	SegmentShared *seg = &q->segments[segno];
+	bool		before;
+	bool		known;
+
+	LWLockAcquire(&q->lock, LW_SHARED);
+	before = place < pg_atomic_read_u64(&seg->cursor);
+	known = before ? frontier_noted(q, segno, place) :
+		seg->scanned != pg_atomic_read_u64(&seg->appended) &&
+		PlaceBlock(place) < pg_atomic_read_u32(&seg->nblocks);
+	LWLockRelease(&q->lock);
+
+	if (known)
+		return;
+	if (before)
+		frontier_remember(q, segno, place, place, id, InvalidTransactionId);
+	else
+		segment_found(q, segno, place);
+}
+
+/*
+ * Go through the blocks before the cursor, and those that claimers will not
+ * come to: after the ones they know of, or if they believe that they have
+ * seen everything, after the cursor.
+ */
+static void
+sweep_segment(QueueShared *q, int segno)
+{
+	SegmentShared *seg = &q->segments[segno];
+	Relation	rel = segment_open(q, segno, AccessShareLock);
+	bool		to_end = (seg->scanned == pg_atomic_read_u64(&seg->appended));
+	BlockNumber end = PlaceBlock(pg_atomic_read_u64(&seg->cursor));
+	BlockNumber known = pg_atomic_read_u32(&seg->nblocks);
+	BlockNumber nblocks;
+	Snapshot	snapshot;
+	MemoryContext context;
+	MemoryContext old;
+
+	if (rel == NULL)
+		return;
+	nblocks = RelationGetNumberOfBlocks(rel);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	context = AllocSetContextCreate(CurrentMemoryContext, "queue sweep", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(context);
+	for (BlockNumber block = 0; block < nblocks; block++)
+	{
+		HeapTuple	tuples[MaxHeapTuplesPerPage];
+		int			n;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!to_end && block > end && block < known)
+			continue;
+		n = frontier_page_tuples(rel, block, snapshot, false, tuples);
+		for (int i = 0; i < n; i++)
+			note_found(q, segno,
+					   MakePlace(block, ItemPointerGetOffsetNumber(&tuples[i]->t_self)),
+					   frontier_tuple_id(tuples[i]->t_data));
+		MemoryContextReset(context);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	UnregisterSnapshot(snapshot);
+	relation_close(rel, AccessShareLock);
+}
+
+/* The rows of one of the extension's tables with a value in their index's first column. */
+static int64
+count_rows(const char *table, const char *index, AttrNumber column, Oid relid)
+{
+	Relation	rel = table_open(extension_relation(table), AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	int64		n = 0;
+
+	ScanKeyInit(&key, column, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, extension_relation(index), true, GetActiveSnapshot(), 1, &key);
+	while (systable_getnext(scan) != NULL)
+	{
+		CHECK_FOR_INTERRUPTS();
+		n++;
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return n;
+}
+
+/* Set a gauge to what was counted, unless it has changed meanwhile. */
+static bool
+set_gauge(pg_atomic_uint64 *gauge, uint64 before, int64 n)
+{
+	return pg_atomic_compare_exchange_u64(gauge, &before, (uint64) n);
+}
+
+/*
+ * The gauges of deferred messages and dead letters start from zero with
+ * shared memory, and miss what SQL does to these tables: count once, and
+ * again while that is cheap.
+ */
+static void
+count_stored(ReclaimRound *round, Queue *queue)
+{
+	QueueShared *q = queue->shared;
+	uint64		deferred = pg_atomic_read_u64(&q->deferred);
+	uint64		dead = pg_atomic_read_u64(&q->dead);
+	bool		good = true;
+
+	if (q->counted && (int64) (deferred + dead) > RECOUNT_ROWS)
+		return;
+	if (!try_lock(round, extension_relation("deferred"), AccessShareLock) ||
+		!try_lock(round, extension_relation("dead_letter"), AccessShareLock))
+		return;
+	good &= set_gauge(&q->deferred, deferred,
+					  count_rows("deferred", "deferred_due", Anum_deferred_relid, queue->relid));
+	good &= set_gauge(&q->dead, dead,
+					  count_rows("dead_letter", "dead_letter_pkey", Anum_dead_relid, queue->relid));
+	q->counted |= good;
+}
+
+/*
+ * Whatever is derived from the tables is derived again, so that nothing a
+ * process left wrong lasts: the first look finds out anew what is due.
+ */
+static void
+reset_derived(QueueShared *q)
+{
+	pg_atomic_write_u64(&q->next_due, 0);
+	pg_atomic_write_u64(&q->next_expiry, 0);
+	frontier_refresh_notes(q);
+	lease_sweep();
+}
+
+/* Look for rows that came by restore, logical replication or raw SQL. */
+static void
+sweep(ReclaimRound *round)
+{
+	Queue	   *queue = begin(round);
+	TimestampTz started_at = GetCurrentTimestamp();
+	int			nsegments;
+
+	if (queue == NULL)
+		return;
+	reset_derived(queue->shared);
+	if (try_lock_segments(round))
+		segment_refresh(queue);
+	count_stored(round, queue);
+	nsegments = queue->shared->nsegments;
+	worker_end();
+
+	for (int segno = 0; segno < nsegments; segno++)
+	{
+		if ((queue = begin(round)) == NULL)
+			return;
+		if (pg_atomic_read_u32(&queue->shared->segments[segno].state) == SEGMENT_ACTIVE &&
+			try_lock(round, queue->shared->segments[segno].relid, AccessShareLock))
+			sweep_segment(queue->shared, segno);
+		if (segno == nsegments - 1 && !OidIsValid(round->locked))
+			queue->shared->swept_at = started_at;
+		worker_end();
+	}
+}
+
+void
+reclaim_sweep(ReclaimRound *round)
+{
+	Queue	   *queue = begin(round);
+	TimestampTz now = GetCurrentTimestamp();
+	int64		interval = queue_sweep_interval * INT64CONST(1000);
+
+	round->next_sweep = TimestampTzPlusMilliseconds(now, interval);
+	if (queue != NULL)
+	{
+		QueueShared *q = queue->shared;
+		TimestampTz due;
+
+		/* It stays due until one has been through. */
+		if (pg_atomic_exchange_u32(&q->wants_sweep, 0) != 0)
+			q->swept_at = 0;
+		due = q->swept_at == 0 ? now : TimestampTzPlusMilliseconds(q->swept_at, interval);
+		worker_end();
+
+		if (now >= due)
+			sweep(round);
+		else
+			round->next_sweep = due;
+	}
+	finish_round(round);
+}
+
+/*
+ * Move a leased message to queue.deferred, its lease with it, or one that was
+ * given back, which becomes due there.
+ */
+static void
+move_message(Queue *queue, Relation rel, Lease *lease)
+{
+	bool		returned = (lease->state == LEASE_CHECKING);
+	HeapTuple	tuple;
+	Message		message;
+	TM_Result	result = place_delete(rel, lease, false, &tuple);
+	LeasePlace	place = {.segment = LEASE_IN_DEFERRED};
+
+	/* Locked by somebody, a prepared transaction perhaps: not now. */
+	if (result == TM_BeingModified)
+	{
+		if (returned)
+			lease_put_back(lease->ref);
+		return;
+	}
+
+	/* Deleted by SQL, or by who had prepared to. */
+	if (result != TM_Ok)
+	{
+		lease_drop(lease->ref);
+		return;
+	}
+
+	place.relid = extension_relation("deferred");
+	place.due_at = GetCurrentTimestamp();
+	if (claim_read(tuple, RelationGetDescr(rel), false, &message) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("message " INT64_FORMAT " cannot be read", lease->id)));
+	deferred_insert(queue, &message, place.due_at, lease->attempts - 1, NULL, &place.tid);
+	if (returned)
+		lease_remove_returned(lease->ref);
+	else
+		lease_move(lease->ref, &place);
+}
+
+/* Whether there are messages from a block on that no lease points to. */
+static bool
+has_unleased(Relation rel, BlockNumber block)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	HeapTuple	tuples[MaxHeapTuplesPerPage];
+	bool		found = false;
+
+	for (; !found && block < RelationGetNumberOfBlocks(rel); block++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		found = frontier_page_tuples(rel, block, snapshot, false, tuples) > 0;
+	}
+	UnregisterSnapshot(snapshot);
+	return found;
+}
+
+/* Move the last messages of a segment that has been sealed for long enough. */
+static void
+move_stragglers(ReclaimRound *round, int segno)
+{
+	Queue	   *queue = begin(round);
+	QueueShared *q;
+	SegmentShared *seg;
+	LeaseRef	refs[STRAGGLER_BATCH];
+	Lease		lease;
+	int			n;
+	Relation	rel;
+
+	if (queue == NULL)
+		return;
+	q = queue->shared;
+	seg = &q->segments[segno];
+	if (pg_atomic_read_u32(&q->tail) == segno ||
+		pg_atomic_read_u32(&seg->state) != SEGMENT_ACTIVE ||
+		pg_atomic_read_u32(&seg->leases) == 0 ||
+		pg_atomic_read_u32(&seg->leases) > STRAGGLER_BATCH ||
+		!TimestampDifferenceExceeds(seg->sealed_at, GetCurrentTimestamp(), queue_straggler_age * 1000) ||
+		!try_lock(round, seg->relid, RowExclusiveLock) ||
+		!try_lock(round, extension_relation("deferred"), RowExclusiveLock) ||
+		(rel = segment_open(q, segno, RowExclusiveLock)) == NULL)
+	{
+		worker_end();
+		return;
+	}
+
+	/* As long as there are others to be received, these are not the last. */
+	if (has_unleased(rel, seg->drained))
+	{
+		relation_close(rel, RowExclusiveLock);
+		worker_end();
+		return;
+	}
+
+	n = lease_in_segment(q, segno, refs, STRAGGLER_BATCH);
+	for (int i = 0; i < n; i++)
+	{
+		if (lease_begin_move(refs[i], &lease))
+			move_message(queue, rel, &lease);
+	}
+
+	/* Those that came meanwhile are left for the next time. */
+	n = pg_atomic_read_u32(&q->nreturned);
+	lease_reserve(n);
+	for (; n > 0 && lease_take_returned(q, &lease); n--)
+	{
+		if (lease.place.segment == segno)
+			move_message(queue, rel, &lease);
+		else
+			lease_put_back(lease.ref);
+	}
+	relation_close(rel, NoLock);
+	worker_end();
+}
+
+void
+reclaim_stragglers(ReclaimRound *round)
+{
+	Queue	   *queue = begin(round);
+	int			nsegments = queue ? queue->shared->nsegments : 0;
+
+	if (queue != NULL)
+		worker_end();
+	for (int segno = 1; segno < nsegments; segno++)
+		move_stragglers(round, segno);
+	finish_round(round);
+}

@@ -1,0 +1,37 @@
+/*
+ * reclaim.h
+ *		Getting a queue's space back, and finding what came past the engine.
+ *
+ * What the maintenance worker does for a queue, in transactions of their own:
+ * call these outside one.  A table that somebody has locked is left for the
+ * next time; all the others are seen to, and then 55P03 is raised.
+ */
+#ifndef QUEUE_WORKERS_RECLAIM_H
+#define QUEUE_WORKERS_RECLAIM_H
+
+#include "engine/registry.h"
+
+typedef struct ReclaimRound
+{
+	Oid			relid;			/* the queue's table */
+	bool		left;			/* out: segments with messages are left */
+	TimestampTz next_sweep;		/* out: when one is due */
+	Oid			locked;			/* a table that was locked */
+} ReclaimRound;
+
+/* Load what is known of a queue; NULL if it is gone. */
+extern QueueShared *reclaim_open(ReclaimRound *round, uint32 *generation);
+
+/* Give drained segments new, empty files. */
+extern void reclaim_segments(ReclaimRound *round);
+
+/* Have an empty segment ready to rotate into. */
+extern void reclaim_provide(ReclaimRound *round);
+
+/* Look for rows that came by other ways, if it is time. */
+extern void reclaim_sweep(ReclaimRound *round);
+
+/* Move the last messages of segments that are otherwise drained. */
+extern void reclaim_stragglers(ReclaimRound *round);
+
+#endif							/* QUEUE_WORKERS_RECLAIM_H */
