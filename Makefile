@@ -4,7 +4,7 @@ PGFILEDESC = "queue - message queues and a transactional outbox"
 
 MODULE_big = queue
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/engine/*.c src/sql/*.c src/workers/*.c src/relay/*.c))) \
-	src/sinks/sql.o src/sinks/text.o
+	src/sinks/sql.o src/sinks/procedure.o src/sinks/template.o src/sinks/text.o
 PG_CPPFLAGS = -Isrc
 
 REGRESS := $(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))

@@ -363,13 +363,15 @@ COMMENT ON VIEW queue.databases IS
 -- Relays
 --
 
+-- A wrapper for each kind of sink that has servers: <kind>_validator, by whose
+-- name it knows which options there are, and queue_<kind>.
 CREATE FUNCTION queue.amqp_validator(text[], oid) RETURNS void
-AS 'MODULE_PATHNAME', 'queue_amqp_validator' LANGUAGE C STRICT;
+AS 'MODULE_PATHNAME', 'queue_sink_validator' LANGUAGE C STRICT;
 CREATE FOREIGN DATA WRAPPER queue_amqp NO HANDLER VALIDATOR queue.amqp_validator;
 COMMENT ON FOREIGN DATA WRAPPER queue_amqp IS 'RabbitMQ and other AMQP 0-9-1 brokers, for queue.create_relay';
 
 CREATE FUNCTION queue.postgres_validator(text[], oid) RETURNS void
-AS 'MODULE_PATHNAME', 'queue_postgres_validator' LANGUAGE C STRICT;
+AS 'MODULE_PATHNAME', 'queue_sink_validator' LANGUAGE C STRICT;
 CREATE FOREIGN DATA WRAPPER queue_postgres NO HANDLER VALIDATOR queue.postgres_validator;
 COMMENT ON FOREIGN DATA WRAPPER queue_postgres IS 'queues in another PostgreSQL database, for queue.create_relay';
 

@@ -30,6 +30,28 @@
 #define RELATION_SET_NEW_FILE(rel) RelationSetNewRelfilenode(rel, (rel)->rd_rel->relpersistence)
 #endif
 
+/* One function checks the rights on objects of any catalog since 16. */
+#if PG_VERSION_NUM >= 160000
+#define FOREIGN_SERVER_ACLCHECK(oid, role, mode) \
+	object_aclcheck(ForeignServerRelationId, oid, role, mode)
+#define PROCEDURE_ACLCHECK(oid, role, mode) \
+	object_aclcheck(ProcedureRelationId, oid, role, mode)
+#define CHECK_CAN_SET_ROLE(member, role) check_can_set_role(member, role)
+#define QUALIFIED_NAME_LIST(name) stringToQualifiedNameList(name, NULL)
+#else
+#define FOREIGN_SERVER_ACLCHECK(oid, role, mode) pg_foreign_server_aclcheck(oid, role, mode)
+#define PROCEDURE_ACLCHECK(oid, role, mode) pg_proc_aclcheck(oid, role, mode)
+#define CHECK_CAN_SET_ROLE(member, role) check_is_member_of_role(member, role)
+#define QUALIFIED_NAME_LIST(name) stringToQualifiedNameList(name)
+#endif
+
+/* A background worker runs as any role since 17; before that as one that may log in. */
+#if PG_VERSION_NUM >= 170000
+#define WORKER_NEEDS_LOGIN	false
+#else
+#define WORKER_NEEDS_LOGIN	true
+#endif
+
 /* Wait events of extensions have had names since 17. */
 #if PG_VERSION_NUM >= 170000
 #define WAIT_EVENT(name)	WaitEventExtensionNew(name)

@@ -14,9 +14,7 @@
 #ifndef QUEUE_RELAY_SINK_H
 #define QUEUE_RELAY_SINK_H
 
-#include "commands/defrem.h"
 #include "engine/claim.h"
-#include "nodes/pg_list.h"
 
 #define SINK_MAGIC		0x51534e4b
 #define SINK_VERSION	2
@@ -42,18 +40,25 @@ typedef enum SinkVerdict
 	SINK_DOUBTED				/* one of several it was with was refused */
 } SinkVerdict;
 
+/* The options of every relay: the first member of each struct of options. */
+typedef struct SinkOptions
+{
+	int			batch;
+	int			max_attempts;	/* 0: the queue's */
+	int64		confirm_timeout;	/* microseconds */
+	bool		strict_order;	/* of use where the sink does not see to it */
+} SinkOptions;
+
 typedef struct SinkConfig
 {
 	const char *relay;
 	const char *queue;
 	const char *source;			/* names the queue for good, everywhere */
 	Oid			owner;			/* of the relay */
-	Oid			procedure;		/* of a relay without a server */
 	bool		trusted;		/* the owner is a superuser */
 	int			window;			/* messages unconfirmed at most */
-	List	   *server;			/* options, lists of DefElem */
-	List	   *mapping;
-	List	   *options;
+	const void *options;		/* of the server, the mapping and the relay: a
+								 * struct of sinks/options */
 
 	/*
 	 * Report what became of an item taken; the item is gone after that.  The
@@ -120,21 +125,5 @@ typedef const SinkRoutine *(*SinkInit) (void);
 
 /* The sink in the core. */
 extern const SinkRoutine sql_sink;
-
-/* The value of an option, or what it is by default. */
-static inline const char *
-sink_option(List *options, const char *name, const char *by_default)
-{
-	ListCell   *cell;
-
-	foreach(cell, options)
-	{
-		DefElem    *option = (DefElem *) lfirst(cell);
-
-		if (strcmp(option->defname, name) == 0)
-			return defGetString(option);
-	}
-	return by_default;
-}
 
 #endif							/* QUEUE_RELAY_SINK_H */

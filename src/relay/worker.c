@@ -52,7 +52,10 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "relay/item.h"
-#include "relay/relay.h"
+#include "relay/options.h"
+#include "relay/server.h"
+#include "relay/session.h"
+#include "relay/supervision.h"
 #include "sinks/text.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -106,7 +109,7 @@ static uint64 pass;
 
 /* What the relay and its queue are set to. */
 static QueueShared *queue_shared;
-static bool strict_order;
+static const SinkOptions *options;	/* of any kind of sink */
 static int	max_attempts;
 static int64 backoff;
 static int64 backoff_max;
@@ -117,7 +120,6 @@ static int	connect_failures;
 static TimestampTz connect_at;
 static TimestampTz connected_at;
 static TimestampTz verdict_at;	/* of the latest, or since when one is due */
-static int64 confirm_timeout;
 static bool works;				/* something came of this connection */
 static TimestampTz settle_at;	/* the first of done has waited then */
 static bool moved;				/* something happened: look again at once */
@@ -315,14 +317,14 @@ server_differs(void)
 	char		error[SINK_ERROR_SIZE];
 	List	   *server;
 	List	   *mapping;
-	RelayKind	kind;
+	const SinkKind *kind;
 	bool		differs;
 
 	server_changed = false;
 	StartTransactionCommand();
 	MemoryContextSwitchTo(context);
 	differs = OidIsValid(relay->server) &&
-		relay_server_options(relay, &server, &mapping, &kind, error) != server_hash;
+		relay_server_read(relay, &kind, &server, &mapping, error) != server_hash;
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
 	MemoryContextDelete(context);
@@ -349,6 +351,25 @@ check_queue(void)
 	return queue;
 }
 
+/* The table of callbacks of a kind of sink, whose library is loaded for it. */
+static const SinkRoutine *
+load_sink(const SinkKind *kind)
+{
+	char	   *library = psprintf("$libdir/queue_%s", kind->name);
+	SinkInit	init;
+	const SinkRoutine *loaded;
+
+	if (!kind->has_server)
+		return &sql_sink;
+	init = (SinkInit) load_external_function(library, "queue_sink", true, NULL);
+	loaded = init();
+	if (loaded->magic != SINK_MAGIC || loaded->version != SINK_VERSION)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("library \"%s\" is of another version of the extension", library)));
+	return loaded;
+}
+
 /*
  * Try to connect; the context is the connection's.  The relay's row is read
  * again: what it is to do and whose it is, by the catalogs of this moment.
@@ -357,6 +378,9 @@ static void
 connect_sink(MemoryContext context)
 {
 	char		error[SINK_ERROR_SIZE] = "";
+	const SinkKind *kind = &sql_kind;
+	List	   *server = NIL;
+	List	   *mapping = NIL;
 	RelayConfig *now;
 	bool		ok = true;
 
@@ -380,16 +404,15 @@ connect_sink(MemoryContext context)
 	sink_config.trusted = superuser_arg(relay->owner);
 	if (OidIsValid(relay->server))
 	{
-		RelayKind	kind;
-
-		server_hash = relay_server_options(relay, &sink_config.server, &sink_config.mapping,
-										   &kind, error);
+		server_hash = relay_server_read(relay, &kind, &server, &mapping, error);
 		ok = server_hash != 0;
-		if (ok && routine == NULL)
-			routine = relay_sink(kind);
 	}
-	else
-		routine = &sql_sink;
+	if (ok)
+	{
+		routine = load_sink(kind);
+		sink_config.options = relay_options_read(kind, server, mapping, relay->options,
+												 relay->procedure);
+	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 
@@ -447,7 +470,7 @@ static bool
 publish(TimestampTz *next_retry)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	bool		one_per_key = strict_order && !routine->as_one;
+	bool		one_per_key = options->strict_order && !routine->as_one;
 	int			fewest = fewest_losses(now, one_per_key);
 	int			window = suspicion_window(sink_config.window);
 	dlist_mutable_iter iter;
@@ -625,9 +648,7 @@ claim(int max)
 	queue_shared = queue->shared;
 	backoff = queue->backoff;
 	backoff_max = queue->backoff_max;
-	max_attempts = atoi(sink_option(relay->options, "max_attempts", "0"));
-	if (max_attempts == 0)
-		max_attempts = queue->max_attempts;
+	max_attempts = options->max_attempts > 0 ? options->max_attempts : queue->max_attempts;
 
 	wait_begin(queue_shared);
 	context = AllocSetContextCreate(CurTransactionContext, "queue relay batch", ALLOCSET_DEFAULT_SIZES);
@@ -738,7 +759,7 @@ sleep_until(TimestampTz until)
 		socket = routine->wait(sink, &events, &due);
 		until = Min(until, due);
 		if (nsent > 0 && !routine->local)
-			until = Min(until, verdict_at + confirm_timeout);
+			until = Min(until, verdict_at + options->confirm_timeout);
 	}
 	else
 		until = Min(until, connect_at);
@@ -768,12 +789,12 @@ check_verdicts(void)
 
 	if (sink->blocked)
 		verdict_at = now;
-	else if (nsent > 0 && !routine->local && now - verdict_at >= confirm_timeout)
+	else if (nsent > 0 && !routine->local && now - verdict_at >= options->confirm_timeout)
 	{
 		char		error[SINK_ERROR_SIZE];
 
 		snprintf(error, sizeof(error), "no confirmation within " INT64_FORMAT " s",
-				 confirm_timeout / USECS_PER_SEC);
+				 options->confirm_timeout / USECS_PER_SEC);
 		back_off(error, LOSS_TIMEOUT);
 	}
 	else if (slot->trouble && claim_at == 0 && (works || nhand == 0))
@@ -894,21 +915,16 @@ read_config(void)
 		CommitTransactionCommand();
 		return false;
 	}
+	options = relay_options_read(relay->kind, NIL, NIL, relay->options, relay->procedure);
 	sink_config.relay = relay->name;
 	sink_config.queue = pstrdup(NameStr(queue->name));
 	sink_config.source = source_name(relay->queue);
 	sink_config.owner = relay->owner;
-	sink_config.procedure = relay->procedure;
 	sink_config.trusted = superuser_arg(relay->owner);
-	sink_config.window = atoi(sink_option(relay->options, "batch", CppAsString2(RELAY_BATCH)));
-	sink_config.options = relay->options;
+	sink_config.window = options->batch;
 	sink_config.verdict = sink_verdict;
 	sink_config.complain = sink_complaint;
 	sink_config.settle = settle_ack;
-	(void) parse_bool(sink_option(relay->options, "strict_order", "true"), &strict_order);
-	confirm_timeout = relay_option_time(sink_option(relay->options, "confirm_timeout",
-													CppAsString2(RELAY_CONFIRM_TIMEOUT)));
-	confirm_timeout = Max(confirm_timeout, USECS_PER_SEC);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
 	return true;

@@ -21,6 +21,7 @@
 #include "relay/sink.h"
 #include "sinks/net/certificate.h"
 #include "sinks/net/network.h"
+#include "sinks/options/postgres.h"
 #include "sinks/text.h"
 #include "storage/fd.h"
 #include "utils/jsonb.h"
@@ -430,33 +431,17 @@ batch_bytes(const PostgresSink *sink)
 static Sink *
 postgres_open(const SinkConfig *config, char *error)
 {
-	const char *host = sink_option(config->server, "host", "localhost");
-	const char *port = sink_option(config->server, "port", "5432");
-	const char *user = sink_option(config->mapping, "user", NULL);
-	const char *password = sink_option(config->mapping, "password", NULL);
-	const char *rootcert = sink_option(config->server, "sslrootcert", NULL);
+	const PostgresOptions *options = config->options;
 	TimestampTz deadline = GetCurrentTimestamp() + CONNECT_WITHIN;
 	Parameters	parameters = {.n = 0};
 	PostgresSink *sink;
 	PGconn	   *conn;
 
-	if (user == NULL)
-	{
-		strlcpy(error, "the relay's owner has no user mapping with option \"user\"", SINK_ERROR_SIZE);
-		return NULL;
-	}
-	if (password == NULL && !config->trusted)
-	{
-		strlcpy(error, "password is required: the user mapping has none,"
-				" and the relay's owner is not a superuser", SINK_ERROR_SIZE);
-		return NULL;
-	}
-
 	/* libpq would open whatever it is; "system" is no file to it, from 16 on. */
-	if (rootcert && strcmp(rootcert, "system") != 0)
+	if (options->rootcert && strcmp(options->rootcert, "system") != 0)
 	{
 		int			length;
-		char	   *data = certificate_read(rootcert, &length, error);
+		char	   *data = certificate_read(options->rootcert, &length, error);
 
 		if (data == NULL)
 			return NULL;
@@ -464,14 +449,14 @@ postgres_open(const SinkConfig *config, char *error)
 	}
 
 	clear_environment();
-	if (!add_host(&parameters, host, atoi(port), deadline, error))
+	if (!add_host(&parameters, options->host, options->port, deadline, error))
 		return NULL;
-	add(&parameters, "port", port);
-	add(&parameters, "dbname", sink_option(config->server, "dbname", user));
-	add(&parameters, "user", user);
-	add(&parameters, "password", password);
-	add(&parameters, "sslmode", sink_option(config->server, "sslmode", NULL));
-	add(&parameters, "sslrootcert", rootcert);
+	add(&parameters, "port", psprintf("%d", options->port));
+	add(&parameters, "dbname", options->dbname ? options->dbname : options->user);
+	add(&parameters, "user", options->user);
+	add(&parameters, "password", options->password);
+	add(&parameters, "sslmode", options->sslmode);
+	add(&parameters, "sslrootcert", options->rootcert);
 	add(&parameters, "sslcert", "/dev/null/none");
 	add(&parameters, "gssencmode", "disable");
 	add(&parameters, "passfile", "/dev/null/none");
@@ -506,7 +491,7 @@ postgres_open(const SinkConfig *config, char *error)
 	sink = palloc0(sizeof(PostgresSink));
 	sink->base.config = config;
 	sink->conn = conn;
-	sink->queue = sink_option(config->options, "queue", config->queue);
+	sink->queue = options->queue ? options->queue : config->queue;
 	sink->items = palloc(config->window * sizeof(SinkItem *));
 	sink->context = AllocSetContextCreate(CurrentMemoryContext, "queue postgres sink",
 										  ALLOCSET_DEFAULT_SIZES);

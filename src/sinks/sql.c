@@ -17,8 +17,10 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "relay/relay.h"
+#include "relay/session.h"
 #include "relay/sink.h"
+#include "sinks/options/sql.h"
+#include "sinks/procedure.h"
 #include "sinks/text.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -55,6 +57,7 @@ enum
 typedef struct SqlSink
 {
 	Sink		base;
+	Oid			procedure;
 	char	   *activity;		/* what others see us doing */
 	bool		batch;			/* it takes an array */
 	bool		ready;			/* it was there to be called */
@@ -96,14 +99,15 @@ sql_open(const SinkConfig *config, char *error)
 	volatile bool ok = true;
 
 	sink->base.config = config;
+	sink->procedure = ((const SqlOptions *) config->options)->procedure;
 	sink->items = palloc(config->window * sizeof(SinkItem *));
 	sink->context = AllocSetContextCreate(caller, "queue sql sink", ALLOCSET_DEFAULT_SIZES);
 
 	PG_TRY();
 	{
 		StartTransactionCommand();
-		relay_procedure_check(config->procedure, config->owner, &sink->batch);
-		sink->activity = MemoryContextStrdup(caller, psprintf("CALL %s", format_procedure(config->procedure)));
+		procedure_check(sink->procedure, config->owner, &sink->batch);
+		sink->activity = MemoryContextStrdup(caller, psprintf("CALL %s", format_procedure(sink->procedure)));
 		CommitTransactionCommand();
 	}
 	PG_CATCH();
@@ -193,8 +197,8 @@ work(SqlSink *sink)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(sink->context);
 
-	relay_procedure_check(config->procedure, config->owner, &sink->batch);
-	fmgr_info(config->procedure, &function);
+	procedure_check(sink->procedure, config->owner, &sink->batch);
+	fmgr_info(sink->procedure, &function);
 	type = get_rel_type_id(extension_relation("message"));
 	desc = lookup_rowtype_tupdesc_copy(type, -1);
 	sink->ready = true;

@@ -21,7 +21,6 @@
 #include "sinks/amqp/link.h"
 #include "sinks/text.h"
 #include "storage/latch.h"
-#include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
@@ -53,13 +52,11 @@ typedef struct Slot
 typedef struct AmqpSink
 {
 	Sink		base;
+	const AmqpOptions *options;
 	Link	   *link;
 	MemoryContext context;		/* of one message's encoding */
 	const char *exchange;		/* in UTF-8, like all that leaves */
-	const char *routing_key;	/* with {key} and {header:NAME}, and not yet */
 	const char *queue;
-	bool		mandatory;
-	bool		persistent;
 	bool		more;			/* not all that came has been read */
 	Slot	   *slots;			/* window of them */
 	uint64		first_tag;		/* the oldest that may be in flight */
@@ -73,41 +70,31 @@ typedef struct AmqpSink
 
 PGDLLEXPORT const SinkRoutine *queue_sink(void);
 
-static bool
-bool_option(List *options, const char *name, bool by_default)
-{
-	bool		value = by_default;
-
-	(void) parse_bool(sink_option(options, name, by_default ? "true" : "false"), &value);
-	return value;
-}
-
 static Sink *
 amqp_open(const SinkConfig *config, char *error)
 {
-	const char *exchange = sink_option(config->options, "exchange", "");
+	const AmqpOptions *options = config->options;
+	const char *exchange = options->exchange ? options->exchange : "";
 	int			exchange_length = strlen(exchange);
 	int			queue_length = strlen(config->queue);
 	Link	   *link;
 	AmqpSink   *sink;
 
 	exchange = text_utf8(exchange, &exchange_length);
-	if (exchange_length > SHORT_STRING)
+	if (exchange_length > AMQP_SHORT_STRING)
 	{
-		text_say(error, "name of the exchange has more than %d bytes", SHORT_STRING);
+		text_say(error, "name of the exchange has more than %d bytes", AMQP_SHORT_STRING);
 		return NULL;
 	}
-	link = link_open(config, exchange, error);
+	link = link_open(options, exchange, error);
 	if (link == NULL)
 		return NULL;
 	sink = palloc0(sizeof(AmqpSink));
 	sink->base.config = config;
 	sink->link = link;
 	sink->exchange = exchange;
-	sink->routing_key = sink_option(config->options, "routing_key", "");
+	sink->options = options;
 	sink->queue = text_utf8(config->queue, &queue_length);
-	sink->mandatory = bool_option(config->options, "mandatory", true);
-	sink->persistent = bool_option(config->options, "persistent", true);
 	sink->slots = palloc0(config->window * sizeof(Slot));
 	sink->first_tag = sink->next_tag = 1;
 	sink->context = AllocSetContextCreate(CurrentMemoryContext, "queue amqp sink",
@@ -148,11 +135,11 @@ put_text(Encoding *encoding, const char *data, int length, amqp_bytes_t *bytes)
 static bool
 put_name(Encoding *encoding, const char *data, int length, amqp_bytes_t *bytes)
 {
-	if (length <= SHORT_STRING && !put_text(encoding, data, length, bytes))
+	if (length <= AMQP_SHORT_STRING && !put_text(encoding, data, length, bytes))
 		return false;
-	if (length <= SHORT_STRING && bytes->len <= SHORT_STRING)
+	if (length <= AMQP_SHORT_STRING && bytes->len <= AMQP_SHORT_STRING)
 		return true;
-	text_say(encoding->error, "name of a header has more than %d bytes", SHORT_STRING);
+	text_say(encoding->error, "name of a header has more than %d bytes", AMQP_SHORT_STRING);
 	return false;
 }
 
@@ -304,94 +291,6 @@ put_headers(Encoding *encoding, amqp_table_t *table)
 }
 
 /*
- * The routing key
- */
-
-/* Append the text of a header; false if there is none that is a scalar. */
-static bool
-append_header(StringInfo out, const Message *message, const char *name, int length)
-{
-	JsonbValue	key;
-	JsonbValue *v = NULL;
-
-	key.type = jbvString;
-	key.val.string.val = unconstify(char *, name);
-	key.val.string.len = length;
-	if (message->headers)
-		v = findJsonbValueFromContainer(&((Jsonb *) message->headers)->root, JB_FOBJECT, &key);
-	if (v == NULL)
-		return false;
-	switch (v->type)
-	{
-		case jbvString:
-			appendBinaryStringInfo(out, v->val.string.val, Min(v->val.string.len, SHORT_STRING + 1));
-			return true;
-		case jbvNumeric:
-			appendStringInfoString(out, DatumGetCString(DirectFunctionCall1(numeric_out,
-																			NumericGetDatum(v->val.numeric))));
-			return true;
-		case jbvBool:
-			appendStringInfoString(out, v->val.boolean ? "true" : "false");
-			return true;
-		default:
-			return false;
-	}
-}
-
-/* Make the routing key of a message, or say why there is none. */
-static bool
-put_routing_key(AmqpSink *sink, Encoding *encoding, amqp_bytes_t *bytes)
-{
-	const Message *message = encoding->message;
-	const char *text = sink->routing_key;
-	StringInfoData out;
-	int			length;
-
-	initStringInfo(&out);
-	for (;;)
-	{
-		int			plain = strcspn(text, "{");
-		const char *end;
-
-		appendBinaryStringInfo(&out, text, plain);
-		text += plain;
-		if (*text == '\0')
-			break;
-		end = strchr(text, '}');	/* the option was checked for it */
-		if (end == NULL)
-			break;
-		if (strncmp(text, "{key}", 5) == 0)
-		{
-			if (message->key == NULL)
-			{
-				strlcpy(encoding->error, "message has no key for the routing key", SINK_ERROR_SIZE);
-				return false;
-			}
-			length = VARSIZE_ANY_EXHDR(message->key);
-			appendBinaryStringInfo(&out, VARDATA_ANY(message->key), Min(length, SHORT_STRING + 1));
-		}
-		else if (!append_header(&out, message, text + 8, end - text - 8))
-		{
-			text_say(encoding->error, "message has no header \"%.*s\" for the routing key",
-					 (int) (end - text - 8), text + 8);
-			return false;
-		}
-		text = end + 1;
-	}
-
-	length = out.len;
-	if (length <= SHORT_STRING)
-	{
-		bytes->bytes = unconstify(char *, text_utf8(out.data, &length));
-		bytes->len = length;
-	}
-	if (length <= SHORT_STRING)
-		return true;
-	text_say(encoding->error, "routing key has more than %d bytes", SHORT_STRING);
-	return false;
-}
-
-/*
  * Publishing
  */
 
@@ -434,6 +333,22 @@ put_content(Encoding *encoding, const char **content, int *size)
 	return false;
 }
 
+/* Make the routing key of a message; false, with the reason, if it has none. */
+static bool
+put_routing_key(const AmqpSink *sink, Encoding *encoding, amqp_bytes_t *bytes)
+{
+	const Template *template = sink->options->routing_key;
+	int			length = 0;
+	const char *text = "";
+
+	if (template)
+		text = template_fill(template, encoding->message, AMQP_SHORT_STRING, "routing key",
+							 &length, encoding->error);
+	bytes->bytes = unconstify(char *, text);
+	bytes->len = length;
+	return text != NULL;
+}
+
 /* Encode a message into the output; false, with the reason, if that cannot be. */
 static bool
 encode(AmqpSink *sink, const Message *message, char *error)
@@ -455,7 +370,7 @@ encode(AmqpSink *sink, const Message *message, char *error)
 		AMQP_BASIC_MESSAGE_ID_FLAG | AMQP_BASIC_TIMESTAMP_FLAG;
 	properties.content_type = amqp_cstring_bytes(message->payload ? "application/json" :
 												 "application/octet-stream");
-	properties.delivery_mode = sink->persistent ? 2 : 1;
+	properties.delivery_mode = sink->options->persistent ? 2 : 1;
 	properties.message_id = amqp_cstring_bytes(psprintf("%s/" INT64_FORMAT, sink->queue, message->id));
 	properties.timestamp = message->enqueued_at / USECS_PER_SEC + EPOCH_OFFSET;
 	if (message->has_priority && message->priority >= 0 && message->priority <= 255)
@@ -471,7 +386,7 @@ encode(AmqpSink *sink, const Message *message, char *error)
 	}
 
 	publish.exchange = amqp_cstring_bytes(sink->exchange);
-	publish.mandatory = sink->mandatory;
+	publish.mandatory = sink->options->mandatory;
 	link_put_method(sink->link, LINK_CHANNEL, AMQP_BASIC_PUBLISH_METHOD, &publish);
 	if (!link_put_header(sink->link, size, &properties))
 	{

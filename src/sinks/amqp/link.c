@@ -330,20 +330,12 @@ utf8(const char *value)
 	return text_utf8(value, &length);
 }
 
-/* Who we are there; false, with the reason, if the relay's owner has to say. */
+/* Who we are there; false, with the reason, if that cannot be said. */
 static bool
-credentials(const SinkConfig *config, const char **user, const char **password, char *error)
+credentials(const AmqpOptions *options, const char **user, const char **password, char *error)
 {
-	*user = sink_option(config->mapping, "username", NULL);
-	*password = sink_option(config->mapping, "password", NULL);
-	if ((*user == NULL || *password == NULL) && !config->trusted)
-	{
-		strlcpy(error, "user name and password are required: the user mapping has not both,"
-				" and the relay's owner is not a superuser", SINK_ERROR_SIZE);
-		return false;
-	}
-	*user = *user ? utf8(*user) : "guest";
-	*password = *password ? utf8(*password) : "guest";
+	*user = options->username ? utf8(options->username) : "guest";
+	*password = options->password ? utf8(options->password) : "guest";
 
 	/* As one method's arguments they have to fit. */
 	if (strlen(*user) + strlen(*password) <= METHOD_MAX / 2)
@@ -377,16 +369,16 @@ tune(Link *link, const Frame *frame, char *error)
 
 /* Log in and open the virtual host. */
 static bool
-log_in(Link *link, const SinkConfig *config, const char *user, const char *password,
+log_in(Link *link, const AmqpOptions *options, const char *user, const char *password,
 	   TimestampTz deadline, char *error)
 {
-	const char *vhost = utf8(sink_option(config->server, "vhost", "/"));
+	const char *vhost = utf8(options->vhost);
 	amqp_connection_open_t open = {0};
 	Frame		frame;
 
-	if (strlen(vhost) > SHORT_STRING)
+	if (strlen(vhost) > AMQP_SHORT_STRING)
 	{
-		text_say(error, "the name of the virtual host has more than %d bytes", SHORT_STRING);
+		text_say(error, "the name of the virtual host has more than %d bytes", AMQP_SHORT_STRING);
 		return false;
 	}
 	appendBinaryStringInfo(wire_output(link->wire), "AMQP\0\0\011\001", 8);
@@ -429,34 +421,20 @@ open_channel(Link *link, const char *exchange, TimestampTz deadline, char *error
 	return expect(link, AMQP_EXCHANGE_DECLARE_OK_METHOD, &frame, deadline, error);
 }
 
-/* The option sslmode. */
-static WireSecurity
-security_of(const char *sslmode)
-{
-	if (strcmp(sslmode, "verify-full") == 0)
-		return WIRE_VERIFY_FULL;
-	if (strcmp(sslmode, "verify-ca") == 0)
-		return WIRE_VERIFY_CA;
-	if (strcmp(sslmode, "require") == 0)
-		return WIRE_ENCRYPTED;
-	return WIRE_PLAIN;
-}
-
 Link *
-link_open(const SinkConfig *config, const char *exchange, char *error)
+link_open(const AmqpOptions *options, const char *exchange, char *error)
 {
 	TimestampTz deadline = GetCurrentTimestamp() + CONNECT_WITHIN;
-	WireSecurity security = security_of(sink_option(config->server, "sslmode", "disable"));
+	int			default_port = options->security == WIRE_PLAIN ? 5672 : 5671;
 	const char *user;
 	const char *password;
 	Link	   *link;
 	Wire	   *wire;
 
-	if (!credentials(config, &user, &password, error))
+	if (!credentials(options, &user, &password, error))
 		return NULL;
-	wire = wire_open(sink_option(config->server, "host", "localhost"),
-					 atoi(sink_option(config->server, "port", security == WIRE_PLAIN ? "5672" : "5671")),
-					 security, sink_option(config->server, "sslrootcert", NULL), deadline, error);
+	wire = wire_open(options->host, options->port > 0 ? options->port : default_port,
+					 options->security, options->rootcert, deadline, error);
 	if (wire == NULL)
 		return NULL;
 
@@ -464,7 +442,7 @@ link_open(const SinkConfig *config, const char *exchange, char *error)
 	link->wire = wire;
 	link->frame_max = FRAME_MAX;
 	link->sent_at = link->received_at = GetCurrentTimestamp();
-	if (!log_in(link, config, user, password, deadline, error) ||
+	if (!log_in(link, options, user, password, deadline, error) ||
 		!open_channel(link, exchange, deadline, error))
 	{
 		link_close(link);

@@ -17,12 +17,10 @@
 #include "relay/sink.h"
 #include "sinks/amqp/input.h"
 #include "sinks/net/wire.h"
+#include "sinks/options/amqp.h"
 
 /* The channel we publish on. */
 #define LINK_CHANNEL	1
-
-/* Longest name or key in AMQP. */
-#define SHORT_STRING	255
 
 /* What we ask for; the broker may want less. */
 #define FRAME_MAX		131072
@@ -54,7 +52,7 @@ typedef enum LinkEvent
  * Connect, log in, open a channel in confirm mode, and see that the exchange
  * exists.  NULL when that fails, with the reason in error.
  */
-extern Link *link_open(const SinkConfig *config, const char *exchange, char *error);
+extern Link *link_open(const AmqpOptions *options, const char *exchange, char *error);
 
 /*
  * The next frame, heartbeats included, valid until the call after.  The end
