@@ -375,6 +375,11 @@ AS 'MODULE_PATHNAME', 'queue_sink_validator' LANGUAGE C STRICT;
 CREATE FOREIGN DATA WRAPPER queue_postgres NO HANDLER VALIDATOR queue.postgres_validator;
 COMMENT ON FOREIGN DATA WRAPPER queue_postgres IS 'queues in another PostgreSQL database, for queue.create_relay';
 
+CREATE FUNCTION queue.file_validator(text[], oid) RETURNS void
+AS 'MODULE_PATHNAME', 'queue_sink_validator' LANGUAGE C STRICT;
+CREATE FOREIGN DATA WRAPPER queue_file NO HANDLER VALIDATOR queue.file_validator;
+COMMENT ON FOREIGN DATA WRAPPER queue_file IS 'files of JSON lines on this server, for queue.create_relay';
+
 CREATE FUNCTION queue.create_relay(name text, queue text, server text DEFAULT NULL, options jsonb DEFAULT '{}')
 RETURNS void
 AS 'MODULE_PATHNAME', 'queue_create_relay' LANGUAGE C VOLATILE PARALLEL UNSAFE;

@@ -12,6 +12,7 @@
 #include "relay/kinds.h"
 #include "relay/sink.h"
 #include "sinks/options/amqp.h"
+#include "sinks/options/file.h"
 #include "sinks/options/postgres.h"
 #include "sinks/options/sql.h"
 #include "utils/timestamp.h"
@@ -65,7 +66,7 @@ static const SinkOption amqp_options[] = {
 	0, AMQP_SHORT_STRING},
 	{"mandatory", ON_RELAY, OPTION_BOOL, offsetof(AmqpOptions, mandatory),.preset = "true"},
 	{"persistent", ON_RELAY, OPTION_BOOL, offsetof(AmqpOptions, persistent),.preset = "true"},
-	{"strict_order", ON_RELAY, OPTION_BOOL, offsetof(SinkOptions, strict_order),.preset = "true"},
+	{"strict_order", ON_RELAY, OPTION_BOOL, offsetof(SinkOptions, strict_order)},
 };
 
 static void
@@ -101,6 +102,32 @@ static const SinkOption postgres_options[] = {
 	{"queue", ON_RELAY, OPTION_TEXT, offsetof(PostgresOptions, queue), 1, NAMEDATALEN - 1},
 };
 
+/*
+ * Files
+ */
+static const SinkOption file_options[] = {
+	{"directory", ON_SERVER, OPTION_WRITE_DIRECTORY, offsetof(FileOptions, directory),
+	1, MAXPGPATH - 1,.need = NEED_ALWAYS},
+
+	{"name", ON_RELAY, OPTION_TEXT, offsetof(FileOptions, name), 1, FILE_NAME_LENGTH},
+	{"rotate_size", ON_RELAY, OPTION_SIZE, offsetof(FileOptions, rotate_size),
+	1024, INT64CONST(1) << 40,.preset = "64MB"},
+	{"rotate_age", ON_RELAY, OPTION_DURATION, offsetof(FileOptions, rotate_age),
+	1, 366 * SECS_PER_DAY,.preset = "3600"},
+};
+
+static void
+check_file(const void *options)
+{
+	const FileOptions *file = options;
+
+	if (file->name && !file_name_valid(file->name))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for option \"name\": \"%s\"", file->name),
+				 errhint("Files are called by it: it must not begin with a dot, nor have slashes or control characters in it.")));
+}
+
 /* All with a server. */
 static const SinkKind kinds[] = {
 	{
@@ -121,6 +148,14 @@ static const SinkKind kinds[] = {
 		.noptions = lengthof(postgres_options),
 		.login_missing = "password is required: the user mapping has none,"
 		" and the relay's owner is not a superuser",
+	},
+	{
+		.name = "file",
+		.has_server = true,
+		.size = sizeof(FileOptions),
+		.options = file_options,
+		.noptions = lengthof(file_options),
+		.check = check_file,
 	},
 };
 

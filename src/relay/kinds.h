@@ -34,7 +34,7 @@ typedef enum OptionType
 	OPTION_WRITE_DIRECTORY		/* const char *: one the server writes to */
 } OptionType;
 
-/* When an option of a user mapping must be there for a relay to connect. */
+/* When an option of a server or a user mapping must be there for a relay to connect. */
 typedef enum OptionNeed
 {
 	NEED_NEVER,

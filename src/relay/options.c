@@ -283,6 +283,8 @@ begin_options(const SinkKind *kind)
 	void	   *options = palloc0(kind->size);
 	const SinkOption *option;
 
+	/* A sink that has no such option keeps the order. */
+	((SinkOptions *) options)->strict_order = true;
 	for (int i = 0; (option = kind_option(kind, i)) != NULL; i++)
 	{
 		Assert(option->offset < kind->size);
@@ -383,6 +385,22 @@ kind_of_validator(Oid function)
 	return kind;
 }
 
+/* Raise the error for an option of a server that must be there and is not. */
+static void
+check_needed(const SinkKind *kind, OptionPlace place, List *given)
+{
+	const SinkOption *option;
+
+	for (int i = 0; (option = kind_option(kind, i)) != NULL; i++)
+	{
+		if (option->place == place && option->need == NEED_ALWAYS &&
+			relay_options_get(given, option->name) == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("option \"%s\" is missing", option->name)));
+	}
+}
+
 /*
  * The validator of all foreign data wrappers here.
  */
@@ -418,6 +436,8 @@ queue_sink_validator(PG_FUNCTION_ARGS)
 					 errdetail("It names a %s, so only superusers and members of role %s may own or change such a server.",
 							   guard->what, guard->role_name)));
 	}
+	if (catalog == ForeignServerRelationId)
+		check_needed(kind, place, given);
 	PG_RETURN_VOID();
 }
 

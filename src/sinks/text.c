@@ -143,6 +143,12 @@ append_scalar(StringInfo out, const JsonbValue *v, Size most)
 }
 
 bool
+text_json_string(StringInfo out, const char *text, int length, Size most)
+{
+	return append_string(out, text, length, out->len + most);
+}
+
+bool
 text_json(StringInfo out, JsonbContainer *container, Size most)
 {
 	JsonbIterator *it = JsonbIteratorInit(container);
