@@ -55,7 +55,7 @@ my $node;
 	local $ENV{FAIL_FSYNC} = $flag;
 
 	# Small segments of WAL: the size of files is going to be limited.
-	$node = queue_node('main', extra => ['--wal-segsize=1'], conf => 'restart_after_crash = on');
+	$node = queue_node('main', extra => ['--wal-segsize=1'], conf => "restart_after_crash = on\nmax_worker_processes = 32");
 }
 
 sub sql { my ($query, $database) = @_; return $node->safe_psql($database // 'postgres', $query); }
@@ -274,11 +274,11 @@ SKIP:
 	wait_until(q{(SELECT state = 'idle' FROM queue.relays WHERE name = 'filled')}, 'the relay is there');
 	my $pid = sql(q{SELECT pid FROM pg_stat_activity WHERE application_name = 'queue relay filled'});
 	system_or_bail('prlimit', "--pid=$pid", '--fsize=' . 4 * 1024 * 1024 . ':');
-	sql(q{SELECT queue.send('filled', jsonb_build_object('n', i, 'fill', repeat('x', 100000))) FROM generate_series(1, 100) i});
+	sql(q{SELECT queue.send('filled', jsonb_build_object('n', i, 'fill', repeat('x', 100000))) FROM generate_series(1, 60) i});
 	wait_through('filled', 'what finds no space goes to a new file');
 	my @files = (files($dir), "$dir/filled.part");
-	cmp_ok(scalar(@files), '>=', 3, 'there are some');
-	is_deeply([ map { $_->{payload}->{n} } messages(@files) ], [ 1 .. 100 ], 'each message is there, and once');
+	cmp_ok(scalar(@files), '>=', 2, 'there are some');
+	is_deeply([ map { $_->{payload}->{n} } messages(@files) ], [ 1 .. 60 ], 'each message is there, and once');
 	sql(q{SELECT queue.send('filled', jsonb_build_object('n', 101, 'fill', repeat('x', 5000000)))});
 	wait_for_error('filled', 'could not write to file ".*/filled.part": File too large', 'one that never fits is waited with');
 	system_or_bail('prlimit', "--pid=$pid", '--fsize=unlimited:');
