@@ -59,6 +59,13 @@
 #define WAIT_EVENT(name)	PG_WAIT_EXTENSION
 #endif
 
+/* A set for waiting that is freed before anything can go wrong. */
+#if PG_VERSION_NUM >= 170000
+#define CREATE_WAIT_EVENT_SET(n)	CreateWaitEventSet(NULL, n)
+#else
+#define CREATE_WAIT_EVENT_SET(n)	CreateWaitEventSet(CurrentMemoryContext, n)
+#endif
+
 /* New in 19. */
 #ifndef pg_fallthrough
 #define pg_fallthrough __attribute__((fallthrough))

@@ -18,6 +18,7 @@
 #include "catalog/pg_type.h"
 #include "commands/typecmds.h"
 #include "compat.h"
+#include "engine/registry.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "guc.h"

@@ -3,9 +3,9 @@
  *		A relay's worker: publish the messages of a queue through a sink.
  *
  * Each turn publishes what may go, collects what became of it, settles that
- * in a transaction, and claims more.  The connection is either open or waited
- * for: no claims then, and all in hand stays there.  A lost connection is no
- * attempt, unless it is found to be a message's doing (suspicion.c).
+ * in a transaction, and claims more.  Without a connection there are no claims,
+ * and all in hand stays there.  A lost connection is no attempt, unless it is
+ * found to be a message's doing (suspicion.c).
  *
  * No transaction is open but in claim(), settle() and the sink for this very
  * database.  The process ends by SIGTERM or by an error, and gives its leases
@@ -16,22 +16,20 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "compat.h"
 #include "engine/claim.h"
 #include "engine/settle.h"
 #include "engine/wake.h"
 #include "guc.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "relay/connection.h"
 #include "relay/hand.h"
 #include "relay/options.h"
 #include "relay/server.h"
 #include "relay/session.h"
 #include "relay/supervision.h"
-#include "sinks/text.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
@@ -43,18 +41,11 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-/* Attempts to connect are apart from this to that. */
-#define CONNECT_FIRST	(500 * INT64CONST(1000))
-#define CONNECT_LAST	(30 * USECS_PER_SEC)
-
 /* Confirmed messages wait for company before they are deleted. */
 #define SETTLE_WITHIN	(20 * INT64CONST(1000))
 
 /* The first claim, when nobody knows how large messages are. */
 #define CLAIM_FIRST		4
-
-/* Look at the queue that often for what wakes nobody. */
-#define SLEEP_MAX		(1 * USECS_PER_SEC)
 
 /* Without free leases, claim again after this. */
 #define CLAIM_AGAIN		(1 * USECS_PER_SEC)
@@ -63,8 +54,6 @@ static RelaySlot *slot;
 static RelayConfig *relay;
 static SinkConfig sink_config;
 static const SinkRoutine *routine;
-static Sink *sink;				/* NULL: not connected */
-
 static Hand hand;
 
 /* What the relay and its queue are set to. */
@@ -73,117 +62,8 @@ static const SinkOptions *options;	/* of any kind of sink */
 
 static int	claim_size;			/* what the next claim asks for */
 static TimestampTz claim_at;	/* none before this, after an error; else 0 */
-static int	connect_failures;
-static TimestampTz connect_at;
-static TimestampTz connected_at;
-static TimestampTz verdict_at;	/* of the latest, or since when one is due */
-static bool works;				/* something came of this connection */
-static TimestampTz settle_at;	/* the first of done has waited then */
-static bool moved;				/* something happened: look again at once */
 static bool server_changed;		/* perhaps */
 static uint64 server_hash;		/* of the options connected with */
-
-/* Have a text be valid here, whoever wrote it. */
-static void
-clean(char *out, const char *text)
-{
-	text_clean(out, SINK_ERROR_SIZE, text, strlen(text), GetDatabaseEncoding());
-}
-
-/* Show that n messages were refused. */
-static void
-report_refusals(int n, const char *error)
-{
-	pg_atomic_fetch_add_u64(&slot->failed, n);
-	relay_report_error(slot, error, false);
-}
-
-/* A sink says what became of an item. */
-static void
-sink_verdict(SinkItem *base, SinkVerdict verdict, const char *text)
-{
-	HandItem   *item = (HandItem *) base;
-	char		error[SINK_ERROR_SIZE];
-
-	moved = true;
-	verdict_at = GetCurrentTimestamp();
-	works = true;
-	if (verdict == SINK_CONFIRMED || verdict == SINK_SETTLED)
-		connect_failures = 0;
-
-	switch (verdict)
-	{
-		case SINK_CONFIRMED:
-			if (hand.ndone == 0)
-				settle_at = GetCurrentTimestamp() + SETTLE_WITHIN;
-			hand_confirmed(&hand, item);
-			break;
-		case SINK_SETTLED:
-			pg_atomic_fetch_add_u64(&slot->published, 1);
-			hand_settled(&hand, item);
-			claim_at = 0;		/* its lease is free */
-			break;
-		case SINK_REFUSED:
-			clean(error, text);
-			report_refusals(1, error);
-			hand_refused(&hand, item, error, false);
-			break;
-		case SINK_DOUBTED:
-			hand_doubted(&hand, item);
-			break;
-		case SINK_UNTRIED:
-			hand_put_back(&hand, item);
-			break;
-	}
-}
-
-/* A sink has something to say that it can go on with. */
-static void
-sink_complaint(const char *text)
-{
-	relay_report_error(slot, text, true);
-}
-
-/* Hang up; what was in flight is pending again, in its order. */
-static void
-disconnect(void)
-{
-	if (sink)
-		routine->close(sink);
-	sink = NULL;
-	hand_put_all_back(&hand);
-}
-
-/* The broker cannot be reached or not be used: try again later. */
-static void
-back_off(const char *text, Loss loss)
-{
-	char		error[SINK_ERROR_SIZE];
-
-	if (text[0] == '\0')
-		text = "connection lost";
-	clean(error, text);
-
-	/* What stood that long says nothing of what failed before. */
-	if (sink && GetCurrentTimestamp() - connected_at > CONNECT_LAST)
-		connect_failures = 0;
-	if (sink)
-	{
-		int			nrefused = hand_lost(&hand, loss, error);
-
-		if (nrefused > 0)
-			report_refusals(nrefused, error);
-	}
-	disconnect();
-	connect_failures++;
-	connect_at = GetCurrentTimestamp() +
-		relay_backoff(connect_failures, CONNECT_FIRST, CONNECT_LAST);
-
-	/* In the log once, not at each attempt. */
-	if (strcmp(slot->last_error, error) != 0 || connect_failures == 1)
-		ereport(LOG, (errmsg("relay \"%s\" cannot publish: %s", relay->name, error)));
-	relay_report_error(slot, error, true);
-}
 
 /* Whether the server's options are not those we have connected with. */
 static bool
@@ -248,11 +128,11 @@ load_sink(const SinkKind *kind)
 }
 
 /*
- * Try to connect; the context is the connection's.  The relay's row is read
- * again: what it is to do and whose it is, by the catalogs of this moment.
+ * Try to connect.  The relay's row is read again: what it is to do and whose
+ * it is, by the catalogs of this moment.
  */
 static void
-connect_sink(MemoryContext context)
+connect_sink(void)
 {
 	char		error[SINK_ERROR_SIZE] = "";
 	const SinkKind *kind = &sql_kind;
@@ -260,11 +140,8 @@ connect_sink(MemoryContext context)
 	List	   *mapping = NIL;
 	RelayConfig *now;
 	bool		ok = true;
+	MemoryContext context = connection_prepare();
 
-	pg_atomic_write_u32(&slot->activity, RELAY_BACKING_OFF);
-	if (!slot->trouble)
-		relay_report_error(slot, "connecting", true);
-	MemoryContextReset(context);
 	server_changed = false;
 
 	StartTransactionCommand();
@@ -293,46 +170,15 @@ connect_sink(MemoryContext context)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 
-	MemoryContextSwitchTo(context);
-	if (routine)
-	{
-		hand.rules.as_one = routine->as_one;
-		hand.rules.one_per_key = options->strict_order && !routine->as_one;
-	}
-	if (ok)
-		sink = routine->open(&sink_config, error);
 	MemoryContextSwitchTo(TopMemoryContext);
-	works = false;
-	if (sink == NULL)
-		back_off(error, LOSS_INNOCENT);
-	connected_at = verdict_at = GetCurrentTimestamp();
-	moved = true;
-}
-
-/*
- * Publish what is pending and may go now.  Returns whether that was all, as
- * opposed to there being no space in flight.
- */
-static bool
-publish(void)
-{
-	HandItem   *item;
-
-	hand_begin_pass(&hand);
-	while ((item = hand_next(&hand)) != NULL)
+	if (!ok)
 	{
-		/* Sent before it is: publish() may know its fate at once. */
-		hand_send(&hand, item);
-		if (hand.nsent == 1)
-			verdict_at = hand.pass_began_at;
-		if (!routine->publish(sink, &item->base))
-		{
-			hand_put_back(&hand, item);
-			return false;
-		}
-		moved = true;
+		connection_failed(error);
+		return;
 	}
-	return !hand.full;
+	hand.rules.as_one = routine->order == SINK_ORDER_AS_ONE;
+	hand.rules.one_per_key = routine->order == SINK_ORDER_NONE && options->strict_order;
+	connection_open(routine);
 }
 
 /* In one transaction, delete what is confirmed and let go of what failed. */
@@ -363,11 +209,10 @@ settle(void)
 	pg_atomic_fetch_add_u64(&slot->published, hand.ndone);
 	hand_forget(&hand);
 	claim_at = 0;				/* leases are free */
-	moved = true;
 }
 
 /*
- * Have the next claim ask for as many messages as there is room for, by what
+ * Have the next claim ask for as many messages as there is space for, by what
  * these weighed.  What the first ones will weigh nobody knows, so it starts
  * low and doubles.
  */
@@ -453,11 +298,10 @@ claim(int max)
 	wait_end(true);
 
 	size_next_claim(n, hand.bytes - before);
-	moved = true;
 	return n;
 }
 
-/* Claim as much as there is room for. */
+/* Claim as much as there is space for. */
 static void
 claim_more(void)
 {
@@ -503,136 +347,96 @@ report_activity(void)
 	pg_atomic_write_u64(&slot->oldest, hand_oldest(&hand));
 	pg_atomic_write_u32(&slot->in_flight, hand.nsent);
 	pg_atomic_write_u32(&slot->activity,
-						sink == NULL ? RELAY_BACKING_OFF :
+						!connection_is_open() ? RELAY_BACKING_OFF :
 						hand.nitems > 0 ? RELAY_RUNNING :
 						claim_at != 0 ? RELAY_BACKING_OFF : RELAY_IDLE);
 }
 
-/* Sleep until something happens, or until a time. */
-static void
-sleep_until(TimestampTz until)
+/* Whether it is time to settle: little by little if there is time, else in larger pieces. */
+static bool
+settling_is_due(TimestampTz now)
 {
-	int			events = 0;
-	pgsocket	socket = PGINVALID_SOCKET;
-	TimestampTz now;
-	long		timeout;
-
-	if (sink)
-	{
-		TimestampTz due;
-
-		socket = routine->wait(sink, &events, &due);
-		until = Min(until, due);
-		if (hand.nsent > 0 && !routine->local)
-			until = Min(until, verdict_at + options->confirm_timeout);
-	}
-	else
-		until = Min(until, connect_at);
-
-	/* Bounded on both sides: before 17 infinity makes the difference wrap. */
-	now = GetCurrentTimestamp();
-	if (until <= now)
-		timeout = 0;
-	else
-		timeout = until > now + SLEEP_MAX ? SLEEP_MAX / 1000 : TimestampDifferenceMilliseconds(now, until);
-	if (timeout > 0 || socket != PGINVALID_SOCKET)
-		(void) WaitLatchOrSocket(MyLatch,
-								 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH |
-								 (socket == PGINVALID_SOCKET ? 0 : events),
-								 socket, timeout, WAIT_EVENT("QueueRelayMain"));
-	ResetLatch(MyLatch);
+	if (!dlist_is_empty(&hand.failed))
+		return true;
+	return hand.ndone > 0 &&
+		(hand.ndone >= hand.rules.window / 2 || now >= hand.done_at + SETTLE_WITHIN ||
+		 (hand.nsent == 0 && dlist_is_empty(&hand.pending)));
 }
 
-/*
- * Without a verdict for too long the connection is as good as lost, unless the
- * other side has told us to wait.  If all is well, past trouble is over.
- */
+/* Sleep until there is something to do; all that may go has gone if that is so. */
 static void
-check_verdicts(void)
+sleep_until_due(bool all)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz until = DT_NOEND;
 
-	if (sink->blocked)
-		verdict_at = now;
-	else if (hand.nsent > 0 && !routine->local && now - verdict_at >= options->confirm_timeout)
+	if (connection_is_open())
+		until = hand.next_retry;
+	if (hand.ndone > 0)
+		until = Min(until, hand.done_at + SETTLE_WITHIN);
+	if (all && claim_at != 0)
+		until = Min(until, claim_at);
+	else if (all && queue_shared)
 	{
-		char		error[SINK_ERROR_SIZE];
+		TimestampTz look = claim_next_look(queue_shared);
 
-		snprintf(error, sizeof(error), "no confirmation within " INT64_FORMAT " s",
-				 options->confirm_timeout / USECS_PER_SEC);
-		back_off(error, LOSS_TIMEOUT);
+		until = Min(until, look);
 	}
-	else if (slot->trouble && claim_at == 0 && (works || hand.nitems == 0))
-		relay_clear_trouble(slot);
+	pgstat_report_stat(hand.nitems == 0);
+	connection_sleep(until);
 }
 
 /* One turn: connect, publish, collect, settle, claim. */
 static void
-turn(MemoryContext connection)
+turn(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	char		error[SINK_ERROR_SIZE] = "";
+	uint64		changes = hand.changes;
+	int			nitems = hand.nitems;
+	bool		tried = false;
 	bool		all = false;
 
-	moved = false;
-
 	if (server_changed && server_differs())
+		connection_hang_up();
+	if (!connection_is_open() && now >= connection_due())
 	{
-		disconnect();
-		connect_at = 0;
+		connect_sink();
+		tried = true;
 	}
-	if (sink == NULL && now >= connect_at)
-		connect_sink(connection);
-	if (sink)
+	if (connection_is_open())
 	{
-		all = publish();
+		all = connection_publish();
 		report_activity();
-
-		/* What takes us long is not the other side's time. */
-		verdict_at += GetCurrentTimestamp() - now;
-		if (!routine->poll(sink, error))
-			back_off(error, sink->innocent ? LOSS_INNOCENT : LOSS_ERROR);
-		else
-			check_verdicts();
 	}
+	if (connection_is_open())
+	{
+		/* What takes us long is not the other side's time. */
+		connection_excuse(GetCurrentTimestamp() - now);
+		connection_poll();
+	}
+	if (hand.nitems < nitems)
+		claim_at = 0;			/* leases are free */
+	if (slot->trouble && claim_at == 0 && connection_is_well())
+		relay_clear_trouble(slot);
 
 	now = GetCurrentTimestamp();
-
-	/* Little by little if there is time, in larger pieces if not. */
-	if (!dlist_is_empty(&hand.failed) ||
-		(hand.ndone > 0 && (hand.ndone >= hand.rules.window / 2 || now >= settle_at ||
-					   (hand.nsent == 0 && dlist_is_empty(&hand.pending)))))
+	if (settling_is_due(now))
 		settle();
 
-	if (sink && all)
+	all = all && connection_is_open();
+	if (all)
 		claim_more();
 	else
 		wait_end(false);
 
-	verdict_at += GetCurrentTimestamp() - now;
+	connection_excuse(GetCurrentTimestamp() - now);
 	report_activity();
-	if (!moved)
-	{
-		TimestampTz until = sink ? hand.next_retry : DT_NOEND;
-
-		if (hand.ndone > 0)
-			until = Min(until, settle_at);
-		if (sink && all && claim_at != 0)
-			until = Min(until, claim_at);
-		else if (sink && all && queue_shared)
-		{
-			TimestampTz look = claim_next_look(queue_shared);
-
-			until = Min(until, look);
-		}
-		pgstat_report_stat(hand.nitems == 0);
-		sleep_until(until);
-	}
+	if (hand.changes == changes && !tried)
+		sleep_until_due(all);
 	else
 		ResetLatch(MyLatch);
 
 	/* While nothing else makes us, see what has changed of the server. */
-	if (sink == NULL)
+	if (!connection_is_open())
 	{
 		StartTransactionCommand();
 		CommitTransactionCommand();
@@ -647,9 +451,7 @@ turn(MemoryContext connection)
 static void
 give_back(int code, Datum arg)
 {
-	if (sink)
-		routine->close(sink);
-	sink = NULL;
+	connection_hang_up();
 	lease_release_process();
 }
 
@@ -686,9 +488,6 @@ read_config(void)
 	sink_config.owner = relay->owner;
 	sink_config.trusted = superuser_arg(relay->owner);
 	sink_config.window = options->batch;
-	sink_config.verdict = sink_verdict;
-	sink_config.complain = sink_complaint;
-	sink_config.settle = settle_ack;
 	hand.rules.window = sink_config.window;
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
@@ -699,11 +498,7 @@ read_config(void)
 static void
 run(void)
 {
-	MemoryContext connection;
-
 	hand_init(&hand);
-	connection = AllocSetContextCreate(TopMemoryContext, "queue relay connection",
-									   ALLOCSET_DEFAULT_SIZES);
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, note_server_change, (Datum) 0);
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, note_server_change, (Datum) 0);
 	relay_set_failing(false);
@@ -712,6 +507,7 @@ run(void)
 	relay_session_begin(relay);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	claim_size = Min(CLAIM_FIRST, hand.rules.window);
+	connection_init(slot, relay, &hand, &sink_config, options->confirm_timeout);
 
 	for (;;)
 	{
@@ -721,7 +517,7 @@ run(void)
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 		}
-		turn(connection);
+		turn();
 	}
 }
 

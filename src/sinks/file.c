@@ -3,9 +3,8 @@
  *		Sink that writes messages to files, one line of JSON each.
  *
  * The file being written is <name>.part; it is closed by giving it its name
- * for good, <name>-<time>.ndjson, and never touched again.  What poll() finds
- * to be written it writes, and confirms when fsync() has succeeded, so that
- * all messages in flight succeed or fail as one.
+ * for good, <name>-<time>.ndjson, and never touched again.  A call is written
+ * as a whole, and confirmed when fsync() has succeeded.
  *
  * A file whose fsync() failed cannot be trusted any more, as the next call
  * may succeed without having written anything.  It is cut back to what was on
@@ -24,25 +23,23 @@
 
 #include "catalog/pg_type.h"
 #include "common/base64.h"
+#include "engine/claim.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "relay/sink.h"
+#include "sinks/content.h"
 #include "sinks/options/file.h"
 #include "sinks/text.h"
 #include "storage/fd.h"
 #include "utils/datetime.h"
 #include "utils/json.h"
-#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 PG_MODULE_MAGIC;
 
-/* What is written at once, about. */
-#define OUTPUT_MAX		(4 * 1024 * 1024)
-
-/* A large message's buffer is not kept. */
-#define OUTPUT_KEPT		(8 * 1024 * 1024)
+/* What is written at once. */
+#define CALL_BYTES		(4 * 1024 * 1024)
 
 /* What is read at once of a file that was left. */
 #define READ_SIZE		(256 * 1024)
@@ -61,10 +58,8 @@ typedef struct FileSink
 	off_t		durable;		/* what of the file is on disk */
 	TimestampTz begun_at;		/* when its first line came */
 	TimestampTz closed_at;		/* the time in the last file's name */
-	MemoryContext context;		/* of one message's encoding */
-	StringInfoData output;		/* lines of those in flight */
+	SinkItem  **items;			/* in flight, window of them at most */
 	int			nitems;
-	SinkItem  **items;			/* window of them at most */
 } FileSink;
 
 PGDLLEXPORT const SinkRoutine *queue_sink(void);
@@ -280,13 +275,13 @@ rotate(FileSink *sink, char *error)
 }
 
 static bool
-write_output(FileSink *sink, char *error)
+write_lines(FileSink *sink, const char *data, Size size, char *error)
 {
-	int			written = 0;
+	Size		written = 0;
 
-	while (written < sink->output.len)
+	while (written < size)
 	{
-		ssize_t		n = write(sink->fd, sink->output.data + written, sink->output.len - written);
+		ssize_t		n = write(sink->fd, data + written, size - written);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -301,56 +296,49 @@ write_output(FileSink *sink, char *error)
 	return true;
 }
 
-/* What was written must be in a file that others find, and nothing else. */
+/* The file must be one that others find, and have what we wrote and nothing else. */
 static bool
-check_file(FileSink *sink, char *error)
+check_file(FileSink *sink, off_t size, char *error)
 {
 	struct stat st;
 
 	if (fstat(sink->fd, &st) != 0)
 		return failed(sink, "stat", error);
-	if (st.st_nlink > 0 && st.st_size == sink->durable + sink->output.len)
+	if (st.st_nlink > 0 && st.st_size == size)
 		return true;
 	text_say(error, "file \"%s/%s\" was removed or changed by others",
 			 sink->options->directory, sink->part);
 	return false;
 }
 
-/* Have the messages in flight on disk. */
+/* Have lines on disk, in this file or the next. */
 static bool
-write_durably(FileSink *sink, char *error)
+write_durably(FileSink *sink, const char *data, Size size, char *error)
 {
-	if (sink->durable > 0 && sink->durable + sink->output.len > sink->options->rotate_size &&
+	if (sink->durable > 0 && sink->durable + size > sink->options->rotate_size &&
 		!rotate(sink, error))
 		return false;
-	if (!write_output(sink, error))
+	if (!write_lines(sink, data, size, error))
 	{
 		/* If that fails, too, the next to open it cuts what is not whole. */
 		if (ftruncate(sink->fd, sink->durable) != 0 || sync_fd(sink->fd) != 0)
 			abandon(sink);
 		return false;
 	}
-	if (!check_file(sink, error))
+	if (!check_file(sink, sink->durable + size, error))
 	{
 		abandon(sink);
 		return false;
 	}
 	if (sink->durable == 0)
 		sink->begun_at = GetCurrentTimestamp();
-	sink->durable += sink->output.len;
+	sink->durable += size;
 	return true;
 }
 
 /*
  * Messages
  */
-
-static bool
-too_large(char *error)
-{
-	strlcpy(error, "message is too large for a relay", SINK_ERROR_SIZE);
-	return false;
-}
 
 /* Append bytes as JSON; false if that is too much. */
 static bool
@@ -374,16 +362,18 @@ append_base64(StringInfo line, const bytea *body)
 	return true;
 }
 
-/* Append a message's line to the output; false, with the reason, if that cannot be. */
 static bool
-encode(FileSink *sink, const Message *message, char *error)
+file_encode(Sink *base, const SinkItem *item, StringInfo out, char *error)
 {
+	const Message *message = item->message;
 	StringInfoData line;
 	char		time[MAXDATELEN + 1];
 	int			utc = 0;
 	const char *utf8;
 	int			length;
 
+	if (!content_is_one(message, error))
+		return false;
 	initStringInfo(&line);
 	JsonEncodeDateTime(time, TimestampTzGetDatum(message->enqueued_at), TIMESTAMPTZOID, &utc);
 	appendStringInfo(&line, "{\"id\": " INT64_FORMAT ", \"enqueued_at\": \"%s\"", message->id, time);
@@ -392,13 +382,13 @@ encode(FileSink *sink, const Message *message, char *error)
 		appendStringInfoString(&line, ", \"key\": ");
 		if (!text_json_string(&line, VARDATA_ANY(message->key), VARSIZE_ANY_EXHDR(message->key),
 							  SINK_MAX_MESSAGE))
-			return too_large(error);
+			return sink_too_large(error);
 	}
 	if (message->headers)
 	{
 		appendStringInfoString(&line, ", \"headers\": ");
 		if (!text_json(&line, &((Jsonb *) message->headers)->root, SINK_MAX_MESSAGE))
-			return too_large(error);
+			return sink_too_large(error);
 	}
 	if (message->has_priority)
 		appendStringInfo(&line, ", \"priority\": %d", message->priority);
@@ -406,60 +396,24 @@ encode(FileSink *sink, const Message *message, char *error)
 	{
 		appendStringInfoString(&line, ", \"content_type\": \"application/json\", \"payload\": ");
 		if (!text_json(&line, &((Jsonb *) message->payload)->root, SINK_MAX_MESSAGE))
-			return too_large(error);
+			return sink_too_large(error);
 	}
 	if (message->body)
 	{
 		appendStringInfoString(&line, ", \"content_type\": \"application/octet-stream\", \"body\": ");
 		if (!append_base64(&line, message->body))
-			return too_large(error);
+			return sink_too_large(error);
 	}
 	appendStringInfoString(&line, "}\n");
 
 	length = line.len;
 	if (length > SINK_MAX_MESSAGE)
-		return too_large(error);
+		return sink_too_large(error);
 	utf8 = text_utf8(line.data, &length);
 	if (length > SINK_MAX_MESSAGE)
-		return too_large(error);
-	appendBinaryStringInfo(&sink->output, utf8, length);
+		return sink_too_large(error);
+	appendBinaryStringInfo(out, utf8, length);
 	return true;
-}
-
-/* The same for a message that cannot be encoded at all, as text_utf8() says. */
-static bool
-try_to_encode(FileSink *sink, const Message *message, char *error)
-{
-	MemoryContext caller = MemoryContextSwitchTo(sink->context);
-	int			before = sink->output.len;
-	volatile bool encoded = false;
-
-	if (message->payload && message->body)
-	{
-		strlcpy(error, "message has both a payload and a body", SINK_ERROR_SIZE);
-		MemoryContextSwitchTo(caller);
-		return false;
-	}
-	PG_TRY();
-	{
-		encoded = encode(sink, message, error);
-	}
-	PG_CATCH();
-	{
-		ErrorData  *edata;
-
-		if (ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_OPERATOR_INTERVENTION)
-			PG_RE_THROW();
-		MemoryContextSwitchTo(sink->context);
-		edata = CopyErrorData();
-		FlushErrorState();
-		sink->output.len = before;
-		text_say(error, "%s", edata->message ? edata->message : "message cannot be encoded");
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	MemoryContextReset(sink->context);
-	return encoded;
 }
 
 /*
@@ -482,10 +436,6 @@ file_close(Sink *base)
 		(void) close(sink->directory);
 	ReleaseExternalFD();
 	ReleaseExternalFD();
-	MemoryContextDelete(sink->context);
-	pfree(sink->output.data);
-	pfree(sink->items);
-	pfree(sink);
 }
 
 static Sink *
@@ -514,15 +464,12 @@ file_open(const SinkConfig *config, char *error)
 
 	sink = palloc0(sizeof(FileSink));
 	sink->base.config = config;
-	sink->base.innocent = true; /* no message makes a disk fail */
+	sink->base.call_bytes = Min(CALL_BYTES, options->rotate_size);
 	sink->options = options;
 	sink->name = options->name ? options->name : config->queue;
 	sink->part = psprintf("%s.part", sink->name);
 	sink->fd = -1;
-	initStringInfo(&sink->output);
 	sink->items = palloc(config->window * sizeof(SinkItem *));
-	sink->context = AllocSetContextCreate(CurrentMemoryContext, "queue file sink",
-										  ALLOCSET_DEFAULT_SIZES);
 	sink->directory = open(options->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (sink->directory < 0)
 		text_say(error, "could not open directory \"%s\": %s", options->directory, strerror(errno));
@@ -533,73 +480,58 @@ file_open(const SinkConfig *config, char *error)
 	return NULL;
 }
 
-static bool
-file_publish(Sink *base, SinkItem *item)
+static SinkState
+file_publish(Sink *base, SinkItem **items, int n, char *error)
 {
 	FileSink   *sink = (FileSink *) base;
-	int			before = sink->output.len;
-	char		error[SINK_ERROR_SIZE];
+	StringInfoData lines;
 
-	if (sink->nitems >= base->config->window || before > OUTPUT_MAX)
-		return false;
-	if (!try_to_encode(sink, item->message, error))
-	{
-		base->config->verdict(item, SINK_REFUSED, error);
-		return true;
-	}
+	initStringInfo(&lines);
+	for (int i = 0; i < n; i++)
+		appendBinaryStringInfo(&lines, items[i]->data, items[i]->size);
 
-	/* The next file is for what makes this one too large. */
-	if (sink->nitems > 0 && sink->output.len > sink->options->rotate_size)
-	{
-		sink->output.len = before;
-		return false;
-	}
-	sink->items[sink->nitems++] = item;
-	return true;
+	/* No message makes a disk fail. */
+	if (!write_durably(sink, lines.data, lines.len, error))
+		return SINK_ENDED;
+	memcpy(sink->items, items, n * sizeof(SinkItem *));
+	sink->nitems = n;
+	return SINK_FULL;
 }
 
-static bool
+static SinkState
 file_poll(Sink *base, char *error)
 {
 	FileSink   *sink = (FileSink *) base;
 	int			nitems = sink->nitems;
 
+	sink->nitems = 0;
 	if (nitems > 0)
-	{
-		if (!write_durably(sink, error))
-			return false;
-		sink->nitems = 0;
-		resetStringInfo(&sink->output);
-		if (sink->output.maxlen > OUTPUT_KEPT)
-		{
-			pfree(sink->output.data);
-			initStringInfo(&sink->output);
-		}
-		for (int i = 0; i < nitems; i++)
-			base->config->verdict(sink->items[i], SINK_CONFIRMED, NULL);
-	}
-
+		base->config->verdict(sink->items, nitems, SINK_CONFIRMED, NULL);
 	if (sink->durable > 0 &&
 		(sink->durable >= sink->options->rotate_size ||
-		 GetCurrentTimestamp() - sink->begun_at >= sink->options->rotate_age))
-		return rotate(sink, error);
-	return true;
+		 GetCurrentTimestamp() - sink->begun_at >= sink->options->rotate_age) &&
+		!rotate(sink, error))
+		return SINK_ENDED;
+	return SINK_READY;
 }
 
-static pgsocket
-file_wait(Sink *base, int *events, TimestampTz *until)
+static void
+file_wait(Sink *base, SinkWait *wait)
 {
 	FileSink   *sink = (FileSink *) base;
 
-	*until = sink->durable > 0 ? sink->begun_at + sink->options->rotate_age : DT_NOEND;
-	return PGINVALID_SOCKET;
+	if (sink->nitems > 0)
+		wait->until = DT_NOBEGIN;
+	else if (sink->durable > 0)
+		wait->until = sink->begun_at + sink->options->rotate_age;
 }
 
 static const SinkRoutine file_sink = {
 	.magic = SINK_MAGIC,
 	.version = SINK_VERSION,
-	.as_one = true,
+	.order = SINK_ORDER_AS_ONE,
 	.open = file_open,
+	.encode = file_encode,
 	.publish = file_publish,
 	.poll = file_poll,
 	.wait = file_wait,

@@ -4,6 +4,7 @@
  */
 #include "postgres.h"
 
+#include "engine/claim.h"
 #include "lib/stringinfo.h"
 #include "sinks/template.h"
 #include "sinks/text.h"

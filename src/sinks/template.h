@@ -43,7 +43,7 @@ extern Template *template_compile(const char *text);
  * message lacks something or it would be longer.  Raises an error for what has
  * no equivalent in UTF-8, see text_utf8().
  */
-extern const char *template_fill(const Template *template, const Message *message, int most,
+extern const char *template_fill(const Template *template, const struct Message *message, int most,
 								 const char *what, int *length, char *error);
 
 #endif							/* QUEUE_SINKS_TEMPLATE_H */

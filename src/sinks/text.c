@@ -14,7 +14,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
 
-/* More than is left of any text, and room for the longest pieces of one. */
+/* More than is left of any text, and space for the longest pieces of one. */
 #define SAY_MAX		4096
 
 void
