@@ -64,10 +64,10 @@ my $window = 10;
 # may, which who waits for the other side would wait for.
 my $answer_within = 6;
 
-# What a worker may grow by over so many connections: less than any of them is
-# made of.
+# What a worker may grow by in kB over so many connections: a fraction of what each
+# is made of.
 my $reconnects = 15;
-my $growth = 512;
+my $growth = 256;
 
 my $json = JSON::PP->new->utf8->canonical->allow_nonref;
 
@@ -595,8 +595,8 @@ sub _slow
 }
 
 # The connection breaks in the middle of a message; and when messages have
-# arrived and the word of it has not come back, or there is nobody to hear it.
-# These are published again, and are the only ones.
+# arrived and the word of it has not come back, or not in time, or there is nobody
+# to hear it.  These are published again, and are the only ones.
 sub _lost
 {
 	my ($self) = @_;
@@ -611,15 +611,17 @@ sub _lost
 	$self->_is($proxy->cuts, $cuts + 1, 'cut: the connection was lost once');
 	$self->_check(\@messages, $window, 'cut');
 
-	for my $scene ('confirmation lost', 'worker ended')
+	for my $scene ('confirmation lost', 'worker ended', 'confirmation late')
 	{
 		my @before = $self->_messages(4);
 		my @unconfirmed = $self->_messages(4);
 		my @after = $self->_messages(4);
-		my $pid = $self->_worker;
+		my $late = $scene eq 'confirmation late';
 
+		$self->_query(q{SELECT queue.alter_relay('r', '{"confirm_timeout": 2}')}) if $late;
 		$self->_send(\@before);
 		$self->_wait_through("$scene: some are confirmed");
+		my $pid = $self->_worker;
 		$proxy->mode('mute');
 		$self->_send(\@unconfirmed);
 		for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
@@ -635,10 +637,14 @@ sub _lost
 			$self->_query("SELECT pg_terminate_backend($pid)");
 			$self->_wait_until("(SELECT count(*) = 0 FROM $workers AND pid = $pid)", "$scene: it is gone");
 		}
+		$self->_wait_until(q{(SELECT last_error = 'no confirmation within 2 s' FROM queue.relays)},
+			"$scene: it is waited for so long")
+		  if $late;
 		$proxy->cut;
 		$proxy->mode('open');
 		$self->_send(\@after);
 		$self->_wait_through("$scene: all is confirmed");
+		$self->_query(q{SELECT queue.alter_relay('r', '{"confirm_timeout": null}')}) if $late;
 		$self->_collect;
 
 		my $times = $self->_times;
@@ -719,20 +725,28 @@ sub _ended
 	return;
 }
 
-# Many connections, one after the other: the worker does not grow.
+# Many connections, one after the other, and as many that come to nothing as they
+# are made: the worker does not grow.
 sub _reconnects
 {
 	my ($self) = @_;
 	my @messages = $self->_messages($reconnects + 5);
-	my ($pid, $files, $memory);
-	my $lost = 0;
+	my ($pid, $connections, $files, $memory);
+	my $proxy = $self->{proxy};
+	my $expected = 0;
+	my $lost = $proxy ? -$proxy->cuts : 0;
 
 	for my $message (@messages)
 	{
-		if ($self->{proxy})
+		$expected++;
+		if ($proxy)
 		{
-			$lost += $self->{proxy}->connections == 1;
-			$self->{proxy}->cut;
+			$proxy->cut;
+			if ($message->{n} % 2)
+			{
+				$proxy->cut(20);
+				$expected++;
+			}
 			$self->_send([$message]);
 		}
 		else
@@ -748,11 +762,14 @@ sub _reconnects
 		if ($message == $messages[4])
 		{
 			$pid = $self->_worker;
+			$connections = $proxy->connections if $proxy;
 			($files, $memory) = _process($pid);
 		}
 	}
-	$self->_is($lost, scalar(@messages), 'reconnects: the connection was lost each time');
+	$lost += $proxy->cuts if $proxy;
+	$self->_is($lost, $expected, 'reconnects: the connection was lost each time');
 	$self->_is($self->_worker, $pid, 'reconnects: it is the same worker');
+	cmp_ok($proxy->connections, '<=', $connections, "$self->{name}, reconnects: no connection is left over") if $proxy;
 	my ($files_now, $memory_now) = _process($pid);
 	cmp_ok($files_now, '<=', $files + 2, "$self->{name}, reconnects: it has no more files open");
 	cmp_ok($memory_now, '<=', $memory + $growth, "$self->{name}, reconnects: nor more memory");
