@@ -81,7 +81,7 @@ sub cut
 }
 
 # How often connections were closed so, or by their number the ones there are.
-sub cuts { return $_[0]->_ask('cuts'); }
+sub cuts        { return $_[0]->_ask('cuts'); }
 sub connections { return $_[0]->_ask('connections'); }
 
 sub _ask
@@ -205,9 +205,12 @@ sub _accept
 	}
 	$_->blocking(0) for $client, $server;
 	push @{ $self->{links} },
-	  { ways => [
+	  {
+		ways => [
 			{ from => $client, to => $server, data => '', end => 0, up => 1 },
-			{ from => $server, to => $client, data => '', end => 0 } ] };
+			{ from => $server, to => $client, data => '', end => 0 }
+		]
+	  };
 	return;
 }
 

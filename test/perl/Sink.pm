@@ -50,6 +50,7 @@ use Proxy;
 use QueueNode;
 use Test::More;
 use Time::HiRes qw(time usleep);
+use Wait;
 
 # The parts of the script, in their order
 my @scenes = qw(down killed frozen slow lost refused ended reconnects);
@@ -93,9 +94,9 @@ sub new
 	{
 		die "nothing in the suite is called $scene" if !grep { $_ eq $scene } @scenes;
 	}
-	$self->{cannot}->{lost} //= 'it has no network' if !$sink{port};
+	$self->{cannot}->{lost}    //= 'it has no network' if !$sink{port};
 	$self->{cannot}->{refused} //= 'it refuses nothing' if !$sink{refused};
-	$self->{large} //= 900_000;
+	$self->{large}             //= 900_000;
 	$self->{proxy} = Proxy->new(server => $sink{port}) if $sink{port};
 	$self->{node} = queue_node('source', conf => 'restart_after_crash = on');
 	return $self;
@@ -123,11 +124,13 @@ FROM taken ORDER BY $order")))
 		my ($key, $payload, $body, $headers) = map { $_ eq '-' ? undef : pack('H*', $_) } @rest;
 
 		push @rows,
-		  { id => $id,
+		  {
+			id => $id,
 			key => $key,
 			payload => $payload,
 			body => $body,
-			headers => defined($headers) ? $json->decode($headers) : undef };
+			headers => defined($headers) ? $json->decode($headers) : undef
+		  };
 	}
 	return @rows;
 }
@@ -163,7 +166,7 @@ sub run
 # What the scenes are made of
 #
 
-sub _ok { my ($self, $ok, $test) = @_; return ok($ok, "$self->{name}, $test"); }
+sub _ok { my ($self, $ok, $test) = @_;             return ok($ok, "$self->{name}, $test"); }
 sub _is { my ($self, $got, $expected, $test) = @_; return is($got, $expected, "$self->{name}, $test"); }
 
 sub _query
@@ -204,7 +207,8 @@ sub _create_relay
 	my $options = $json->encode({ %{ $self->{options} // {} }, batch => $window });
 	my $server = $self->{server} ? "'$self->{server}'" : 'NULL';
 
-	$self->_query("SELECT queue.create_relay('r', 'events', $server, \$options\$$options\$options\$)", $database);
+	$self->_query("SELECT queue.create_relay('r', 'events', $server, \$options\$$options\$options\$)",
+		$database);
 	return;
 }
 
@@ -241,7 +245,8 @@ sub _send
 	my @records = map {
 		my %headers = (%{ $self->{headers} // {} }, %{ $_->{headers} // {} });
 
-		{   payload => $_->{payload},
+		{
+			payload => $_->{payload},
 			key => $_->{key},
 			headers => %headers ? \%headers : undef,
 			fill => $_->{fill} // 0
@@ -249,9 +254,12 @@ sub _send
 	} @$messages;
 	my $records = JSON::PP->new->ascii->encode(\@records);
 
-	$self->_query("SELECT count(queue.send('events',
-	CASE WHEN fill > 0 THEN payload || jsonb_build_object('fill', repeat('x', fill)) ELSE payload END, key, headers))
-FROM jsonb_to_recordset(\$messages\$$records\$messages\$) AS m(payload jsonb, key text, headers jsonb, fill int)",
+	$self->_query(
+		"SELECT count(queue.send('events',
+	CASE WHEN fill > 0 THEN payload || jsonb_build_object('fill', repeat('x', fill)) ELSE payload END,
+	key, headers))
+FROM jsonb_to_recordset(\$messages\$$records\$messages\$)
+	AS m(payload jsonb, key text, headers jsonb, fill int)",
 		$database);
 	return;
 }
@@ -335,7 +343,8 @@ sub _check
 		$last{$key} = $n if defined($key);
 		$latest = $n;
 	}
-	$self->_is(join(' ', grep { !$seen{$_} } sort { $a <=> $b } keys %expected), '', "$scene: nothing is lost");
+	$self->_is(join(' ', grep { !$seen{$_} } sort { $a <=> $b } keys %expected),
+		'', "$scene: nothing is lost");
 	$self->_is(join(', ', @disorder), '', "$scene: all is in order");
 	$self->_is(join(', ', @strange), '', "$scene: ids, keys and sizes are right");
 
@@ -371,8 +380,8 @@ sub _wait_for_worker
 sub _wait_in_flight
 {
 	my ($self, $database) = @_;
-	return $self->{node}
-	  ->poll_query_until($database // 'postgres', 'SELECT in_flight > 0 OR lag_messages = 0 FROM queue.relays');
+	return $self->{node}->poll_query_until($database // 'postgres',
+		'SELECT in_flight > 0 OR lag_messages = 0 FROM queue.relays');
 }
 
 sub _wait_backing_off
@@ -421,8 +430,10 @@ sub _administer
 	$self->_answered(q{SELECT queue.resume_relay('r')}, $one, "$state: resume_relay starts it");
 
 	my $pid = $self->_worker;
-	$self->_answered("SELECT pg_terminate_backend($pid)",
-		"(SELECT count(*) = 0 FROM $workers AND pid = $pid)", "$state: pg_terminate_backend ends it");
+	$self->_answered(
+		"SELECT pg_terminate_backend($pid)",
+		"(SELECT count(*) = 0 FROM $workers AND pid = $pid)",
+		"$state: pg_terminate_backend ends it");
 	$self->_wait_for_worker($pid, "$state: it comes back");
 	$self->_answered(q{SELECT queue.drop_relay('r')}, $none, "$state: drop_relay ends it");
 	$self->_create_relay('postgres');
@@ -444,7 +455,11 @@ sub _down
 	my $headers = $json->encode({ %headers, h => "\x{e4}", n => { x => [ 1.5, undef, 'y' ] } });
 	my $plain = %headers ? q{'} . $json->encode(\%headers) . q{'} : 'NULL';
 	my @sent = (
-		{ key => 'k', payload => { a => [ 1, "\x{fc}", undef ], b => { c => 'd' } }, headers => $json->decode($headers) },
+		{
+			key => 'k',
+			payload => { a => [ 1, "\x{fc}", undef ], b => { c => 'd' } },
+			headers => $json->decode($headers)
+		},
 		{ key => undef, body => "\x00\xff\n\\x", headers => \%headers },
 		{ key => undef, payload => undef, headers => \%headers },
 		{ key => "\x{e9}", payload => "\x{f1}\"\\'", headers => \%headers });
@@ -452,7 +467,8 @@ sub _down
 	$self->_state('down');
 	$self->_create('postgres');
 	$self->_create_doomed;
-	$self->_query(qq{
+	$self->_query(
+		qq{
 SELECT queue.send('events', '{"a": [1, "\xc3\xbc", null], "b": {"c": "d"}}', 'k', '$headers');
 SELECT queue.send_bytes('events', '\\x00ff0a5c78', NULL, $plain);
 SELECT queue.send('events', 'null', NULL, $plain);
@@ -460,12 +476,16 @@ SELECT queue.send('events', '"\xc3\xb1\\"\\\\''"', '\xc3\xa9', $plain);});
 	$self->_send(\@messages);
 	$self->_send([ { payload => { doomed => 1 } } ], 'doomed');
 	$self->_wait_backing_off("down: the relay in $_ backs off", $_) for 'postgres', 'doomed';
-	like($self->_query('SELECT last_error FROM queue.relays'), $self->{down} // qr/./, "$self->{name}, down: and says why");
+	like(
+		$self->_query('SELECT last_error FROM queue.relays'),
+		$self->{down} // qr/./,
+		"$self->{name}, down: and says why");
 	$self->_is($self->_query('SELECT lag_messages, published, failed, in_flight FROM queue.relays'),
 		'24|0|0|0', 'down: nothing is published');
 	$self->_administer('down');
 	$self->_wait_backing_off('down: the relay backs off');
-	$self->_is($self->_query(q{SELECT count(*) FROM queue.leases WHERE attempts > 1}), '0', 'down: no attempt is counted');
+	$self->_is($self->_query(q{SELECT count(*) FROM queue.leases WHERE attempts > 1}),
+		'0', 'down: no attempt is counted');
 
 	$self->{raw} = [];
 	$self->_state('up');
@@ -486,7 +506,10 @@ SELECT queue.send('events', '"\xc3\xb1\\"\\\\''"', '\xc3\xa9', $plain);});
 
 		if ($text{payload} && $self->_conveys('payload'))
 		{
-			$self->_is($json->encode($got->{json} // undef), $json->encode($sent->{payload}), "up: payload $i");
+			$self->_is(
+				$json->encode($got->{json} // undef),
+				$json->encode($sent->{payload}),
+				"up: payload $i");
 			$self->_ok(defined($got->{payload}), "up: payload $i is JSON");
 		}
 		$self->_is($got->{body}, $sent->{body}, "up: body $i") if $text{body} && $self->_conveys('body');
@@ -494,11 +517,14 @@ SELECT queue.send('events', '"\xc3\xb1\\"\\\\''"', '\xc3\xa9', $plain);});
 		{
 			$self->_is(_characters($got->{key}), $sent->{key}, "up: key $i");
 		}
-		$self->_is($json->encode(_characters($got->{headers} // {})), $json->encode($sent->{headers}), "up: headers $i")
-		  if $self->_conveys('headers');
-		$self->_is($got->{content_type}, $text{payload} ? 'application/json' : 'application/octet-stream',
-			"up: content type $i")
-		  if $self->_conveys('content_type');
+		$self->_is(
+			$json->encode(_characters($got->{headers} // {})),
+			$json->encode($sent->{headers}),
+			"up: headers $i") if $self->_conveys('headers');
+		$self->_is(
+			$got->{content_type},
+			$text{payload} ? 'application/json' : 'application/octet-stream',
+			"up: content type $i") if $self->_conveys('content_type');
 	}
 	return;
 }
@@ -560,7 +586,8 @@ sub _frozen
 	$self->_state('frozen');
 	$self->_send(\@messages);
 	$self->_send([ { payload => { doomed => 1 } } ], 'doomed');
-	$self->_wait_until('(SELECT in_flight > 0 FROM queue.relays)', "frozen: messages of $_ are on their way", $_)
+	$self->_wait_until('(SELECT in_flight > 0 FROM queue.relays)',
+		"frozen: messages of $_ are on their way", $_)
 	  for 'postgres', 'doomed';
 	$self->_administer('frozen');
 	$self->_state('up');
@@ -624,14 +651,14 @@ sub _lost
 		my $pid = $self->_worker;
 		$proxy->mode('mute');
 		$self->_send(\@unconfirmed);
-		for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
-		{
-			my $times = $self->_times;
-
-			last if !grep { !$times->{ $_->{n} } } @unconfirmed;
-			usleep(100_000);
-			$self->_collect;
-		}
+		$self->_ok(
+			(   wait_for
+				{
+					$self->_collect;
+					my $times = $self->_times;
+					!grep { !$times->{ $_->{n} } } @unconfirmed;
+				}),
+			"$scene: some arrive");
 		if ($scene eq 'worker ended')
 		{
 			$self->_query("SELECT pg_terminate_backend($pid)");
@@ -651,8 +678,10 @@ sub _lost
 		my $expected = $self->{once} ? '1 1 1 1' : '2 2 2 2';
 		$self->_is(join(' ', map { $times->{ $_->{n} } // 0 } @unconfirmed),
 			$expected, "$scene: what was unconfirmed is published again");
-		$self->_is(join(' ', map { $times->{ $_->{n} } // 0 } @before, @after),
-			'1 1 1 1 1 1 1 1', "$scene: and nothing else");
+		$self->_is(
+			join(' ', map { $times->{ $_->{n} } // 0 } @before, @after),
+			'1 1 1 1 1 1 1 1',
+			"$scene: and nothing else");
 		$self->_check([ @before, @unconfirmed, @after ], scalar(@unconfirmed), $scene);
 	}
 	return;
@@ -678,7 +707,8 @@ sub _refused
 	$self->_send(\@messages);
 	$self->_wait_through('refused: all is published or dead');
 	$self->_is(
-		$self->_query(q{
+		$self->_query(
+			q{
 SELECT payload->'n', attempts, reason FROM queue.dead_letters ORDER BY (payload->'n')::int}),
 		join("\n", map { "$_->{n}|2|max_attempts" } grep { $_->{refused} } @messages),
 		'refused: who is at fault is dead, and nobody else');
@@ -753,7 +783,8 @@ sub _reconnects
 		{
 			$self->_state('down');
 			$self->_send([$message]);
-			$lost += $self->{node}->poll_query_until('postgres', q{SELECT state = 'backing off' FROM queue.relays});
+			$lost +=
+			  $self->{node}->poll_query_until('postgres', q{SELECT state = 'backing off' FROM queue.relays});
 			$self->_state('up');
 		}
 		$self->{node}->poll_query_until('postgres',
@@ -769,7 +800,8 @@ sub _reconnects
 	$lost += $proxy->cuts if $proxy;
 	$self->_is($lost, $expected, 'reconnects: the connection was lost each time');
 	$self->_is($self->_worker, $pid, 'reconnects: it is the same worker');
-	cmp_ok($proxy->connections, '<=', $connections, "$self->{name}, reconnects: no connection is left over") if $proxy;
+	cmp_ok($proxy->connections, '<=', $connections, "$self->{name}, reconnects: no connection is left over")
+	  if $proxy;
 	my ($files_now, $memory_now) = _process($pid);
 	cmp_ok($files_now, '<=', $files + 2, "$self->{name}, reconnects: it has no more files open");
 	cmp_ok($memory_now, '<=', $memory + $growth, "$self->{name}, reconnects: nor more memory");
@@ -809,7 +841,10 @@ sub _end
 
 	my $log = slurp_file($node->logfile);
 	unlike($log, qr/PANIC|TRAP:|terminated by signal (?!9:)/, "$self->{name}, end: nothing crashed");
-	unlike($log, qr/terminated by signal 9.*terminated by signal 9/s, "$self->{name}, end: but for the worker that was killed");
+	unlike(
+		$log,
+		qr/terminated by signal 9.*terminated by signal 9/s,
+		"$self->{name}, end: but for the worker that was killed");
 	$log =~ s/^.*LOG:  statement: [^\[]*?(?=^\d{4}-)//msg;
 	for my $secret (@{ $self->{secrets} // [] })
 	{

@@ -10,6 +10,7 @@ use QueueNode;
 use RabbitMQ;
 use Sink;
 use Test::More;
+use Wait;
 
 RabbitMQ::require_or_skip();
 
@@ -73,25 +74,19 @@ sub arrived
 	return @messages;
 }
 
-sub wait_until
-{
-	my ($condition, $test) = @_;
-	ok($node->poll_query_until('postgres', "SELECT $condition"), $test);
-	return;
-}
-
 # What the relay says is wrong.
 sub wait_for_error
 {
 	my ($pattern, $test) = @_;
-	wait_until("(SELECT state = 'backing off' AND last_error ~ '$pattern' FROM queue.relays)", $test);
+	wait_until($node, "(SELECT state = 'backing off' AND last_error ~ '$pattern' FROM queue.relays)", $test);
 	return;
 }
 
 sub wait_until_published
 {
 	my ($test) = @_;
-	wait_until('(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)', $test);
+	wait_until($node, '(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)',
+		$test);
 	return;
 }
 
@@ -99,13 +94,16 @@ $suite->run;
 
 # What is published
 my ($port, $tls_port, $ca_file) = ($broker->port, $broker->tls_port, $broker->ca_file);
-$node->safe_psql('postgres', qq{
+$node->safe_psql(
+	'postgres', qq{
 CREATE SERVER rabbit FOREIGN DATA WRAPPER queue_amqp OPTIONS (host '127.0.0.1', port '$port');
 CREATE USER MAPPING FOR CURRENT_USER SERVER rabbit OPTIONS (username 'relay', password '$password');
 SELECT queue.create_relay('r', 'events', 'rabbit',
 	'{"exchange": "events", "routing_key": "{header:kind}", "batch": 200}');});
 my @ids = split(
-	/\n/, $node->safe_psql('postgres', q{
+	/\n/,
+	$node->safe_psql(
+		'postgres', q{
 SELECT queue.send('events', '{"a": [1, "ü", null]}', 'k',
 	'{"kind": "order.new", "int": 42, "big": 1e30, "float": 1.5, "yes": true, "none": null, "list": [1, {"x": "y"}]}');
 SELECT queue.send_bytes('events', '\x00ff', headers => '{"kind": "order.bytes"}');}));
@@ -117,15 +115,21 @@ like(delete $got[0]->{timestamp}, qr/^\d+$/, 'with a time');
 delete $got[0]->{headers}->{big};
 is_deeply(
 	$got[0],
-	{   exchange => 'events',
+	{
+		exchange => 'events',
 		routing_key => 'order.new',
 		body => "{\"a\": [1, \"\xc3\xbc\", null]}",
 		content_type => 'application/json',
 		delivery_mode => 2,
 		message_id => "events/$ids[0]",
 		headers => {
-			'kind' => 'order.new', int => 42, float => 1.5, yes => 1, none => undef,
-			list => [ 1, { x => 'y' } ], 'x-key' => 'k'
+			'kind' => 'order.new',
+			int => 42,
+			float => 1.5,
+			yes => 1,
+			none => undef,
+			list => [ 1, { x => 'y' } ],
+			'x-key' => 'k'
 		}
 	},
 	'a jsonb payload, its properties and headers');
@@ -137,7 +141,8 @@ is($got[1]->{message_id}, "events/$ids[1]", 'its id');
 # a confirmation lost with the channel would have the message sent again.
 $node->safe_psql('postgres', q{SELECT queue.send('events', '6', NULL, '{"kind": "full"}')});
 wait_until_published('a queue is full');
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 SELECT queue.send('events', '1', 'a', '{"kind": "nowhere"}');
 SELECT queue.send('events', '2', 'a', '{"kind": "order.a"}');
 SELECT queue.send('events', '3', 'b', '{"kind": "order.b"}');
@@ -151,12 +156,15 @@ SELECT queue.send('events', '13', 'd', '{"kind": "order.d"}');});
 wait_until_published('all is published or dead');
 
 # This one makes the broker close the channel.
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 SELECT queue.send('events', to_jsonb(repeat('x', 1200000)), 'c', '{"kind": "order.large"}');
 SELECT queue.send('events', '15', 'c', '{"kind": "order.c"}');});
 wait_until_published('and the rest, whatever the broker does about it');
-is( $node->safe_psql('postgres', q{
-SELECT CASE WHEN length(payload::text) < 10 THEN payload END, attempts, reason, error FROM queue.dead_letters ORDER BY id}),
+is( $node->safe_psql(
+		'postgres', q{
+SELECT CASE WHEN length(payload::text) < 10 THEN payload END, attempts, reason, error FROM queue.dead_letters ORDER BY id}
+	),
 	qq(1|2|max_attempts|broker returned the message: 312 NO_ROUTE (exchange "events", routing key "nowhere")
 4|2|max_attempts|broker returned the message: 312 NO_ROUTE (exchange "events", routing key "nowhere")
 5|2|max_attempts|message has no header "kind" for the routing key
@@ -167,17 +175,19 @@ SELECT CASE WHEN length(payload::text) < 10 THEN payload END, attempts, reason, 
 |2|max_attempts|broker closed the channel: 406 PRECONDITION_FAILED - message size 1200002 is larger than configured max size 1000000),
 	'with the words of the broker, or ours');
 @got = $client->drain('all');
-is(join(' ', sort { $a <=> $b } map { $_->{body} } @got), '2 3 13 15', 'and the rest arrives, held back by nobody else');
+is(join(' ', sort { $a <=> $b } map { $_->{body} } @got),
+	'2 3 13 15', 'and the rest arrives, held back by nobody else');
 is(scalar($client->drain('full')), 1, 'what the full queue took is there');
 
 # A follower waits for the one of its key before it, which is refused late.
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 SELECT queue.alter('events', max_attempts => 1000);
 SELECT queue.send('events', '1', 'z', '{"kind": "late"}');
 SELECT queue.send('events', '2', 'z', '{"kind": "order.z"}');
 SELECT queue.send('events', '3', 'y', '{"kind": "order.y"}');});
 my $failed = $node->safe_psql('postgres', 'SELECT failed FROM queue.relays');
-wait_until("(SELECT failed >= $failed + 3 FROM queue.relays)", 'a message is refused again and again');
+wait_until($node, "(SELECT failed >= $failed + 3 FROM queue.relays)", 'a message is refused again and again');
 is(join(' ', map { $_->{body} } $client->drain('all')), '3', 'other keys go on');
 $client->bind_queue('all', 'events', 'late');
 wait_until_published('until there is a way for it');
@@ -187,7 +197,8 @@ $node->safe_psql('postgres', q{SELECT queue.alter('events', max_attempts => 2)})
 # Stopped in good order, with several messages of a key on their way
 my $messages = 6000;
 my $before = $node->safe_psql('postgres', 'SELECT published FROM queue.relays');
-$node->safe_psql('postgres', qq{
+$node->safe_psql(
+	'postgres', qq{
 SELECT queue.alter_relay('r', '{"strict_order": false}');
 SELECT count(*) FROM queue.send_batch('events',
 	(SELECT array_agg(to_jsonb(i)) FROM generate_series(1, $messages) i),
@@ -205,6 +216,7 @@ $seen{$_}++ for @got;
 is(scalar(keys %seen), $messages, 'strict_order false: nothing is lost');
 cmp_ok(scalar(@got) - $messages, '<=', 200, 'strict_order false: at most what was in flight comes twice');
 my (%last, $disorder);
+
 for my $n (@got)
 {
 	my $key = $n % 10;
@@ -220,69 +232,91 @@ $node->safe_psql('postgres', q{SELECT queue.alter_relay('r', '{"strict_order": n
 # Out of memory, the broker reads nothing any more.
 $node->safe_psql('postgres', 'CREATE DATABASE unrelated');
 $broker->control('set_vm_memory_high_watermark', 'absolute', '1');
-$node->safe_psql('postgres', qq{
+$node->safe_psql(
+	'postgres', qq{
 SELECT count(*) FROM queue.send_batch('events',
 	(SELECT array_agg(to_jsonb(repeat('x', 50000))) FROM generate_series(1, 500) i), NULL,
 	(SELECT array_agg('{"kind": "order.x"}'::jsonb) FROM generate_series(1, 500) i))});
-wait_until(q{(SELECT last_error = 'broker takes no messages for now: low on memory' FROM queue.relays)},
+wait_until(
+	$node,
+	q{(SELECT last_error = 'broker takes no messages for now: low on memory' FROM queue.relays)},
 	'a broker that is out of memory');
 $node->safe_psql('postgres', 'DROP DATABASE unrelated');
 $node->safe_psql('postgres', q{SELECT queue.pause_relay('r')});
-wait_until(q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')}, 'keeps nobody waiting');
+wait_until(
+	$node,
+	q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')},
+	'keeps nobody waiting');
 $node->safe_psql('postgres', q{SELECT queue.resume_relay('r')});
-wait_until('(SELECT in_flight > 0 FROM queue.relays)', 'the relay tries again');
+wait_until($node, '(SELECT in_flight > 0 FROM queue.relays)', 'the relay tries again');
 $broker->control('set_vm_memory_high_watermark', '0.9');
 wait_until_published('and goes on when there is memory');
 $client = $broker->connect;
 cmp_ok(scalar($client->drain('all')), '>=', 500, 'all arrived');
-is($node->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters WHERE died_at > now() - interval ' . "'1 min'" . q{ AND payload::text LIKE '"xxx%' AND error NOT LIKE '%max size%'}),
-	'0', 'and none is dead');
+is( $node->safe_psql(
+		'postgres',
+		'SELECT count(*) FROM queue.dead_letters WHERE died_at > now() - interval '
+		  . "'1 min'"
+		  . q{ AND payload::text LIKE '"xxx%' AND error NOT LIKE '%max size%'}),
+	'0',
+	'and none is dead');
 
 # Troubles of the connection
 my $dead = $node->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters');
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 SELECT queue.alter_relay('r', '{"exchange": "no_such_exchange"}');
 SELECT queue.send('events', '1', NULL, '{"kind": "order.x"}');});
 wait_for_error(q{404 NOT_FOUND - no exchange ''no_such_exchange'' in vhost ''/''}, 'an unknown exchange');
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 SELECT queue.alter_relay('r', '{"exchange": "events"}');
 ALTER SERVER rabbit OPTIONS (ADD vhost 'nowhere');
 SELECT queue.send('events', '2', NULL, '{"kind": "order.x"}');});
 wait_for_error('530 NOT_ALLOWED - vhost nowhere not found', 'an unknown virtual host');
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 ALTER SERVER rabbit OPTIONS (DROP vhost);
 ALTER USER MAPPING FOR CURRENT_USER SERVER rabbit OPTIONS (SET password 'wrong-0815');
 SELECT queue.send('events', '3', NULL, '{"kind": "order.x"}');});
 wait_for_error('403 ACCESS_REFUSED', 'a wrong password');
 
 # TLS
-$node->safe_psql('postgres', qq{
+$node->safe_psql(
+	'postgres', qq{
 ALTER USER MAPPING FOR CURRENT_USER SERVER rabbit OPTIONS (SET password '$password');
 ALTER SERVER rabbit OPTIONS (SET port '$tls_port', SET host 'localhost', ADD sslmode 'verify-full');});
 wait_for_error('TLS handshake failed: certificate verify failed', 'a certificate nobody vouches for');
-$node->safe_psql('postgres', qq{ALTER SERVER rabbit OPTIONS (ADD sslrootcert '$ca_file', SET host '127.0.0.1')});
-wait_for_error('TLS handshake failed: certificate verify failed: IP address mismatch', 'a certificate of another host');
+$node->safe_psql('postgres',
+	qq{ALTER SERVER rabbit OPTIONS (ADD sslrootcert '$ca_file', SET host '127.0.0.1')});
+wait_for_error('TLS handshake failed: certificate verify failed: IP address mismatch',
+	'a certificate of another host');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM queues.events'), '3', 'nothing is published meanwhile');
 $node->safe_psql('postgres', q{ALTER SERVER rabbit OPTIONS (SET host 'localhost')});
 wait_until_published('with the right one it is');
 for my $sslmode ('verify-ca', 'require')
 {
-	$node->safe_psql('postgres', qq{
+	$node->safe_psql(
+		'postgres', qq{
 ALTER SERVER rabbit OPTIONS (SET host '127.0.0.1', SET sslmode '$sslmode');
-SELECT count(queue.send('events', to_jsonb(repeat('x', 50000)), NULL, '{"kind": "order.x"}')) FROM generate_series(1, 100);});
+SELECT count(queue.send('events', to_jsonb(repeat('x', 50000)), NULL, '{"kind": "order.x"}')) FROM generate_series(1, 100);}
+	);
 	wait_until_published("$sslmode does not ask for the host's name");
 }
-$node->safe_psql('postgres', qq{
+$node->safe_psql(
+	'postgres', qq{
 ALTER SERVER rabbit OPTIONS (SET port '$port', SET sslmode 'require');
 SELECT queue.send('events', '4', NULL, '{"kind": "order.x"}')});
 wait_for_error('TLS handshake failed', 'TLS where there is none');
 $node->safe_psql('postgres', qq{ALTER SERVER rabbit OPTIONS (SET port '$port', SET sslmode 'disable')});
 wait_until_published('and none is used if none is asked for');
 is(scalar($client->drain('all')), 204, 'all arrived');
-is($node->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters'), $dead, 'and no trouble was an attempt');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters'),
+	$dead, 'and no trouble was an attempt');
 
 # A key as the routing key, by the default exchange
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 SELECT queue.alter_relay('r', '{"exchange": null, "routing_key": "{key}"}');
 SELECT queue.send('events', '"by key"', 'all');});
 wait_until_published('the default exchange');
@@ -291,7 +325,8 @@ is(join(' ', map { $_->{body} } $client->drain('all')), '"by key"', 'routes by t
 my $log = slurp_file($node->logfile);
 $log =~ s/^.*LOG:  statement: [^\[]*?(?=^\d{4}-)//msg;
 unlike($log, qr/\Q$password\E|wrong-0815/, 'no password in the log');
-unlike($node->safe_psql('postgres', 'SELECT * FROM queue.relays'), qr/\Q$password\E|wrong-0815/, 'nor in the view');
+unlike($node->safe_psql('postgres', 'SELECT * FROM queue.relays'),
+	qr/\Q$password\E|wrong-0815/, 'nor in the view');
 
 $client->close;
 $node->stop;
