@@ -68,7 +68,7 @@ my $answer_within = 6;
 # What a worker may grow by in kB over so many connections: a fraction of what each
 # is made of.
 my $reconnects = 15;
-my $growth = 256;
+my $growth = 100;
 
 my $json = JSON::PP->new->utf8->canonical->allow_nonref;
 
