@@ -114,8 +114,8 @@ SELECT queue.send('u', '1') IS NOT NULL AS sent;
 DROP TABLE queues.u CASCADE;
 SELECT count(*) FROM queue.queues WHERE name = 'u';
 RESET ROLE;
-SELECT (SELECT count(*) FROM queue.deferred) AS deferred, (SELECT count(*) FROM queue.dead_letter) AS dead,
-	(SELECT count(*) FROM queue.queue WHERE relid NOT IN (SELECT oid FROM pg_class)) AS settings;
+SELECT (SELECT count(*) FROM queue.deferred) AS deferred, (SELECT count(*) FROM queue.dead) AS dead,
+	(SELECT count(*) FROM queue.queue_definition WHERE relid NOT IN (SELECT oid FROM pg_class)) AS settings;
 SET ROLE regress_mallory;
 SELECT queue.create('u');
 SELECT payload FROM queue.pop('u', 10);
@@ -252,6 +252,6 @@ SELECT count(*) FROM pg_class WHERE relname LIKE 'restored%';
 -- DROP OWNED drops queues like anything else.
 RESET ROLE;
 DROP OWNED BY regress_alice, regress_mallory CASCADE;
-SELECT (SELECT count(*) FROM queue.queue) AS queues, (SELECT count(*) FROM queue.deferred) AS deferred;
+SELECT (SELECT count(*) FROM queue.queue_definition) AS queues, (SELECT count(*) FROM queue.deferred) AS deferred;
 DROP SCHEMA regress_place CASCADE;
 DROP ROLE regress_alice, regress_mallory;

@@ -1,6 +1,6 @@
 /*
  * dead_letter.c
- *		Dead letters: queue.dead_letter.
+ *		Dead letters: queue.dead.
  *
  * An ordinary table with an index, written past the executor because the
  * caller has no rights on it.  A dead letter belongs to its queue's table by
@@ -36,7 +36,7 @@ set_varlena(Datum *values, bool *isnull, int column, const void *value)
 void
 dead_letter_insert(Queue *queue, Message *message, const char *reason, const char *error)
 {
-	Relation	rel = table_open(extension_relation("dead_letter"), RowExclusiveLock);
+	Relation	rel = table_open(extension_relation("dead"), RowExclusiveLock);
 	Datum		values[Natts_dead] = {0};
 	bool		isnull[Natts_dead] = {false};
 	HeapTuple	tuple;
@@ -95,8 +95,8 @@ send_again(Queue *queue, Datum *dead, bool *dead_isnull)
 static int64
 take_dead_letters(Oid relid, Queue *queue, int64 max)
 {
-	Relation	rel = table_open(extension_relation("dead_letter"), RowExclusiveLock);
-	Relation	index = index_open(extension_relation("dead_letter_pkey"), AccessShareLock);
+	Relation	rel = table_open(extension_relation("dead"), RowExclusiveLock);
+	Relation	index = index_open(extension_relation("dead_pkey"), AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	ScanKeyData key;
 	SysScanDesc scan;

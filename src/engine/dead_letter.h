@@ -1,13 +1,13 @@
 /*
  * dead_letter.h
- *		Dead letters: queue.dead_letter.
+ *		Dead letters: queue.dead.
  */
 #ifndef QUEUE_ENGINE_DEAD_LETTER_H
 #define QUEUE_ENGINE_DEAD_LETTER_H
 
 #include "engine/claim.h"
 
-/* Columns of queue.dead_letter. */
+/* Columns of queue.dead. */
 enum
 {
 	Anum_dead_relid = 1,
@@ -25,7 +25,7 @@ enum
 	Natts_dead = Anum_dead_error
 };
 
-/* Insert a message in queue.dead_letter. */
+/* Insert a message in queue.dead. */
 extern void dead_letter_insert(Queue *queue, Message *message, const char *reason,
 							   const char *error);
 

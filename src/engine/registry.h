@@ -23,7 +23,7 @@ enum
 	Natts_message = Anum_message_body
 };
 
-/* Columns of queue.queue. */
+/* Columns of queue.queue_definition. */
 enum
 {
 	Anum_queue_relid = 1,
@@ -65,8 +65,8 @@ extern Queue *queue_by_name(text *name, AclMode rights);
 extern Queue *queue_by_relid(Oid relid);
 
 /*
- * Whether queue.queue has a row for this table; false also where there is no
- * extension, or it is just being dropped.
+ * Whether queue.queue_definition has a row for this table; false also where
+ * there is no extension, or it is just being dropped.
  */
 extern bool queue_recorded(Oid relid);
 

@@ -223,7 +223,7 @@ fail(LeaseRef ref, const Failure *failure, Cached *cached, Failed *failed)
 	/* The queue too, or it may be dropped before our row can be seen. */
 	if (!lock_table(relid, failure->wait) ||
 		!lock_table(extension_relation("deferred"), failure->wait) ||
-		!lock_table(extension_relation("dead_letter"), failure->wait))
+		!lock_table(extension_relation("dead"), failure->wait))
 		return FAILURE_LOCKED;
 	if (!(failure->expired_by != 0 ? lease_begin_expire(ref, failure->expired_by, &lease) :
 		  lease_begin_settle(ref, &lease)))

@@ -52,14 +52,14 @@ required_text(FunctionCallInfo fcinfo, int n, const char *what)
 }
 
 /*
- * queue.relay, to change it.  Nobody with an open transaction is in the way of
- * others: who changes a relay holds a lock on its anchor, and who is given
- * one more is locked as a role.
+ * queue.relay_definition, to change it.  Nobody with an open transaction is in
+ * the way of others: who changes a relay holds a lock on its anchor, and who
+ * is given one more is locked as a role.
  */
 static Relation
 open_relays(void)
 {
-	return table_open(extension_relation("relay"), RowExclusiveLock);
+	return table_open(extension_relation("relay_definition"), RowExclusiveLock);
 }
 
 /* A relay's row in memory, NULL if there is none. */
@@ -73,7 +73,7 @@ find_relay(Relation rel, text *name)
 	ScanKeyInit(&key, Anum_relay_name, BTEqualStrategyNumber, F_TEXTEQ,
 				PointerGetDatum(name));
 	key.sk_collation = DEFAULT_COLLATION_OID;
-	scan = systable_beginscan(rel, extension_relation("relay_pkey"), true, NULL, 1, &key);
+	scan = systable_beginscan(rel, extension_relation("relay_definition_pkey"), true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 		tuple = heap_copytuple(tuple);

@@ -330,7 +330,7 @@ queue_create(PG_FUNCTION_ARGS)
 		(void) dead_letter_delete_all(relid);
 	}
 
-	rel = table_open(extension_relation("queue"), RowExclusiveLock);
+	rel = table_open(extension_relation("queue_definition"), RowExclusiveLock);
 	values[Anum_queue_relid - 1] = ObjectIdGetDatum(relid);
 	for (int i = 1; i < Natts_queue; i++)
 		values[i] = PG_GETARG_DATUM(settings_arguments[i]);
@@ -344,17 +344,17 @@ queue_create(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Change a queue's row in queue.queue. */
+/* Change a queue's row in queue.queue_definition. */
 static void
 change_settings(Oid relid, Datum *values, bool *isnull, bool *replace)
 {
-	Relation	rel = table_open(extension_relation("queue"), RowExclusiveLock);
+	Relation	rel = table_open(extension_relation("queue_definition"), RowExclusiveLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
 	ScanKeyInit(&key, Anum_queue_relid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
-	scan = systable_beginscan(rel, extension_relation("queue_pkey"), true, NULL, 1, &key);
+	scan = systable_beginscan(rel, extension_relation("queue_definition_pkey"), true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "could not find the settings of queue %u", relid);
@@ -398,7 +398,7 @@ queue_alter(PG_FUNCTION_ARGS)
 static void
 check_no_relay(Oid relid, const char *name)
 {
-	Relation	rel = table_open(extension_relation("relay"), AccessShareLock);
+	Relation	rel = table_open(extension_relation("relay_definition"), AccessShareLock);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	HeapTuple	tuple;
 
@@ -420,7 +420,7 @@ check_no_relay(Oid relid, const char *name)
 
 /*
  * The table to drop: a queue's, or one that looks like one and has no row in
- * queue.queue, as after a restore of definitions alone.
+ * queue.queue_definition, as after a restore of definitions alone.
  */
 static Oid
 table_to_drop(const char *name)

@@ -137,7 +137,8 @@ find_shared(Oid relid)
 
 	if (q != NULL && pg_atomic_read_u32(&q->loaded) != 0)
 		return q;
-	if (!try_lock(extension_relation("queue")) || !try_lock(extension_relation("queue_pkey")) ||
+	if (!try_lock(extension_relation("queue_definition")) ||
+		!try_lock(extension_relation("queue_definition_pkey")) ||
 		!try_lock(relid))
 		return NULL;
 	foreach(lc, find_inheritance_children(relid, NoLock))

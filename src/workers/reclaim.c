@@ -90,7 +90,7 @@ begin(ReclaimRound *round)
 	Queue	   *queue = NULL;
 
 	worker_begin();
-	if (try_lock(round, extension_relation("queue"), AccessShareLock) &&
+	if (try_lock(round, extension_relation("queue_definition"), AccessShareLock) &&
 		try_lock(round, round->relid, AccessShareLock))
 	{
 		QueueShared *q = queue_find_shared(round->relid);
@@ -487,12 +487,12 @@ count_stored(ReclaimRound *round, Queue *queue)
 	if (q->counted && (int64) (deferred + dead) > RECOUNT_ROWS)
 		return;
 	if (!try_lock(round, extension_relation("deferred"), AccessShareLock) ||
-		!try_lock(round, extension_relation("dead_letter"), AccessShareLock))
+		!try_lock(round, extension_relation("dead"), AccessShareLock))
 		return;
 	good &= set_gauge(&q->deferred, deferred,
 					  count_rows("deferred", "deferred_due", Anum_deferred_relid, queue->relid));
 	good &= set_gauge(&q->dead, dead,
-					  count_rows("dead_letter", "dead_letter_pkey", Anum_dead_relid, queue->relid));
+					  count_rows("dead", "dead_pkey", Anum_dead_relid, queue->relid));
 	q->counted |= good;
 }
 
