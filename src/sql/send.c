@@ -1,47 +1,28 @@
 /*
  * send.c
- *		Send messages: the functions, and the triggers of the queues' tables.
+ *		Send messages: send, send_bytes and send_batch.
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "access/xact.h"
+#include "argument.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "duration.h"
 #include "engine/deferred.h"
 #include "engine/ids.h"
 #include "engine/registry.h"
 #include "engine/segment.h"
 #include "engine/wake.h"
-#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/jsonb.h"
-#include "utils/rel.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(queue_send);
 PG_FUNCTION_INFO_V1(queue_send_bytes);
 PG_FUNCTION_INFO_V1(queue_send_batch);
-PG_FUNCTION_INFO_V1(queue_before_insert);
-PG_FUNCTION_INFO_V1(queue_after_insert);
-
-/* Raise an error unless headers are an object. */
-static void
-check_headers(Datum headers)
-{
-	Jsonb	   *jb = DatumGetJsonbP(headers);
-
-	if (!JB_ROOT_IS_OBJECT(jb))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("headers must be a JSON object"),
-				 errdetail("They are %s.", JsonbToCString(NULL, &jb->root, VARSIZE(jb)))));
-}
 
 static void
 null_argument(const char *function, const char *argument)
@@ -127,7 +108,7 @@ send_one(FunctionCallInfo fcinfo, const char *function, const char *contents_nam
 	if (PG_ARGISNULL(1))
 		null_argument(function, contents_name);
 	if (!PG_ARGISNULL(3))
-		check_headers(PG_GETARG_DATUM(3));
+		argument_headers(PG_GETARG_DATUM(3));
 	if (!PG_ARGISNULL(4))
 		delay = duration_microseconds("delay", PG_GETARG_INTERVAL_P(4), 0);
 
@@ -233,7 +214,7 @@ queue_send_batch(PG_FUNCTION_ARGS)
 						 errmsg("payloads of %s must not contain nulls", function),
 						 errdetail("Element %d is null.", i + 1)));
 			if (!headers[i].isnull)
-				check_headers(headers[i].value);
+				argument_headers(headers[i].value);
 		}
 
 		funcctx = SRF_FIRSTCALL_INIT();
@@ -260,78 +241,4 @@ queue_send_batch(PG_FUNCTION_ARGS)
 		SRF_RETURN_NEXT(funcctx, Int64GetDatum(id));
 	}
 	SRF_RETURN_DONE(funcctx);
-}
-
-/* The queue a trigger was fired for; an error if it is called otherwise. */
-static Queue *
-trigger_queue(FunctionCallInfo fcinfo, TriggerEvent timing)
-{
-	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	Queue	   *queue = NULL;
-
-	if (CALLED_AS_TRIGGER(fcinfo) && TRIGGER_FIRED_FOR_ROW(trigger->tg_event) &&
-		TRIGGER_FIRED_BY_INSERT(trigger->tg_event) &&
-		(trigger->tg_event & TRIGGER_EVENT_TIMINGMASK) == timing)
-		queue = queue_by_relid(RelationGetRelid(trigger->tg_relation));
-	if (queue == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("this function can only be called by the triggers of a queue")));
-
-	/* Before anything of the row is read. */
-	segment_check_columns(trigger->tg_relation);
-	return queue;
-}
-
-/* BEFORE INSERT on a queue's table: give the row what only we can. */
-Datum
-queue_before_insert(PG_FUNCTION_ARGS)
-{
-	Queue	   *queue = trigger_queue(fcinfo, TRIGGER_EVENT_BEFORE);
-	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	TupleDesc	desc = RelationGetDescr(trigger->tg_relation);
-	int			columns[2] = {Anum_message_id, Anum_message_enqueued_at};
-	Datum		values[2];
-	bool		isnull[2] = {false, false};
-	bool		null;
-	Datum		headers;
-	Datum		given;
-	int64		id;
-
-	given = heap_getattr(trigger->tg_trigtuple, Anum_message_id, desc, &null);
-	if (!null)
-		ereport(ERROR,
-				(errcode(ERRCODE_GENERATED_ALWAYS),
-				 errmsg("cannot insert a value into column \"id\" of queue \"%s\"", NameStr(queue->name)),
-				 errdetail("The value is " INT64_FORMAT ".", DatumGetInt64(given)),
-				 errhint("Leave the column out: messages get their ids from the queue.")));
-	headers = heap_getattr(trigger->tg_trigtuple, Anum_message_headers, desc, &null);
-	if (!null)
-		check_headers(headers);
-
-	identity_allocate(queue, 1, &id);
-	values[0] = Int64GetDatum(id);
-	values[1] = heap_getattr(trigger->tg_trigtuple, Anum_message_enqueued_at, desc, &null);
-	if (null)
-		values[1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	return PointerGetDatum(heap_modify_tuple_by_cols(trigger->tg_trigtuple, desc,
-													 2, columns, values, isnull));
-}
-
-/* AFTER INSERT on a queue's table: the engine must know where the row lies. */
-Datum
-queue_after_insert(PG_FUNCTION_ARGS)
-{
-	Queue	   *queue = trigger_queue(fcinfo, TRIGGER_EVENT_AFTER);
-	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	ItemPointer tid = &trigger->tg_trigslot->tts_tid;
-	SegmentPlace place = MakePlace(ItemPointerGetBlockNumber(tid),
-								   ItemPointerGetOffsetNumber(tid));
-	bool		isnull;
-	Datum		id = slot_getattr(trigger->tg_trigslot, Anum_message_id, &isnull);
-
-	segment_appended(queue->shared, segment_number(queue->shared, queue->relid),
-					 place, place, DatumGetInt64(id));
-	wake_at_commit(queue->shared, 1);
-	return PointerGetDatum(NULL);
 }

@@ -1,0 +1,94 @@
+/*
+ * triggers.c
+ *		The triggers of the queues' tables: rows that plain SQL inserts.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "argument.h"
+#include "commands/trigger.h"
+#include "engine/ids.h"
+#include "engine/registry.h"
+#include "engine/segment.h"
+#include "engine/wake.h"
+#include "executor/tuptable.h"
+#include "fmgr.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(queue_before_insert);
+PG_FUNCTION_INFO_V1(queue_after_insert);
+
+/* The queue a trigger was fired for; an error if it is called otherwise. */
+static Queue *
+trigger_queue(FunctionCallInfo fcinfo, TriggerEvent timing)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	Queue	   *queue = NULL;
+
+	if (CALLED_AS_TRIGGER(fcinfo) && TRIGGER_FIRED_FOR_ROW(trigger->tg_event) &&
+		TRIGGER_FIRED_BY_INSERT(trigger->tg_event) &&
+		(trigger->tg_event & TRIGGER_EVENT_TIMINGMASK) == timing)
+		queue = queue_by_relid(RelationGetRelid(trigger->tg_relation));
+	if (queue == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("this function can only be called by the triggers of a queue")));
+
+	/* Before anything of the row is read. */
+	segment_check_columns(trigger->tg_relation);
+	return queue;
+}
+
+/* BEFORE INSERT on a queue's table: give the row what only we can. */
+Datum
+queue_before_insert(PG_FUNCTION_ARGS)
+{
+	Queue	   *queue = trigger_queue(fcinfo, TRIGGER_EVENT_BEFORE);
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	TupleDesc	desc = RelationGetDescr(trigger->tg_relation);
+	int			columns[2] = {Anum_message_id, Anum_message_enqueued_at};
+	Datum		values[2];
+	bool		isnull[2] = {false, false};
+	bool		null;
+	Datum		headers;
+	Datum		given;
+	int64		id;
+
+	given = heap_getattr(trigger->tg_trigtuple, Anum_message_id, desc, &null);
+	if (!null)
+		ereport(ERROR,
+				(errcode(ERRCODE_GENERATED_ALWAYS),
+				 errmsg("cannot insert a value into column \"id\" of queue \"%s\"", NameStr(queue->name)),
+				 errdetail("The value is " INT64_FORMAT ".", DatumGetInt64(given)),
+				 errhint("Leave the column out: messages get their ids from the queue.")));
+	headers = heap_getattr(trigger->tg_trigtuple, Anum_message_headers, desc, &null);
+	if (!null)
+		argument_headers(headers);
+
+	identity_allocate(queue, 1, &id);
+	values[0] = Int64GetDatum(id);
+	values[1] = heap_getattr(trigger->tg_trigtuple, Anum_message_enqueued_at, desc, &null);
+	if (null)
+		values[1] = TimestampTzGetDatum(GetCurrentTimestamp());
+	return PointerGetDatum(heap_modify_tuple_by_cols(trigger->tg_trigtuple, desc,
+													 2, columns, values, isnull));
+}
+
+/* AFTER INSERT on a queue's table: the engine must know where the row lies. */
+Datum
+queue_after_insert(PG_FUNCTION_ARGS)
+{
+	Queue	   *queue = trigger_queue(fcinfo, TRIGGER_EVENT_AFTER);
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	ItemPointer tid = &trigger->tg_trigslot->tts_tid;
+	SegmentPlace place = MakePlace(ItemPointerGetBlockNumber(tid),
+								   ItemPointerGetOffsetNumber(tid));
+	bool		isnull;
+	Datum		id = slot_getattr(trigger->tg_trigslot, Anum_message_id, &isnull);
+
+	segment_appended(queue->shared, segment_number(queue->shared, queue->relid),
+					 place, place, DatumGetInt64(id));
+	wake_at_commit(queue->shared, 1);
+	return PointerGetDatum(NULL);
+}
