@@ -69,6 +69,7 @@ CREATE TABLE queue.dead (
 	id          bigint NOT NULL,
 	died_at     timestamptz NOT NULL,
 	enqueued_at timestamptz NOT NULL,
+	expires_at  timestamptz,
 	priority    smallint,
 	key         text,
 	headers     jsonb,

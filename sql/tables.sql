@@ -223,7 +223,8 @@ RESET queue.max_queues_per_role;
 
 -- A table that looks like a queue's becomes one, with what is in it.
 SET ROLE regress_alice;
-CREATE TABLE queues.restored (id bigint NOT NULL, enqueued_at timestamptz NOT NULL, expires_at timestamptz,
+CREATE TABLE queues.restored (id bigint NOT NULL, enqueued_at timestamptz NOT NULL, key_hash bigint,
+	expires_at timestamptz,
 	priority smallint, key text, headers jsonb, payload jsonb, body bytea, note text);
 CREATE TABLE queues."restored$1" () INHERITS (queues.restored);
 INSERT INTO queues.restored (id, enqueued_at, payload) VALUES (4711, now(), '"old"');
@@ -244,7 +245,8 @@ SELECT queue.send('restored', '"new"') > 4712 AS higher;
 INSERT INTO queues.restored (payload) VALUES ('"newest"') RETURNING id > 4713 AS higher;
 SELECT payload FROM queue.pop('restored', 10) ORDER BY id;
 SELECT queue.drop('restored');
-CREATE TABLE queues.restored (id bigint NOT NULL, enqueued_at timestamptz NOT NULL, expires_at timestamptz,
+CREATE TABLE queues.restored (id bigint NOT NULL, enqueued_at timestamptz NOT NULL, key_hash bigint,
+	expires_at timestamptz,
 	priority smallint, key text, headers jsonb, payload jsonb, body bytea);
 SELECT queue.drop('restored');
 SELECT count(*) FROM pg_class WHERE relname LIKE 'restored%';

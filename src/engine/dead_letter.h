@@ -15,6 +15,7 @@ enum
 	Anum_dead_id,
 	Anum_dead_died_at,
 	Anum_dead_enqueued_at,
+	Anum_dead_expires_at,
 	Anum_dead_priority,
 	Anum_dead_key,
 	Anum_dead_headers,
@@ -26,7 +27,7 @@ enum
 };
 
 /* Insert a message in queue.dead. */
-extern void dead_letter_insert(Queue *queue, Message *message, const char *reason,
+extern void dead_letter_insert(Queue *queue, const Message *message, const char *reason,
 							   const char *error);
 
 /* Delete all dead letters of a queue; returns how many. */

@@ -9,20 +9,6 @@
 #include "storage/lockdefs.h"
 #include "utils/acl.h"
 
-/* Columns of a queue's table, its segments included, in this order. */
-enum
-{
-	Anum_message_id = 1,
-	Anum_message_enqueued_at,
-	Anum_message_expires_at,
-	Anum_message_priority,
-	Anum_message_key,
-	Anum_message_headers,
-	Anum_message_payload,
-	Anum_message_body,
-	Natts_message = Anum_message_body
-};
-
 /* Columns of queue.queue_definition. */
 enum
 {

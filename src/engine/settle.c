@@ -17,7 +17,7 @@
 #include "engine/dead_letter.h"
 #include "engine/deferred.h"
 #include "engine/frontier.h"
-#include "engine/guard.h"
+#include "guard.h"
 #include "engine/place.h"
 #include "engine/registry.h"
 #include "engine/segment.h"
@@ -248,8 +248,9 @@ fail(LeaseRef ref, const Failure *failure, Cached *cached, Failed *failed)
 		return FAILURE_ENDED;
 
 	/* Deleted by us, so that its toasted values are there. */
-	unreadable = claim_read(tuple, RelationGetDescr(rel),
-							lease.place.segment == LEASE_IN_DEFERRED, message);
+	unreadable = message_deform(lease.place.segment == LEASE_IN_DEFERRED ?
+								&deferred_columns : &message_columns,
+								tuple, RelationGetDescr(rel), message);
 	message->attempts = failure->attempts > 0 ? failure->attempts : lease.attempts;
 	lease_mark(ref, failure->expired_by != 0 ? LEASE_EXPIRED : LEASE_FAILED);
 

@@ -143,12 +143,11 @@ enter(FunctionCallInfo fcinfo, Oid queue, uint64 *n)
 	return result;
 }
 
-/* Fill in a column of a message. */
-static void
-set_column(Datum *values, bool *isnull, int column, Datum value, bool null)
+/* An element of an array argument, NULL if it is null. */
+static void *
+given(Datum *const *columns, bool *const *nulls, int argument, int i)
 {
-	values[column - 1] = value;
-	isnull[column - 1] = null;
+	return nulls[argument][i] ? NULL : DatumGetPointer(columns[argument][i]);
 }
 
 Datum
@@ -163,8 +162,7 @@ queue_relay_accept(PG_FUNCTION_ARGS)
 	int64	   *ids;
 	Datum	   *columns[NARGS];
 	bool	   *nulls[NARGS];
-	Datum		(*values)[Natts_message];
-	bool		(*isnull)[Natts_message];
+	Message    *messages;
 
 	PreventCommandIfReadOnly("queue.relay_accept()");
 	PreventCommandIfParallelMode("queue.relay_accept()");
@@ -211,9 +209,7 @@ queue_relay_accept(PG_FUNCTION_ARGS)
 		queue_missing(text_to_cstring(PG_GETARG_TEXT_PP(ARG_QUEUE)));
 	ids = palloc(sizeof(int64) * nfresh);
 	identity_allocate(queue, nfresh, ids);
-	values = palloc0(sizeof(*values) * nfresh);
-	isnull = palloc(sizeof(*isnull) * nfresh);
-	memset(isnull, true, sizeof(*isnull) * nfresh);
+	messages = palloc0(sizeof(Message) * nfresh);
 	for (int i = 0; i < n; i++)
 	{
 		Origin		origin;
@@ -226,17 +222,14 @@ queue_relay_accept(PG_FUNCTION_ARGS)
 			continue;
 		found->taken = true;
 
-		set_column(values[nsent], isnull[nsent], Anum_message_id, Int64GetDatum(ids[nsent]), false);
-		set_column(values[nsent], isnull[nsent], Anum_message_payload,
-				   columns[ARG_PAYLOADS][i], nulls[ARG_PAYLOADS][i]);
-		set_column(values[nsent], isnull[nsent], Anum_message_body,
-				   columns[ARG_BODIES][i], nulls[ARG_BODIES][i]);
-		set_column(values[nsent], isnull[nsent], Anum_message_key,
-				   columns[ARG_KEYS][i], nulls[ARG_KEYS][i]);
-		set_column(values[nsent], isnull[nsent], Anum_message_headers,
-				   columns[ARG_HEADERS][i], nulls[ARG_HEADERS][i]);
+		messages[nsent].id = ids[nsent];
+		messages[nsent].expires_at = DT_NOEND;
+		messages[nsent].payload = given(columns, nulls, ARG_PAYLOADS, i);
+		messages[nsent].body = given(columns, nulls, ARG_BODIES, i);
+		messages[nsent].key = given(columns, nulls, ARG_KEYS, i);
+		messages[nsent].headers = given(columns, nulls, ARG_HEADERS, i);
 		nsent++;
 	}
-	segment_insert_batch(queue, nsent, values, isnull);
+	segment_insert_batch(queue, nsent, messages);
 	PG_RETURN_INT32(nsent);
 }

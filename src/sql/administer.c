@@ -140,10 +140,11 @@ create_table(const char *name, bool durable)
 {
 	PG_TRY();
 	{
-		/* The C code knows the columns by number: see catalog.h. */
+		/* The C code knows the columns by number: see message.h. */
 		execute(psprintf("CREATE %sTABLE queues.%s ("
 						 "id bigint NOT NULL, "
 						 "enqueued_at timestamptz NOT NULL, "
+						 "key_hash bigint, "
 						 "expires_at timestamptz, "
 						 "priority smallint, "
 						 "key text, "

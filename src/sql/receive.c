@@ -32,8 +32,6 @@ PG_FUNCTION_INFO_V1(queue_receive);
 PG_FUNCTION_INFO_V1(queue_pop);
 PG_FUNCTION_INFO_V1(queue_peek);
 
-#define Natts_result	9
-
 /* From libpq/libpq.h, which needs headers of GSSAPI that need not be there. */
 extern bool pq_check_connection(void);
 
@@ -43,27 +41,10 @@ extern bool pq_check_connection(void);
 static void
 put_message(ReturnSetInfo *rsinfo, const Message *message)
 {
-	Datum		values[Natts_result];
-	bool		isnull[Natts_result];
+	Datum		values[Natts_message_result];
+	bool		isnull[Natts_message_result];
 
-	values[0] = Int64GetDatum(message->receipt);
-	isnull[0] = (message->receipt == 0);
-	values[1] = Int64GetDatum(message->id);
-	isnull[1] = false;
-	values[2] = PointerGetDatum(message->key);
-	isnull[2] = (message->key == NULL);
-	values[3] = PointerGetDatum(message->payload);
-	isnull[3] = (message->payload == NULL);
-	values[4] = PointerGetDatum(message->body);
-	isnull[4] = (message->body == NULL);
-	values[5] = PointerGetDatum(message->headers);
-	isnull[5] = (message->headers == NULL);
-	values[6] = Int16GetDatum(message->priority);
-	isnull[6] = !message->has_priority;
-	values[7] = Int32GetDatum(message->attempts);
-	isnull[7] = false;
-	values[8] = TimestampTzGetDatum(message->enqueued_at);
-	isnull[8] = false;
+	message_result(message, values, isnull);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
 }
 
@@ -266,7 +247,8 @@ peek_segment(QueueShared *q, int segno, Snapshot snapshot, ReturnSetInfo *rsinfo
 		{
 			Message		message;
 
-			(void) claim_read(tuples[i], RelationGetDescr(rel), false, &message);
+			(void) message_deform(&message_columns, tuples[i], RelationGetDescr(rel), &message);
+			message.attempts = 1;
 			put_message(rsinfo, &message);
 		}
 	}

@@ -33,70 +33,50 @@ null_argument(const char *function, const char *argument)
 }
 
 /*
- * Fill in a message's columns but the time of its sending; contents is the
- * payload or the body.
+ * A message but for the time of its sending; contents is the payload or the
+ * body.
  */
 static void
-message_columns(Datum *values, bool *isnull, int64 id,
-				int contents_column, NullableDatum contents,
-				NullableDatum key, NullableDatum headers)
+set_message(Message *message, int64 id, bool bytes, NullableDatum contents,
+			NullableDatum key, NullableDatum headers)
 {
-	memset(values, 0, sizeof(Datum) * Natts_message);
-	memset(isnull, true, sizeof(bool) * Natts_message);
-	values[Anum_message_id - 1] = Int64GetDatum(id);
-	isnull[Anum_message_id - 1] = false;
-	values[Anum_message_key - 1] = key.value;
-	isnull[Anum_message_key - 1] = key.isnull;
-	values[Anum_message_headers - 1] = headers.value;
-	isnull[Anum_message_headers - 1] = headers.isnull;
-	values[contents_column - 1] = contents.value;
-	isnull[contents_column - 1] = contents.isnull;
+	memset(message, 0, sizeof(Message));
+	message->id = id;
+	message->expires_at = DT_NOEND;
+	if (!key.isnull)
+		message->key = (text *) PG_DETOAST_DATUM_PACKED(key.value);
+	if (!headers.isnull)
+		message->headers = (struct varlena *) DatumGetPointer(headers.value);
+	if (bytes)
+		message->body = (bytea *) DatumGetPointer(contents.value);
+	else
+		message->payload = (struct varlena *) DatumGetPointer(contents.value);
 }
 
 /* Put messages where they wait for their time. */
 static void
-send_later(Queue *queue, int n, Datum (*values)[Natts_message],
-		   bool (*isnull)[Natts_message], int64 delay)
+send_later(Queue *queue, int n, Message *messages, int64 delay)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
 	for (int i = 0; i < n; i++)
-	{
-		values[i][Anum_message_enqueued_at - 1] = TimestampTzGetDatum(now);
-		isnull[i][Anum_message_enqueued_at - 1] = false;
-	}
+		messages[i].enqueued_at = now;
 
 	/* This locks the queue too: whoever drops or purges it must see our rows. */
-	segment_check_messages(queue, n, values, isnull);
+	segment_check_messages(queue, n, messages);
 	for (int i = 0; i < n; i++)
 	{
-		Message		message = {0};
-
 		CHECK_FOR_INTERRUPTS();
-#define VARLENA(column) \
-	(isnull[i][(column) - 1] ? NULL : (void *) PG_DETOAST_DATUM(values[i][(column) - 1]))
-		message.id = DatumGetInt64(values[i][Anum_message_id - 1]);
-		message.enqueued_at = now;
-		message.has_priority = !isnull[i][Anum_message_priority - 1];
-		if (message.has_priority)
-			message.priority = DatumGetInt16(values[i][Anum_message_priority - 1]);
-		message.key = VARLENA(Anum_message_key);
-		message.headers = VARLENA(Anum_message_headers);
-		message.payload = VARLENA(Anum_message_payload);
-		message.body = VARLENA(Anum_message_body);
-#undef VARLENA
-		deferred_insert(queue, &message, now + delay, 0, NULL, NULL);
+		deferred_insert(queue, &messages[i], now + delay, 0, NULL, NULL);
 	}
 	wake_delayed_at_commit(queue->shared, n);
 }
 
 /* queue.send and queue.send_bytes: (queue, contents, key, headers, delay). */
 static Datum
-send_one(FunctionCallInfo fcinfo, const char *function, const char *contents_name,
-		 int contents_column)
+send_one(FunctionCallInfo fcinfo, const char *function, const char *contents_name, bool bytes)
 {
-	Datum		values[1][Natts_message];
-	bool		isnull[1][Natts_message];
+	Message		message;
 	int64		delay = 0;
 	int64		id;
 	Queue	   *queue;
@@ -114,25 +94,24 @@ send_one(FunctionCallInfo fcinfo, const char *function, const char *contents_nam
 
 	queue = queue_by_name(PG_GETARG_TEXT_PP(0), ACL_INSERT);
 	identity_allocate(queue, 1, &id);
-	message_columns(values[0], isnull[0], id, contents_column,
-					fcinfo->args[1], fcinfo->args[2], fcinfo->args[3]);
+	set_message(&message, id, bytes, fcinfo->args[1], fcinfo->args[2], fcinfo->args[3]);
 	if (delay == 0)
-		segment_insert(queue, values[0], isnull[0]);
+		segment_insert(queue, &message);
 	else
-		send_later(queue, 1, values, isnull, delay);
+		send_later(queue, 1, &message, delay);
 	return Int64GetDatum(id);
 }
 
 Datum
 queue_send(PG_FUNCTION_ARGS)
 {
-	return send_one(fcinfo, "queue.send()", "payload", Anum_message_payload);
+	return send_one(fcinfo, "queue.send()", "payload", false);
 }
 
 Datum
 queue_send_bytes(PG_FUNCTION_ARGS)
 {
-	return send_one(fcinfo, "queue.send_bytes()", "body", Anum_message_body);
+	return send_one(fcinfo, "queue.send_bytes()", "body", true);
 }
 
 /*
@@ -183,8 +162,7 @@ queue_send_batch(PG_FUNCTION_ARGS)
 		NullableDatum *payloads;
 		NullableDatum *keys;
 		NullableDatum *headers;
-		Datum		(*values)[Natts_message];
-		bool		(*isnull)[Natts_message];
+		Message    *messages;
 		int64	   *ids;
 		int64		delay = 0;
 		int			n;
@@ -204,8 +182,7 @@ queue_send_batch(PG_FUNCTION_ARGS)
 		payloads = optional_elements(fcinfo, 1, "payloads", JSONBOID, n);
 		keys = optional_elements(fcinfo, 2, "keys", TEXTOID, n);
 		headers = optional_elements(fcinfo, 3, "headers", JSONBOID, n);
-		values = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(*values) * (Size) Max(n, 1));
-		isnull = palloc(sizeof(*isnull) * Max(n, 1));
+		messages = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(Message) * (Size) Max(n, 1));
 		for (int i = 0; i < n; i++)
 		{
 			if (payloads[i].isnull)
@@ -224,12 +201,11 @@ queue_send_batch(PG_FUNCTION_ARGS)
 		if (n > 0)
 			identity_allocate(queue, n, ids);
 		for (int i = 0; i < n; i++)
-			message_columns(values[i], isnull[i], ids[i], Anum_message_payload,
-							payloads[i], keys[i], headers[i]);
+			set_message(&messages[i], ids[i], false, payloads[i], keys[i], headers[i]);
 		if (n > 0 && delay == 0)
-			segment_insert_batch(queue, n, values, isnull);
+			segment_insert_batch(queue, n, messages);
 		else if (n > 0)
-			send_later(queue, n, values, isnull, delay);
+			send_later(queue, n, messages, delay);
 	}
 
 	funcctx = SRF_PERCALL_SETUP();

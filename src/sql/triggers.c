@@ -40,6 +40,23 @@ trigger_queue(FunctionCallInfo fcinfo, TriggerEvent timing)
 	return queue;
 }
 
+/* Raise an error if an INSERT gives a value that only the queue can know. */
+static void
+refuse_given(Queue *queue, HeapTuple row, TupleDesc desc, AttrNumber column)
+{
+	bool		isnull;
+	Datum		given = heap_getattr(row, column, desc, &isnull);
+	const char *name = NameStr(TupleDescAttr(desc, column - 1)->attname);
+
+	if (!isnull)
+		ereport(ERROR,
+				(errcode(ERRCODE_GENERATED_ALWAYS),
+				 errmsg("cannot insert a value into column \"%s\" of queue \"%s\"",
+						name, NameStr(queue->name)),
+				 errdetail("The value is " INT64_FORMAT ".", DatumGetInt64(given)),
+				 errhint("Leave the column out: messages get it from the queue.")));
+}
+
 /* BEFORE INSERT on a queue's table: give the row what only we can. */
 Datum
 queue_before_insert(PG_FUNCTION_ARGS)
@@ -47,32 +64,30 @@ queue_before_insert(PG_FUNCTION_ARGS)
 	Queue	   *queue = trigger_queue(fcinfo, TRIGGER_EVENT_BEFORE);
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	TupleDesc	desc = RelationGetDescr(trigger->tg_relation);
-	int			columns[2] = {Anum_message_id, Anum_message_enqueued_at};
-	Datum		values[2];
-	bool		isnull[2] = {false, false};
+	HeapTuple	row = trigger->tg_trigtuple;
+	int			columns[] = {Anum_message_id, Anum_message_enqueued_at, Anum_message_key_hash};
+	Datum		values[lengthof(columns)];
+	bool		isnull[lengthof(columns)] = {false};
 	bool		null;
-	Datum		headers;
-	Datum		given;
+	Datum		value;
 	int64		id;
 
-	given = heap_getattr(trigger->tg_trigtuple, Anum_message_id, desc, &null);
+	refuse_given(queue, row, desc, Anum_message_id);
+	refuse_given(queue, row, desc, Anum_message_key_hash);
+	value = heap_getattr(row, Anum_message_headers, desc, &null);
 	if (!null)
-		ereport(ERROR,
-				(errcode(ERRCODE_GENERATED_ALWAYS),
-				 errmsg("cannot insert a value into column \"id\" of queue \"%s\"", NameStr(queue->name)),
-				 errdetail("The value is " INT64_FORMAT ".", DatumGetInt64(given)),
-				 errhint("Leave the column out: messages get their ids from the queue.")));
-	headers = heap_getattr(trigger->tg_trigtuple, Anum_message_headers, desc, &null);
-	if (!null)
-		argument_headers(headers);
+		argument_headers(value);
 
 	identity_allocate(queue, 1, &id);
 	values[0] = Int64GetDatum(id);
-	values[1] = heap_getattr(trigger->tg_trigtuple, Anum_message_enqueued_at, desc, &null);
+	values[1] = heap_getattr(row, Anum_message_enqueued_at, desc, &null);
 	if (null)
 		values[1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	return PointerGetDatum(heap_modify_tuple_by_cols(trigger->tg_trigtuple, desc,
-													 2, columns, values, isnull));
+	value = heap_getattr(row, Anum_message_key, desc, &isnull[2]);
+	if (!isnull[2])
+		values[2] = Int64GetDatum(message_key_hash(DatumGetTextPP(value)));
+	return PointerGetDatum(heap_modify_tuple_by_cols(row, desc, lengthof(columns),
+													 columns, values, isnull));
 }
 
 /* AFTER INSERT on a queue's table: the engine must know where the row lies. */

@@ -596,7 +596,7 @@ move_message(Queue *queue, Relation rel, Lease *lease)
 
 	place.relid = extension_relation("deferred");
 	place.due_at = GetCurrentTimestamp();
-	if (claim_read(tuple, RelationGetDescr(rel), false, &message) != NULL)
+	if (message_deform(&message_columns, tuple, RelationGetDescr(rel), &message) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("message " INT64_FORMAT " cannot be read", lease->id)));
