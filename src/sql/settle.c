@@ -5,14 +5,12 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_type.h"
-#include "duration.h"
+#include "argument.h"
 #include "engine/lease.h"
 #include "engine/registry.h"
 #include "engine/settle.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -70,23 +68,20 @@ queue_ack(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(acked);
 }
 
-/* The leases of an array argument of receipts, NULLs left out. */
+/* The leases of the argument receipts, NULLs left out. */
 static LeaseRef *
-receipt_array(ArrayType *array, int *n)
+receipts_argument(FunctionCallInfo fcinfo, int *n)
 {
-	Datum	   *values;
-	bool	   *isnull;
-	int			nvalues;
+	ArgumentArray receipts;
 	LeaseRef   *refs;
 
-	deconstruct_array(array, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE,
-					  &values, &isnull, &nvalues);
-	refs = palloc(sizeof(LeaseRef) * Max(nvalues, 1));
+	argument_array(fcinfo, 0, "receipts", NULL, &receipts);
+	refs = palloc(sizeof(LeaseRef) * Max(receipts.n, 1));
 	*n = 0;
-	for (int i = 0; i < nvalues; i++)
+	for (int i = 0; i < receipts.n; i++)
 	{
-		if (!isnull[i])
-			refs[(*n)++] = lease_of_receipt(DatumGetInt64(values[i]));
+		if (!receipts.isnull[i])
+			refs[(*n)++] = lease_of_receipt(DatumGetInt64(receipts.values[i]));
 	}
 	return refs;
 }
@@ -95,7 +90,7 @@ Datum
 queue_ack_batch(PG_FUNCTION_ARGS)
 {
 	int			n;
-	LeaseRef   *refs = receipt_array(PG_GETARG_ARRAYTYPE_P(0), &n);
+	LeaseRef   *refs = receipts_argument(fcinfo, &n);
 	Oid			checked = InvalidOid;
 	SettleTable table = {0};
 	int			acked = 0;
@@ -117,8 +112,7 @@ nack_arguments(FunctionCallInfo fcinfo, Failure *failure)
 {
 	memset(failure, 0, sizeof(Failure));
 	failure->wait = true;
-	failure->delay = PG_ARGISNULL(1) ? -1 :
-		duration_microseconds("delay", PG_GETARG_INTERVAL_P(1), 0);
+	failure->delay = argument_duration(fcinfo, 1, "delay", 0, -1);
 	if (!PG_ARGISNULL(2))
 		failure->error = text_to_cstring(PG_GETARG_TEXT_PP(2));
 }
@@ -166,7 +160,7 @@ queue_nack_batch(PG_FUNCTION_ARGS)
 	nack_arguments(fcinfo, &failure);
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	refs = receipt_array(PG_GETARG_ARRAYTYPE_P(0), &n);
+	refs = receipts_argument(fcinfo, &n);
 	PG_RETURN_INT32(nack(refs, n, &failure));
 }
 
@@ -190,11 +184,9 @@ static int
 extend(FunctionCallInfo fcinfo, const LeaseRef *refs, int n)
 {
 	Oid			checked = InvalidOid;
-	int64		lease = -1;
+	int64		lease = argument_duration(fcinfo, 1, "lease", 1, -1);
 	int			extended = 0;
 
-	if (!PG_ARGISNULL(1))
-		lease = duration_microseconds("lease", PG_GETARG_INTERVAL_P(1), 1);
 	for (int i = 0; i < n; i++)
 	{
 		Queue	   *queue;
@@ -228,7 +220,7 @@ queue_extend_batch(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	refs = receipt_array(PG_GETARG_ARRAYTYPE_P(0), &n);
+	refs = receipts_argument(fcinfo, &n);
 	PG_RETURN_INT32(extend(fcinfo, refs, n));
 }
 
@@ -236,17 +228,16 @@ queue_extend_batch(PG_FUNCTION_ARGS)
 Datum
 queue_release(PG_FUNCTION_ARGS)
 {
+	text	   *queue_name;
 	char	   *name;
 	Queue	   *queue;
 	Lease		lease;
 
 	PreventCommandDuringRecovery("queue.release()");
-	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", PG_ARGISNULL(0) ? "queue" : "id")));
-	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	queue = queue_by_name(PG_GETARG_TEXT_PP(0), ACL_NO_RIGHTS);
+	queue_name = argument_text(fcinfo, 0, "queue");
+	argument_required(fcinfo, 1, "id");
+	name = text_to_cstring(queue_name);
+	queue = queue_by_name(queue_name, ACL_NO_RIGHTS);
 	queue_check_owner(queue->relid, name);
 
 	if (!lease_find(queue->shared, PG_GETARG_INT64(1), &lease))
