@@ -38,6 +38,25 @@ message_key_hash(text *key)
 	return (int64) hash;
 }
 
+static inline void *
+pointer_or_null(NullableDatum value)
+{
+	return value.isnull ? NULL : DatumGetPointer(value.value);
+}
+
+void
+message_set(Message *message, int64 id, NullableDatum key, NullableDatum headers,
+			NullableDatum payload, NullableDatum body)
+{
+	memset(message, 0, sizeof(Message));
+	message->id = id;
+	message->expires_at = DT_NOEND;
+	message->key = pointer_or_null(key);
+	message->headers = pointer_or_null(headers);
+	message->payload = pointer_or_null(payload);
+	message->body = pointer_or_null(body);
+}
+
 /*
  * Storing
  */

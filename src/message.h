@@ -47,6 +47,13 @@ typedef struct Message
 	TransactionId xmin;			/* who inserted it */
 } Message;
 
+/*
+ * A message with these values, toasted perhaps and not copied; the time of its
+ * sending is up to who stores it.
+ */
+extern void message_set(Message *message, int64 id, NullableDatum key, NullableDatum headers,
+						NullableDatum payload, NullableDatum body);
+
 /* Where a table of messages has their values; 0: it has no such column. */
 typedef struct MessageColumns
 {

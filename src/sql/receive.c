@@ -7,9 +7,8 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/xact.h"
-#include "access/xlog.h"
+#include "argument.h"
 #include "compat.h"
-#include "duration.h"
 #include "engine/claim.h"
 #include "engine/frontier.h"
 #include "engine/registry.h"
@@ -18,7 +17,6 @@
 #include "engine/wake.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "guc.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/latch.h"
@@ -67,35 +65,6 @@ return_messages(FunctionCallInfo fcinfo, const Message *messages, int n)
 		put_message((ReturnSetInfo *) fcinfo->resultinfo, &messages[i]);
 }
 
-/* The argument max_messages. */
-static int
-max_messages_argument(FunctionCallInfo fcinfo)
-{
-	int			max;
-
-	if (PG_ARGISNULL(1))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("max_messages must not be null")));
-	max = PG_GETARG_INT32(1);
-	if (max < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for \"max_messages\": %d", max),
-				 errhint("It must be at least 1.")));
-	return max;
-}
-
-static Queue *
-queue_argument(FunctionCallInfo fcinfo, AclMode rights)
-{
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("queue must not be null")));
-	return queue_by_name(PG_GETARG_TEXT_PP(0), rights);
-}
-
 /* Sleep until woken, until it is time to look, or until the wait is over. */
 static void
 sleep_until(TimestampTz when)
@@ -139,7 +108,7 @@ claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 	for (;;)
 	{
 		/* Each time by name: while we slept it may have been dropped. */
-		Queue	   *queue = queue_argument(fcinfo, ACL_SELECT | ACL_DELETE);
+		Queue	   *queue = queue_by_name(argument_text(fcinfo, 0, "queue"), ACL_SELECT | ACL_DELETE);
 		QueueShared *q = queue->shared;
 		TimestampTz now = GetCurrentTimestamp();
 		TimestampTz next;
@@ -176,26 +145,17 @@ claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 	return n;
 }
 
-/* The argument wait, in microseconds. */
-static int64
-wait_argument(FunctionCallInfo fcinfo, int argno)
-{
-	return PG_ARGISNULL(argno) ? 0 :
-		duration_microseconds("wait", PG_GETARG_INTERVAL_P(argno), 0);
-}
-
 Datum
 queue_receive(PG_FUNCTION_ARGS)
 {
-	int			max = max_messages_argument(fcinfo);
-	int64		lease = -1;
-	int64		wait = wait_argument(fcinfo, 3);
+	int			max = argument_integer(fcinfo, 1, "max_messages", 1);
+	int64		lease;
+	int64		wait = argument_duration(fcinfo, 3, "wait", 0, 0);
 	Message    *messages;
 	int			n;
 
 	PreventCommandDuringRecovery("queue.receive()");
-	if (!PG_ARGISNULL(2))
-		lease = duration_microseconds("lease", PG_GETARG_INTERVAL_P(2), 1);
+	lease = argument_duration(fcinfo, 2, "lease", 1, -1);
 	n = claim_or_wait(fcinfo, LEASE_TIMED, lease, wait, max, &messages);
 	return_messages(fcinfo, messages, n);
 	return (Datum) 0;
@@ -204,8 +164,8 @@ queue_receive(PG_FUNCTION_ARGS)
 Datum
 queue_pop(PG_FUNCTION_ARGS)
 {
-	int			max = max_messages_argument(fcinfo);
-	int64		wait = wait_argument(fcinfo, 2);
+	int			max = argument_integer(fcinfo, 1, "max_messages", 1);
+	int64		wait = argument_duration(fcinfo, 2, "wait", 0, 0);
 	Message    *messages;
 	int			n;
 	int			popped = 0;
@@ -259,8 +219,8 @@ peek_segment(QueueShared *q, int segno, Snapshot snapshot, ReturnSetInfo *rsinfo
 Datum
 queue_peek(PG_FUNCTION_ARGS)
 {
-	int			max = max_messages_argument(fcinfo);
-	Queue	   *queue = queue_argument(fcinfo, ACL_SELECT);
+	int			max = argument_integer(fcinfo, 1, "max_messages", 1);
+	Queue	   *queue = queue_by_name(argument_text(fcinfo, 0, "queue"), ACL_SELECT);
 	QueueShared *q = queue->shared;
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	uint8		order[QUEUE_MAX_SEGMENTS];

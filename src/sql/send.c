@@ -6,8 +6,6 @@
 
 #include "access/xact.h"
 #include "argument.h"
-#include "catalog/pg_type.h"
-#include "duration.h"
 #include "engine/deferred.h"
 #include "engine/ids.h"
 #include "engine/registry.h"
@@ -16,7 +14,6 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -24,34 +21,7 @@ PG_FUNCTION_INFO_V1(queue_send);
 PG_FUNCTION_INFO_V1(queue_send_bytes);
 PG_FUNCTION_INFO_V1(queue_send_batch);
 
-static void
-null_argument(const char *function, const char *argument)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-			 errmsg("%s of %s must not be null", argument, function)));
-}
-
-/*
- * A message but for the time of its sending; contents is the payload or the
- * body.
- */
-static void
-set_message(Message *message, int64 id, bool bytes, NullableDatum contents,
-			NullableDatum key, NullableDatum headers)
-{
-	memset(message, 0, sizeof(Message));
-	message->id = id;
-	message->expires_at = DT_NOEND;
-	if (!key.isnull)
-		message->key = (text *) PG_DETOAST_DATUM_PACKED(key.value);
-	if (!headers.isnull)
-		message->headers = (struct varlena *) DatumGetPointer(headers.value);
-	if (bytes)
-		message->body = (bytea *) DatumGetPointer(contents.value);
-	else
-		message->payload = (struct varlena *) DatumGetPointer(contents.value);
-}
+static const NullableDatum absent = {.isnull = true};
 
 /* Put messages where they wait for their time. */
 static void
@@ -77,24 +47,23 @@ static Datum
 send_one(FunctionCallInfo fcinfo, const char *function, const char *contents_name, bool bytes)
 {
 	Message		message;
-	int64		delay = 0;
+	text	   *name;
+	int64		delay;
 	int64		id;
 	Queue	   *queue;
 
 	PreventCommandIfReadOnly(function);
 	PreventCommandIfParallelMode(function);
-	if (PG_ARGISNULL(0))
-		null_argument(function, "queue");
-	if (PG_ARGISNULL(1))
-		null_argument(function, contents_name);
+	name = argument_text(fcinfo, 0, "queue");
+	argument_required(fcinfo, 1, contents_name);
 	if (!PG_ARGISNULL(3))
 		argument_headers(PG_GETARG_DATUM(3));
-	if (!PG_ARGISNULL(4))
-		delay = duration_microseconds("delay", PG_GETARG_INTERVAL_P(4), 0);
+	delay = argument_duration(fcinfo, 4, "delay", 0, 0);
 
-	queue = queue_by_name(PG_GETARG_TEXT_PP(0), ACL_INSERT);
+	queue = queue_by_name(name, ACL_INSERT);
 	identity_allocate(queue, 1, &id);
-	set_message(&message, id, bytes, fcinfo->args[1], fcinfo->args[2], fcinfo->args[3]);
+	message_set(&message, id, fcinfo->args[2], fcinfo->args[3],
+				bytes ? absent : fcinfo->args[1], bytes ? fcinfo->args[1] : absent);
 	if (delay == 0)
 		segment_insert(queue, &message);
 	else
@@ -115,39 +84,6 @@ queue_send_bytes(PG_FUNCTION_ARGS)
 }
 
 /*
- * The elements of an optional array argument, all null if it is; it must
- * have n elements.
- */
-static NullableDatum *
-optional_elements(FunctionCallInfo fcinfo, int argno, const char *name, Oid type, int n)
-{
-	NullableDatum *result = palloc(sizeof(NullableDatum) * n);
-	Datum	   *values;
-	bool	   *isnull;
-	int			nvalues;
-
-	if (PG_ARGISNULL(argno))
-	{
-		for (int i = 0; i < n; i++)
-			result[i].isnull = true;
-		return result;
-	}
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(argno), type, -1, false, TYPALIGN_INT,
-					  &values, &isnull, &nvalues);
-	if (nvalues != n)
-		ereport(ERROR,
-				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-				 errmsg("%s must have as many elements as payloads", name),
-				 errdetail("%s has %d elements, payloads has %d.", name, nvalues, n)));
-	for (int i = 0; i < n; i++)
-	{
-		result[i].value = values[i];
-		result[i].isnull = isnull[i];
-	}
-	return result;
-}
-
-/*
  * queue.send_batch: (queue, payloads, keys, headers, delay).  The ids come
  * back one call at a time, which is cheaper here than a tuplestore.
  */
@@ -159,39 +95,35 @@ queue_send_batch(PG_FUNCTION_ARGS)
 
 	if (SRF_IS_FIRSTCALL())
 	{
-		NullableDatum *payloads;
-		NullableDatum *keys;
-		NullableDatum *headers;
+		text	   *name;
+		ArgumentArray payloads;
+		ArgumentArray keys;
+		ArgumentArray headers;
 		Message    *messages;
 		int64	   *ids;
-		int64		delay = 0;
+		int64		delay;
 		int			n;
 		Queue	   *queue;
 
 		PreventCommandIfReadOnly(function);
 		PreventCommandIfParallelMode(function);
-		if (PG_ARGISNULL(0))
-			null_argument(function, "queue");
-		if (PG_ARGISNULL(1))
-			null_argument(function, "payloads");
-		if (!PG_ARGISNULL(4))
-			delay = duration_microseconds("delay", PG_GETARG_INTERVAL_P(4), 0);
-		queue = queue_by_name(PG_GETARG_TEXT_PP(0), ACL_INSERT);
+		name = argument_text(fcinfo, 0, "queue");
+		argument_required(fcinfo, 1, "payloads");
+		delay = argument_duration(fcinfo, 4, "delay", 0, 0);
+		queue = queue_by_name(name, ACL_INSERT);
 
-		n = ArrayGetNItems(ARR_NDIM(PG_GETARG_ARRAYTYPE_P(1)), ARR_DIMS(PG_GETARG_ARRAYTYPE_P(1)));
-		payloads = optional_elements(fcinfo, 1, "payloads", JSONBOID, n);
-		keys = optional_elements(fcinfo, 2, "keys", TEXTOID, n);
-		headers = optional_elements(fcinfo, 3, "headers", JSONBOID, n);
+		argument_array(fcinfo, 1, "payloads", NULL, &payloads);
+		argument_array(fcinfo, 2, "keys", &payloads, &keys);
+		argument_array(fcinfo, 3, "headers", &payloads, &headers);
+		argument_elements_required(&payloads);
+		n = payloads.n;
 		messages = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(Message) * (Size) Max(n, 1));
 		for (int i = 0; i < n; i++)
 		{
-			if (payloads[i].isnull)
-				ereport(ERROR,
-						(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-						 errmsg("payloads of %s must not contain nulls", function),
-						 errdetail("Element %d is null.", i + 1)));
-			if (!headers[i].isnull)
-				argument_headers(headers[i].value);
+			NullableDatum element = argument_element(&headers, i);
+
+			if (!element.isnull)
+				argument_headers(element.value);
 		}
 
 		funcctx = SRF_FIRSTCALL_INIT();
@@ -201,7 +133,8 @@ queue_send_batch(PG_FUNCTION_ARGS)
 		if (n > 0)
 			identity_allocate(queue, n, ids);
 		for (int i = 0; i < n; i++)
-			set_message(&messages[i], ids[i], false, payloads[i], keys[i], headers[i]);
+			message_set(&messages[i], ids[i], argument_element(&keys, i),
+						argument_element(&headers, i), argument_element(&payloads, i), absent);
 		if (n > 0 && delay == 0)
 			segment_insert_batch(queue, n, messages);
 		else if (n > 0)
