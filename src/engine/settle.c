@@ -12,6 +12,7 @@
 #include "access/relation.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "duration.h"
 #include "engine/claim.h"
 #include "engine/dead_letter.h"

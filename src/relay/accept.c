@@ -11,6 +11,7 @@
 
 #include "access/table.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "engine/ids.h"
 #include "engine/owner.h"
 #include "engine/registry.h"

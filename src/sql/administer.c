@@ -13,6 +13,7 @@
 #include "catalog/indexing.h"
 #include "catalog/pg_class.h"
 #include "commands/trigger.h"
+#include "compat.h"
 #include "duration.h"
 #include "engine/dead_letter.h"
 #include "engine/deferred.h"

@@ -8,6 +8,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "compat.h"
 #include "duration.h"
 #include "engine/deferred.h"
 #include "engine/ids.h"
