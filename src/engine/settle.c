@@ -11,6 +11,7 @@
 #include "access/heapam.h"
 #include "access/relation.h"
 #include "access/xact.h"
+#include "compat.h"
 #include "engine/claim.h"
 #include "engine/dead_letter.h"
 #include "engine/deferred.h"

@@ -12,6 +12,7 @@
 #include "access/table.h"
 #include "argument.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "engine/ids.h"
 #include "engine/owner.h"
 #include "engine/registry.h"

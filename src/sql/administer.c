@@ -14,6 +14,7 @@
 #include "catalog/indexing.h"
 #include "catalog/pg_class.h"
 #include "commands/trigger.h"
+#include "compat.h"
 #include "engine/dead_letter.h"
 #include "engine/deferred.h"
 #include "engine/owner.h"

@@ -6,6 +6,7 @@
 
 #include "access/xact.h"
 #include "argument.h"
+#include "compat.h"
 #include "engine/deferred.h"
 #include "engine/ids.h"
 #include "engine/registry.h"

@@ -6,6 +6,7 @@
 
 #include "access/xact.h"
 #include "argument.h"
+#include "compat.h"
 #include "engine/lease.h"
 #include "engine/registry.h"
 #include "engine/settle.h"

@@ -9,6 +9,7 @@
 #include "access/relation.h"
 #include "access/xact.h"
 #include "catalog/pg_inherits.h"
+#include "compat.h"
 #include "engine/lease.h"
 #include "engine/registry.h"
 #include "engine/rights.h"

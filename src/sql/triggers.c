@@ -7,6 +7,7 @@
 #include "access/htup_details.h"
 #include "argument.h"
 #include "commands/trigger.h"
+#include "compat.h"
 #include "engine/ids.h"
 #include "engine/registry.h"
 #include "engine/segment.h"

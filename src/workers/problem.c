@@ -4,6 +4,7 @@
  */
 #include "postgres.h"
 
+#include "compat.h"
 #include "engine/rights.h"
 #include "engine/shmem.h"
 #include "fmgr.h"
