@@ -11,6 +11,7 @@
 #include "access/heapam.h"
 #include "access/relation.h"
 #include "access/xact.h"
+#include "backoff.h"
 #include "engine/claim.h"
 #include "engine/dead_letter.h"
 #include "engine/deferred.h"
@@ -49,13 +50,9 @@ static const char expiry_activity[] = "settling expired leases";
 static void
 report_trouble(const Lease *lease, const ErrorData *error)
 {
-	int64		delay = TROUBLE_FIRST;
-	TimestampTz retry_at;
+	int64		delay = backoff_delay(lease->retries + 1, TROUBLE_FIRST, TROUBLE_LAST);
+	TimestampTz retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
 	Lease		now;
-
-	for (int i = 0; i < lease->retries && delay < TROUBLE_LAST; i++)
-		delay *= 2;
-	retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(delay, TROUBLE_LAST));
 
 	/* It has another receipt since the attempt was undone. */
 	if (lease_find(lease->q, lease->id, &now))
@@ -141,17 +138,6 @@ settle_ack(int64 receipt)
 	return result;
 }
 
-/* The back-off after this many failed attempts. */
-static int64
-backoff(Queue *queue, int attempts)
-{
-	int64		delay = queue->backoff;
-
-	for (int i = 1; i < attempts && delay < queue->backoff_max; i++)
-		delay *= 2;
-	return Min(delay, queue->backoff_max);
-}
-
 typedef enum FailureResult
 {
 	FAILURE_ENDED,				/* the lease had, or the message */
@@ -228,7 +214,8 @@ fail(LeaseRef ref, const Failure *failure, SettleTable *table, Failed *failed)
 		dead_letter_insert(queue, message, "max_attempts", failure->error);
 	else
 	{
-		int64		delay = failure->delay >= 0 ? failure->delay : backoff(queue, message->attempts);
+		int64		delay = failure->delay >= 0 ? failure->delay :
+			backoff_delay(message->attempts, queue->backoff, queue->backoff_max);
 
 		failed->place.relid = extension_relation("deferred");
 		failed->place.segment = LEASE_IN_DEFERRED;
@@ -290,7 +277,8 @@ overdue_at(const Lease *lease, void *arg)
 
 	if (lease->attempts >= queue->max_attempts)
 		return lease->expires_at;
-	return lease->expires_at + backoff(queue, lease->attempts);
+	return lease->expires_at +
+		backoff_delay(lease->attempts, queue->backoff, queue->backoff_max);
 }
 
 typedef struct TakeOver

@@ -17,8 +17,8 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "backoff.h"
 #include "catalog/pg_authid.h"
-#include "common/pg_prng.h"
 #include "guc.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -80,18 +80,6 @@ relay_shmem_init(bool found)
 		pg_atomic_init_u64(&slot->failed, 0);
 		pg_atomic_init_u64(&slot->oldest, 0);
 	}
-}
-
-/* The wait after this many failures in succession, in microseconds. */
-int64
-relay_backoff(int failures, int64 first, int64 last)
-{
-	int64		wait = last;
-
-	/* Half of it by chance, so that those who failed together part. */
-	if (failures < 30 && (first << (failures - 1)) < last)
-		wait = first << (failures - 1);
-	return wait / 2 + (int64) (pg_prng_double(&pg_global_prng_state) * (wait / 2));
 }
 
 /* The caller holds the lock. */
@@ -178,7 +166,7 @@ note_end(RelaySlot *slot, bool failed)
 		slot->failures++;
 
 	slot->restart_at = slot->stop ? 0 :
-		now + relay_backoff(Max(slot->failures, 1), RESTART_FIRST, RESTART_LAST);
+		now + backoff_jitter(backoff_delay(slot->failures, RESTART_FIRST, RESTART_LAST));
 	if (!slot->stop && !slot->trouble)
 		note_error(slot, "the worker was ended", true);
 	slot->pid = 0;

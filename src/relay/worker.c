@@ -35,11 +35,10 @@
  */
 #include "postgres.h"
 
-#include <math.h>
-
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "backoff.h"
 #include "common/hashfn.h"
 #include "compat.h"
 #include "engine/claim.h"
@@ -175,7 +174,6 @@ refused(RelayItem *item, const char *text, bool keep)
 {
 	int			attempts = item->base.message->attempts + item->base.failures;
 	char		clean[SINK_ERROR_SIZE];
-	double		wait;
 
 	text_clean(clean, sizeof(clean), text, strlen(text), GetDatabaseEncoding());
 	pg_atomic_fetch_add_u64(&slot->failed, 1);
@@ -187,8 +185,7 @@ refused(RelayItem *item, const char *text, bool keep)
 		dlist_push_tail(&failed, &item->node);
 		return;
 	}
-	wait = ldexp(backoff, attempts - 1);
-	item->retry_at = GetCurrentTimestamp() + (int64) Min((double) backoff_max, wait);
+	item->retry_at = GetCurrentTimestamp() + backoff_delay(attempts, backoff, backoff_max);
 	item->base.failures++;
 	put_back(item);
 }
@@ -298,7 +295,7 @@ back_off(const char *text, Loss loss)
 	disconnect();
 	connect_failures++;
 	connect_at = GetCurrentTimestamp() +
-		relay_backoff(connect_failures, CONNECT_FIRST, CONNECT_LAST);
+		backoff_jitter(backoff_delay(connect_failures, CONNECT_FIRST, CONNECT_LAST));
 
 	/* In the log once, not at each attempt. */
 	if (strcmp(slot->last_error, error) != 0 || connect_failures == 1)

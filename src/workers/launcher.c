@@ -23,6 +23,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "backoff.h"
 #include "catalog/pg_database.h"
 #include "compat.h"
 #include "engine/registry.h"
@@ -229,16 +230,13 @@ enter_database(Oid dboid)
 static void
 back_off(DatabaseShared *db, DatabaseProblem problem)
 {
-	int			delay = MIN_BACKOFF_MS;
-
 	if (db->problem == PROBLEM_NONE)
 		db->since = GetCurrentTimestamp();
 	db->problem = problem;
-	for (int i = 0; i < db->failures && delay < MAX_BACKOFF_MS; i++)
-		delay *= 2;
 	db->failures++;
-	db->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												 Min(delay, MAX_BACKOFF_MS));
+	db->not_before =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+									backoff_delay(db->failures, MIN_BACKOFF_MS, MAX_BACKOFF_MS));
 	db->state = DATABASE_UNKNOWN;
 }
 

@@ -13,6 +13,7 @@
 #include <signal.h>
 
 #include "access/xact.h"
+#include "backoff.h"
 #include "compat.h"
 #include "engine/registry.h"
 #include "engine/settle.h"
@@ -126,13 +127,11 @@ static void
 back_off(Backoff *backoff, int sqlstate)
 {
 	bool		locked = (sqlstate == ERRCODE_LOCK_NOT_AVAILABLE);
-	int			delay = locked ? LOCKED_FIRST_MS : FAILURE_FIRST_MS;
-	int			last = locked ? LOCKED_LAST_MS : FAILURE_LAST_MS;
+	int64		delay;
 
-	for (int i = 0; i < backoff->failures && delay < last; i++)
-		delay *= 2;
-	delay = Min(delay, last);
 	backoff->failures++;
+	delay = locked ? backoff_delay(backoff->failures, LOCKED_FIRST_MS, LOCKED_LAST_MS) :
+		backoff_delay(backoff->failures, FAILURE_FIRST_MS, FAILURE_LAST_MS);
 	backoff->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
 }
 
