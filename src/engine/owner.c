@@ -5,8 +5,8 @@
 #include "postgres.h"
 
 #include "engine/owner.h"
+#include "guc.h"
 #include "miscadmin.h"
-#include "utils/guc.h"
 
 void
 owner_begin(Oid owner, OwnerContext *saved)
@@ -14,7 +14,7 @@ owner_begin(Oid owner, OwnerContext *saved)
 	GetUserIdAndSecContext(&saved->user, &saved->security);
 	SetUserIdAndSecContext(owner, saved->security | SECURITY_RESTRICTED_OPERATION);
 	saved->nestlevel = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+	(void) set_config_option("search_path", SAFE_SEARCH_PATH, PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 }
 

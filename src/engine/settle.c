@@ -11,6 +11,7 @@
 #include "access/heapam.h"
 #include "access/relation.h"
 #include "access/xact.h"
+#include "background.h"
 #include "backoff.h"
 #include "engine/claim.h"
 #include "engine/dead_letter.h"
@@ -416,19 +417,11 @@ expire(const Lease *leases, int n, TimestampTz now, int *done)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData  *error = background_failed(context, false);
 
-		HOLD_INTERRUPTS();
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		LWLockReleaseAll();
-		AbortOutOfAnyTransaction();
-		FlushErrorState();
-		MemoryContextSwitchTo(context);
 		if (n == 1)
 			report_trouble(leases, error);
 		FreeErrorData(error);
-		RESUME_INTERRUPTS();
 		ok = false;
 	}
 	PG_END_TRY();

@@ -13,6 +13,7 @@
 #include <signal.h>
 
 #include "access/xact.h"
+#include "background.h"
 #include "backoff.h"
 #include "compat.h"
 #include "engine/registry.h"
@@ -160,21 +161,12 @@ attempt(Backoff *backoff, Oid relid, const char *activity, const char *details,
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData  *error =
+			background_failed(context, geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE);
 
-		/* As autovacuum does when a table's turn fails. */
-		HOLD_INTERRUPTS();
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
-			EmitErrorReport();
-		LWLockReleaseAll();
-		AbortOutOfAnyTransaction();
-		FlushErrorState();
 		back_off(backoff, error->sqlerrcode);
 		problem_report(relid, activity, error->sqlerrcode, error->message, backoff->not_before);
 		FreeErrorData(error);
-		RESUME_INTERRUPTS();
 		done = false;
 	}
 	PG_END_TRY();
