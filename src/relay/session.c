@@ -48,10 +48,9 @@ relay_session_begin(const RelayConfig *relay)
 		override("search_path", SAFE_SEARCH_PATH);
 
 		/* What leaves is UTF-8: text_utf8() has its conversion at hand then. */
-		StartTransactionCommand();
+		background_begin();
 		override("client_encoding", "UTF8");
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(TopMemoryContext);
+		background_end();
 	}
 	override("application_name", psprintf("queue relay %s", relay->name));
 	background_user();
@@ -64,9 +63,7 @@ relay_session_begin(const RelayConfig *relay)
 void
 relay_session_reset(void)
 {
-	MemoryContext caller = CurrentMemoryContext;
-
-	StartTransactionCommand();
+	background_begin();
 	PortalHashTableDeleteAll();
 	if (GetUserId() != GetAuthenticatedUserId() || GetSessionUserId() != GetAuthenticatedUserId())
 		SetPGVariable("session_authorization", NIL, false);
@@ -76,7 +73,6 @@ relay_session_reset(void)
 	LockReleaseAll(USER_LOCKMETHOD, true);
 	ResetTempTableNamespace();
 	ResetSequenceCaches();
-	CommitTransactionCommand();
+	background_end();
 	background_user();
-	MemoryContextSwitchTo(caller);
 }

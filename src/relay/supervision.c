@@ -17,6 +17,7 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "background.h"
 #include "backoff.h"
 #include "catalog/pg_authid.h"
 #include "guc.h"
@@ -401,8 +402,7 @@ relay_supervise(void)
 										 queue_max_relays * sizeof(BackgroundWorkerHandle *));
 
 	context = AllocSetContextCreate(caller, "queue relays", ALLOCSET_SMALL_SIZES);
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	background_begin();
 	MemoryContextSwitchTo(context);
 	if (extension_exists())
 	{
@@ -411,8 +411,7 @@ relay_supervise(void)
 	}
 	foreach(cell, relays)
 		find_problem(lfirst(cell));
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	background_end();
 	MemoryContextSwitchTo(TopMemoryContext);	/* handles live there */
 
 	now = GetCurrentTimestamp();

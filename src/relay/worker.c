@@ -38,6 +38,7 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "background.h"
 #include "backoff.h"
 #include "common/hashfn.h"
 #include "compat.h"
@@ -316,12 +317,11 @@ server_differs(void)
 	bool		differs;
 
 	server_changed = false;
-	StartTransactionCommand();
+	background_begin();
 	MemoryContextSwitchTo(context);
 	differs = OidIsValid(relay->server) &&
 		relay_server_options(relay, &server, &mapping, &kind, error) != server_hash;
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
+	background_end();
 	MemoryContextDelete(context);
 	return differs;
 }
@@ -363,8 +363,7 @@ connect_sink(MemoryContext context)
 	MemoryContextReset(context);
 	server_changed = false;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	background_begin();
 	MemoryContextSwitchTo(context);
 	now = extension_exists() ? relay_config_find(relay->name) : NULL;
 	if (now == NULL || now->paused || now->problem || now->fingerprint != slot->config)
@@ -387,8 +386,7 @@ connect_sink(MemoryContext context)
 	}
 	else
 		routine = &sql_sink;
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	background_end();
 
 	MemoryContextSwitchTo(context);
 	if (ok)
@@ -498,9 +496,7 @@ settle(void)
 {
 	dlist_iter	iter;
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	background_begin();
 	dlist_foreach(iter, &done)
 		settle_ack(dlist_container(RelayItem, node, iter.cur)->base.message->receipt);
 	dlist_foreach(iter, &failed)
@@ -511,9 +507,7 @@ settle(void)
 		settle_fail(item->base.message->receipt, -1, item->error,
 					item->base.message->attempts + item->base.failures, max_attempts);
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
+	background_end();
 	pgstat_report_stat(false);
 
 	pg_atomic_fetch_add_u64(&slot->published, ndone);
@@ -615,9 +609,7 @@ claim(int max)
 	Queue	   *queue;
 	int			n;
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	background_begin();
 	queue = check_queue();
 	queue_shared = queue->shared;
 	backoff = queue->backoff;
@@ -633,9 +625,7 @@ claim(int max)
 	if (n > 0 && !routine->local)
 		flush_commits(messages, n);
 	MemoryContextSetParent(context, TopMemoryContext);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
+	background_end();
 	if (n == 0)
 	{
 		MemoryContextDelete(context);
@@ -680,11 +670,7 @@ claim_more(void)
 		/* What is in hand goes on without, and may well have them all. */
 		if (geterrcode() != ERRCODE_CONFIGURATION_LIMIT_EXCEEDED)
 			PG_RE_THROW();
-		MemoryContextSwitchTo(TopMemoryContext);
-		edata = CopyErrorData();
-		FlushErrorState();
-		AbortCurrentTransaction();
-		MemoryContextSwitchTo(TopMemoryContext);
+		edata = background_failed(TopMemoryContext, false);
 		if (nhand == 0)
 			relay_report_error(slot, edata->message, true);
 		FreeErrorData(edata);
@@ -846,8 +832,8 @@ turn(MemoryContext connection)
 	/* While nothing else makes us, see what has changed of the server. */
 	if (sink == NULL)
 	{
-		StartTransactionCommand();
-		CommitTransactionCommand();
+		background_begin();
+		background_end();
 	}
 }
 
@@ -878,17 +864,15 @@ read_config(void)
 {
 	Queue	   *queue = NULL;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	background_begin();
 	MemoryContextSwitchTo(TopMemoryContext);
 	if (extension_exists())
 		relay = relay_config_find(NameStr(slot->name));
 	if (relay)
 		queue = queue_by_relid(relay->queue);
-	PopActiveSnapshot();
 	if (queue == NULL || relay->paused || relay->problem || relay->fingerprint != slot->config)
 	{
-		CommitTransactionCommand();
+		background_end();
 		return false;
 	}
 	sink_config.relay = relay->name;
@@ -906,8 +890,7 @@ read_config(void)
 	confirm_timeout = relay_option_time(sink_option(relay->options, "confirm_timeout",
 													CppAsString2(RELAY_CONFIRM_TIMEOUT)));
 	confirm_timeout = Max(confirm_timeout, USECS_PER_SEC);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
+	background_end();
 	return true;
 }
 
