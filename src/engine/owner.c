@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "engine/owner.h"
+#include "executor/spi.h"
 #include "guc.h"
 #include "miscadmin.h"
 
@@ -23,4 +24,28 @@ owner_end(OwnerContext *saved)
 {
 	AtEOXact_GUC(false, saved->nestlevel);
 	SetUserIdAndSecContext(saved->user, saved->security);
+}
+
+void
+owner_begin_sql(Oid owner, OwnerContext *saved)
+{
+	owner_begin(owner, saved);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+}
+
+void
+owner_execute(const char *sql)
+{
+	int			result = SPI_execute(sql, false, 0);
+
+	if (result < 0)
+		elog(ERROR, "could not execute \"%s\": %s", sql, SPI_result_code_string(result));
+}
+
+void
+owner_end_sql(OwnerContext *saved)
+{
+	SPI_finish();
+	owner_end(saved);
 }

@@ -27,7 +27,6 @@
 #include "storage/lmgr.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "workers/problem.h"
 #include "workers/transaction.h"

@@ -101,13 +101,6 @@ table_owner(Oid relid)
 }
 
 static void
-execute(const char *sql)
-{
-	if (SPI_execute(sql, false, 0) < 0)
-		elog(ERROR, "could not execute \"%s\"", sql);
-}
-
-static void
 queue_exists(const char *name)
 {
 	ereport(ERROR,
@@ -125,16 +118,16 @@ create_table(const char *name, bool durable)
 	PG_TRY();
 	{
 		/* The C code knows the columns by number: see catalog.h. */
-		execute(psprintf("CREATE %sTABLE queues.%s ("
-						 "id bigint NOT NULL, "
-						 "enqueued_at timestamptz NOT NULL, "
-						 "expires_at timestamptz, "
-						 "priority smallint, "
-						 "key text, "
-						 "headers jsonb, "
-						 "payload jsonb, "
-						 "body bytea) USING heap WITH (vacuum_truncate = false)",
-						 durable ? "" : "UNLOGGED ", quote_identifier(name)));
+		owner_execute(psprintf("CREATE %sTABLE queues.%s ("
+							   "id bigint NOT NULL, "
+							   "enqueued_at timestamptz NOT NULL, "
+							   "expires_at timestamptz, "
+							   "priority smallint, "
+							   "key text, "
+							   "headers jsonb, "
+							   "payload jsonb, "
+							   "body bytea) USING heap WITH (vacuum_truncate = false)",
+							   durable ? "" : "UNLOGGED ", quote_identifier(name)));
 	}
 	PG_CATCH();
 	{
@@ -230,9 +223,9 @@ create_sequence(Oid relid, const char *name)
 				 errmsg("queue \"%s\" has used up its ids", name)));
 
 	/* identity.c reserves ids by the thousand. */
-	execute(psprintf("CREATE SEQUENCE queues.%s INCREMENT BY 1000 START WITH " INT64_FORMAT
-					 " OWNED BY queues.%s.id",
-					 quote_identifier(psprintf("%s$id", name)), last + 1, table));
+	owner_execute(psprintf("CREATE SEQUENCE queues.%s INCREMENT BY 1000 START WITH " INT64_FORMAT
+						   " OWNED BY queues.%s.id",
+						   quote_identifier(psprintf("%s$id", name)), last + 1, table));
 }
 
 /* Create a trigger unless the table has one that does the same. */
@@ -248,9 +241,9 @@ provide_trigger(Oid relid, const char *name, const char *timing, const char *fun
 		found |= (rel->trigdesc->triggers[i].tgfoid == funcid);
 	relation_close(rel, NoLock);
 	if (!found)
-		execute(psprintf("CREATE TRIGGER queue_%s %s INSERT ON queues.%s "
-						 "FOR EACH ROW EXECUTE FUNCTION queue.%s()",
-						 function, timing, quote_identifier(name), function));
+		owner_execute(psprintf("CREATE TRIGGER queue_%s %s INSERT ON queues.%s "
+							   "FOR EACH ROW EXECUTE FUNCTION queue.%s()",
+							   function, timing, quote_identifier(name), function));
 }
 
 /*
@@ -296,14 +289,12 @@ queue_create(PG_FUNCTION_ARGS)
 	if (OidIsValid(relid))
 		check_adoptable(relid, name);
 
-	owner_begin(GetUserId(), &saved);
-	SPI_connect();
+	owner_begin_sql(GetUserId(), &saved);
 	created = !OidIsValid(relid);
 	if (created)
 		relid = create_table(name, PG_GETARG_BOOL(5));
 	complete_table(relid, name);
-	SPI_finish();
-	owner_end(&saved);
+	owner_end_sql(&saved);
 
 	/* An OID can come back: what a table left that was dropped without us. */
 	if (created)
@@ -473,17 +464,15 @@ queue_purge(PG_FUNCTION_ARGS)
 	wake_purged_at_commit(queue->shared);
 
 	/* As its owner: there can be triggers of his on the tables. */
-	owner_begin(table_owner(relid), &saved);
-	SPI_connect();
+	owner_begin_sql(table_owner(relid), &saved);
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "TRUNCATE");
 	foreach(lc, lcons_oid(relid, segment_list(relid, AccessExclusiveLock)))
 		appendStringInfo(&sql, "%s ONLY %s", sql.len > strlen("TRUNCATE") ? "," : "",
 						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(lfirst_oid(lc))),
 													get_rel_name(lfirst_oid(lc))));
-	execute(sql.data);
-	SPI_finish();
-	owner_end(&saved);
+	owner_execute(sql.data);
+	owner_end_sql(&saved);
 	deferred_delete_all(relid);
 	PG_RETURN_VOID();
 }
