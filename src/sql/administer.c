@@ -59,10 +59,7 @@ check_name(const char *name)
 				 errhint("It must have 1 to %d bytes and no dollar sign.", MAX_NAME)));
 }
 
-/*
- * The queue of the first argument, which the caller must own, to be changed
- * by this function.
- */
+/* The queue named by the first argument, which the caller must own. */
 static Queue *
 owned_queue_argument(FunctionCallInfo fcinfo, const char *function)
 {
@@ -109,15 +106,15 @@ queue_exists(const char *name)
 }
 
 /*
- * Create the table.  Nothing but its name keeps two from being created at the
- * same time: who comes second waits for the first, and fails then.
+ * Create the table.  Of two sessions that create the same one at a time, the
+ * second waits for the first, as the name is in its way, and then fails.
  */
 static Oid
 create_table(const char *name, bool durable)
 {
 	PG_TRY();
 	{
-		/* The C code knows the columns by number: see catalog.h. */
+		/* The C code knows the columns by number (Anum_message_id, ...). */
 		owner_execute(psprintf("CREATE %sTABLE queues.%s ("
 							   "id bigint NOT NULL, "
 							   "enqueued_at timestamptz NOT NULL, "
@@ -146,8 +143,8 @@ create_table(const char *name, bool durable)
 }
 
 /*
- * Make sure that a table that is there and no queue can become one: it is what
- * a restore of definitions alone leaves behind.
+ * Raise an error unless this table, which exists and is no queue, can become
+ * one.  A restore of definitions alone leaves such tables behind.
  */
 static void
 check_adoptable(Oid relid, const char *name)
@@ -155,7 +152,7 @@ check_adoptable(Oid relid, const char *name)
 	Relation	rel;
 	ListCell   *lc;
 
-	/* Before the lock, which not everybody may take. */
+	/* Before the lock, which a role without rights must not be able to take. */
 	if (queue_recorded(relid))
 		queue_exists(name);
 	queue_check_owner(relid, name);
@@ -167,7 +164,7 @@ check_adoptable(Oid relid, const char *name)
 		queue_exists(name);
 	queue_check_owner(relid, name);
 
-	/* Who may do all would believe the queue his, and send to somebody else's. */
+	/* A superuser would otherwise take another role's table for a queue of its own. */
 	if (rel->rd_rel->relowner != GetUserId())
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -207,8 +204,8 @@ create_sequence(Oid relid, const char *name)
 	bool		isnull;
 	Datum		max;
 
-	if (SPI_execute(psprintf("SELECT pg_catalog.max(id) FROM queues.%s", table), false, 0) != SPI_OK_SELECT ||
-		SPI_processed != 1)
+	if (SPI_execute(psprintf("SELECT pg_catalog.max(id) FROM queues.%s", table),
+					false, 0) != SPI_OK_SELECT || SPI_processed != 1)
 		elog(ERROR, "could not read the ids of queue \"%s\"", name);
 	max = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 	if (!isnull)
@@ -222,7 +219,7 @@ create_sequence(Oid relid, const char *name)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("queue \"%s\" has used up its ids", name)));
 
-	/* identity.c reserves ids by the thousand. */
+	/* Each value reserves a thousand ids: see ids.c. */
 	owner_execute(psprintf("CREATE SEQUENCE queues.%s INCREMENT BY 1000 START WITH " INT64_FORMAT
 						   " OWNED BY queues.%s.id",
 						   quote_identifier(psprintf("%s$id", name)), last + 1, table));
@@ -247,8 +244,8 @@ provide_trigger(Oid relid, const char *name, const char *timing, const char *fun
 }
 
 /*
- * Give a table what else a queue has and this one has not: a new one nothing,
- * one that was restored perhaps all of it.
+ * Give a table what it lacks of a queue's sequence, triggers and segments: a
+ * new table lacks all of them, a restored one perhaps none.
  */
 static void
 complete_table(Oid relid, const char *name)
@@ -296,7 +293,7 @@ queue_create(PG_FUNCTION_ARGS)
 	complete_table(relid, name);
 	owner_end_sql(&saved);
 
-	/* An OID can come back: what a table left that was dropped without us. */
+	/* OIDs are used again: a table dropped without the library has left rows. */
 	if (created)
 	{
 		deferred_delete_all(relid);
@@ -312,12 +309,12 @@ queue_create(PG_FUNCTION_ARGS)
 	CacheInvalidateRelcacheByRelid(relid);
 	CommandCounterIncrement();
 
-	/* Now, not when it is used first, tell him who has too many. */
+	/* If this is a queue too many, its first use would fail: fail now. */
 	(void) queue_by_relid(relid);
 	PG_RETURN_VOID();
 }
 
-/* Change a queue's row in queue.queue_definition. */
+/* Change columns of a queue's row in queue.queue_definition. */
 static void
 change_settings(Oid relid, Datum *values, bool *isnull, bool *replace)
 {
@@ -353,7 +350,7 @@ queue_alter(PG_FUNCTION_ARGS)
 
 	check_settings(fcinfo);
 
-	/* Against another alter, which would make the update fail. */
+	/* A concurrent alter() would make the update fail. */
 	queue_lock(relid, name, ShareUpdateExclusiveLock);
 	queue_check_owner(relid, name);
 	for (int i = 1; i < Natts_queue; i++)
@@ -372,19 +369,20 @@ static void
 check_no_relay(Oid relid, const char *name)
 {
 	Relation	rel = table_open(extension_relation("relay_definition"), AccessShareLock);
+	TupleDesc	desc = RelationGetDescr(rel);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	HeapTuple	tuple;
 
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		bool		isnull;
+		Datum		relay = heap_getattr(tuple, Anum_relay_name, desc, &isnull);
 
-		if (DatumGetObjectId(heap_getattr(tuple, Anum_relay_queue, RelationGetDescr(rel), &isnull)) == relid)
+		if (DatumGetObjectId(heap_getattr(tuple, Anum_relay_queue, desc, &isnull)) == relid)
 			ereport(ERROR,
 					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 					 errmsg("cannot drop queue \"%s\" because a relay reads it", name),
-					 errdetail("The relay is \"%s\".",
-							   TextDatumGetCString(heap_getattr(tuple, Anum_relay_name, RelationGetDescr(rel), &isnull))),
+					 errdetail("The relay is \"%s\".", TextDatumGetCString(relay)),
 					 errhint("Drop it first with queue.drop_relay().")));
 	}
 	systable_endscan(scan);
@@ -392,8 +390,8 @@ check_no_relay(Oid relid, const char *name)
 }
 
 /*
- * The table to drop: a queue's, or one that looks like one and has no row in
- * queue.queue_definition, as after a restore of definitions alone.
+ * The table to drop: a queue's, or one with a queue's columns that has no row
+ * in queue.queue_definition, as after a restore of definitions alone.
  */
 static Oid
 table_to_drop(const char *name)
@@ -434,7 +432,7 @@ queue_drop(PG_FUNCTION_ARGS)
 	queue_lock(relid, name, AccessExclusiveLock);
 	queue_check_owner(relid, name);
 
-	/* All at once: a view of the user's on them must stop us. */
+	/* All in one call, so that a view on any of them makes it fail. */
 	ObjectAddressSet(object, RelationRelationId, relid);
 	add_exact_object_address(&object, objects);
 	foreach(lc, segment_list(relid, AccessExclusiveLock))
@@ -443,7 +441,7 @@ queue_drop(PG_FUNCTION_ARGS)
 		add_exact_object_address(&object, objects);
 	}
 
-	/* What else there is of a queue goes with its table: see object.c. */
+	/* The rest of the queue is deleted with its table: see object.c. */
 	performMultipleDeletions(objects, DROP_RESTRICT, 0);
 	free_object_addresses(objects);
 	PG_RETURN_VOID();
@@ -463,7 +461,7 @@ queue_purge(PG_FUNCTION_ARGS)
 	queue_check_owner(relid, name);
 	wake_purged_at_commit(queue->shared);
 
-	/* As its owner: there can be triggers of his on the tables. */
+	/* As the owner, because the owner's triggers on the tables run. */
 	owner_begin_sql(table_owner(relid), &saved);
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "TRUNCATE");

@@ -42,7 +42,7 @@ message_columns(Datum *values, bool *isnull, int64 id,
 	isnull[contents_column - 1] = contents.isnull;
 }
 
-/* Put messages where they wait for their time. */
+/* Insert messages with a delay, in microseconds, into queue.deferred. */
 static void
 send_later(Queue *queue, int n, Datum (*values)[Natts_message],
 		   bool (*isnull)[Natts_message], int64 delay)
@@ -55,7 +55,7 @@ send_later(Queue *queue, int n, Datum (*values)[Natts_message],
 		isnull[i][Anum_message_enqueued_at - 1] = false;
 	}
 
-	/* This locks the queue too: whoever drops or purges it must see our rows. */
+	/* This locks the queue too, so that who drops or purges it sees the rows. */
 	segment_check_messages(queue, n, values, isnull);
 	for (int i = 0; i < n; i++)
 	{

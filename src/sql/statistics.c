@@ -53,7 +53,7 @@ gauge(pg_atomic_uint64 *counter)
 	return Int64GetDatum(Max(value, 0));
 }
 
-/* Lock a table to look at it, if nobody keeps us from that. */
+/* Lock a table for reading, if that needs no waiting. */
 static bool
 try_lock(Oid relid)
 {
@@ -74,7 +74,7 @@ segment_size(Oid relid, int64 *bytes, int *nsegments)
 		return false;
 	rel = try_relation_open(relid, NoLock);
 	if (rel == NULL)
-		return true;			/* dropped by hand, and not yet missed */
+		return true;			/* dropped by SQL a moment ago */
 	(*nsegments)++;
 	*bytes += (int64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
 	toast_relid = rel->rd_rel->reltoastrelid;
@@ -106,8 +106,8 @@ segment_sizes(QueueShared *q, StatsRow *row)
 }
 
 /*
- * The queue's shared element, loaded if nobody has used the queue before.
- * NULL if that would mean to wait for somebody's lock.
+ * The queue's shared element, loaded if this is the queue's first use.  NULL
+ * if that would wait for a lock.
  */
 static QueueShared *
 find_shared(Oid relid)
@@ -159,8 +159,8 @@ read_stats(Oid relid, StatsRow *row)
 }
 
 /*
- * A queue that cannot be read, whatever the reason, has NULLs in its row and
- * leaves the rows of the others be.
+ * queue.queue_stats: (queue).  A queue that cannot be read, whatever the
+ * reason, has NULLs in its row and does not keep the others' from being shown.
  */
 Datum
 queue_stats(PG_FUNCTION_ARGS)
@@ -185,7 +185,7 @@ queue_stats(PG_FUNCTION_ARGS)
 	{
 		read_stats(relid, &row);
 
-		/* Which lets go of the locks, too. */
+		/* This releases the locks, too. */
 		RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -211,11 +211,24 @@ queue_stats(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), row.values, row.isnull)));
 }
 
+/* queue.lease_list: (). */
 Datum
 queue_lease_list(PG_FUNCTION_ARGS)
 {
-	static const char *const kinds[] = {"receive", "pop", "relay"};
-	static const char *const states[] = {NULL, "held", "settling", "returned", "returned", "held", "returned", "held"};
+	static const char *const kinds[] = {
+		[LEASE_TIMED] = "receive",
+		[LEASE_TRANSACTION] = "pop",
+		[LEASE_PROCESS] = "relay",
+	};
+	static const char *const states[] = {
+		[LEASE_HELD] = "held",
+		[LEASE_SETTLING] = "settling",
+		[LEASE_RETURNED] = "returned",
+		[LEASE_CHECKING] = "returned",
+		[LEASE_MOVING] = "held",
+		[LEASE_LEAVING] = "returned",
+		[LEASE_BUSY] = "held",
+	};
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	shmem_require();

@@ -40,7 +40,7 @@ trigger_queue(FunctionCallInfo fcinfo, TriggerEvent timing)
 	return queue;
 }
 
-/* BEFORE INSERT on a queue's table: give the row what only we can. */
+/* BEFORE INSERT on a queue's table: give the row its id, and check it. */
 Datum
 queue_before_insert(PG_FUNCTION_ARGS)
 {
