@@ -364,19 +364,28 @@ COMMENT ON VIEW queue.databases IS
 -- Relays
 --
 
+-- A wrapper for each kind of sink that has servers: <kind>_validator, by whose
+-- name it knows which options there are, and queue_<kind>.
 CREATE FUNCTION queue.amqp_validator(text[], oid) RETURNS void
-AS 'MODULE_PATHNAME', 'queue_amqp_validator' LANGUAGE C STRICT;
+AS 'MODULE_PATHNAME', 'queue_sink_validator' LANGUAGE C STRICT;
 COMMENT ON FUNCTION queue.amqp_validator IS
 'Checks the options of servers and user mappings of queue_amqp. Errors: 22023 unknown option or bad value, 42501 an option that the caller may not set.';
 CREATE FOREIGN DATA WRAPPER queue_amqp NO HANDLER VALIDATOR queue.amqp_validator;
 COMMENT ON FOREIGN DATA WRAPPER queue_amqp IS 'RabbitMQ and other AMQP 0-9-1 brokers, for queue.create_relay';
 
 CREATE FUNCTION queue.postgres_validator(text[], oid) RETURNS void
-AS 'MODULE_PATHNAME', 'queue_postgres_validator' LANGUAGE C STRICT;
+AS 'MODULE_PATHNAME', 'queue_sink_validator' LANGUAGE C STRICT;
 COMMENT ON FUNCTION queue.postgres_validator IS
 'Checks the options of servers and user mappings of queue_postgres. Errors: as queue.amqp_validator.';
 CREATE FOREIGN DATA WRAPPER queue_postgres NO HANDLER VALIDATOR queue.postgres_validator;
 COMMENT ON FOREIGN DATA WRAPPER queue_postgres IS 'queues in another PostgreSQL database, for queue.create_relay';
+
+CREATE FUNCTION queue.file_validator(text[], oid) RETURNS void
+AS 'MODULE_PATHNAME', 'queue_sink_validator' LANGUAGE C STRICT;
+COMMENT ON FUNCTION queue.file_validator IS
+'Checks the options of servers and user mappings of queue_file. Errors: as queue.amqp_validator.';
+CREATE FOREIGN DATA WRAPPER queue_file NO HANDLER VALIDATOR queue.file_validator;
+COMMENT ON FOREIGN DATA WRAPPER queue_file IS 'files of JSON lines on this server, for queue.create_relay';
 
 CREATE FUNCTION queue.create_relay(name text, queue text, server text DEFAULT NULL, options jsonb DEFAULT '{}')
 RETURNS void

@@ -124,6 +124,35 @@
 	((buffers)[0] = ReadBufferExtended(rel, MAIN_FORKNUM, P_NEW, RBM_NORMAL, NULL), *(added) = 1)
 #endif
 
+/* One function checks the rights on objects of any catalog since 16. */
+#if PG_VERSION_NUM >= 160000
+#define FOREIGN_SERVER_ACLCHECK(oid, role, mode) \
+	object_aclcheck(ForeignServerRelationId, oid, role, mode)
+#define PROCEDURE_ACLCHECK(oid, role, mode) \
+	object_aclcheck(ProcedureRelationId, oid, role, mode)
+#define CHECK_CAN_SET_ROLE(member, role) check_can_set_role(member, role)
+#define QUALIFIED_NAME_LIST(name) stringToQualifiedNameList(name, NULL)
+#else
+#define FOREIGN_SERVER_ACLCHECK(oid, role, mode) pg_foreign_server_aclcheck(oid, role, mode)
+#define PROCEDURE_ACLCHECK(oid, role, mode) pg_proc_aclcheck(oid, role, mode)
+#define CHECK_CAN_SET_ROLE(member, role) check_is_member_of_role(member, role)
+#define QUALIFIED_NAME_LIST(name) stringToQualifiedNameList(name)
+#endif
+
+/* A background worker runs as any role since 17; before that as one that may log in. */
+#if PG_VERSION_NUM >= 170000
+#define WORKER_NEEDS_LOGIN	false
+#else
+#define WORKER_NEEDS_LOGIN	true
+#endif
+
+/* A setting new in 17, as an element of a list of settings and their values. */
+#if PG_VERSION_NUM >= 170000
+#define NO_TRANSACTION_TIMEOUT	{"transaction_timeout", "0"},
+#else
+#define NO_TRANSACTION_TIMEOUT
+#endif
+
 /* Wait events of extensions have had names since 17. */
 #if PG_VERSION_NUM >= 170000
 #define WAIT_EVENT(name)	WaitEventExtensionNew(name)
@@ -134,6 +163,13 @@
 /* New in 18. */
 #ifndef pg_noreturn
 #define pg_noreturn pg_attribute_noreturn()
+#endif
+
+/* A set for waiting that is freed before anything can go wrong. */
+#if PG_VERSION_NUM >= 170000
+#define CREATE_WAIT_EVENT_SET(n)	CreateWaitEventSet(NULL, n)
+#else
+#define CREATE_WAIT_EVENT_SET(n)	CreateWaitEventSet(CurrentMemoryContext, n)
 #endif
 
 /* New in 19. */

@@ -20,13 +20,18 @@
 #include "commands/typecmds.h"
 #include "compat.h"
 #include "engine/extension.h"
+#include "engine/registry.h"
 #include "engine/tables.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "guc.h"
 #include "miscadmin.h"
-#include "relay/relay.h"
-#include "relay/sink.h"
+#include "relay/anchor.h"
+#include "relay/configuration.h"
+#include "relay/options.h"
+#include "relay/server.h"
+#include "relay/supervision.h"
+#include "sinks/procedure.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -94,7 +99,7 @@ check_own_relay(Relation rel, text *name)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("relay \"%s\" does not exist", text_to_cstring(name))));
 	relay.anchor = anchor_of(rel, tuple);
-	relay_anchor_read(&relay);
+	relay_config_read_anchor(&relay);
 	if (!superuser() &&
 		!(OidIsValid(relay.owner) && has_privs_of_role(GetUserId(), relay.owner)))
 		ereport(ERROR,
@@ -128,39 +133,7 @@ update_relay(Relation rel, HeapTuple tuple, Datum *values, bool *nulls, bool *re
 {
 	tuple = heap_modify_tuple(tuple, RelationGetDescr(rel), values, nulls, replace);
 	CatalogTupleUpdate(rel, &tuple->t_self, tuple);
-	relay_wake_at_commit();
-}
-
-/*
- * The kind of a server's sink, a role's right to use it checked.  It is locked
- * against being dropped until we have recorded that we depend on it.
- */
-static RelayKind
-check_server(Oid serverid, Oid role)
-{
-	ForeignServer *server;
-	RelayKind	kind;
-	AclResult	result;
-
-	LockDatabaseObject(ForeignServerRelationId, serverid, 0, AccessShareLock);
-	server = GetForeignServerExtended(serverid, FSV_MISSING_OK);
-	if (server == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("server %u does not exist", serverid)));
-	if (!relay_kind_of_server(server->fdwid, &kind))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("server \"%s\" is not one a relay can publish to", server->servername),
-				 errhint("Create it with foreign data wrapper queue_amqp or queue_postgres.")));
-#if PG_VERSION_NUM >= 160000
-	result = object_aclcheck(ForeignServerRelationId, serverid, role, ACL_USAGE);
-#else
-	result = pg_foreign_server_aclcheck(serverid, role, ACL_USAGE);
-#endif
-	if (result != ACLCHECK_OK)
-		aclcheck_error(result, OBJECT_FOREIGN_SERVER, server->servername);
-	return kind;
+	relay_config_changed();
 }
 
 /*
@@ -169,17 +142,17 @@ check_server(Oid serverid, Oid role)
  * options say nothing of it.
  */
 static Oid
-take_procedure(RelayKind kind, Datum *options, Oid owner)
+take_procedure(const SinkKind *kind, Datum *options, Oid owner)
 {
-	const char *name = sink_option(relay_options_parse(*options), "procedure", NULL);
+	const char *name = relay_options_get(relay_options_list(*options), "procedure");
 	Oid			procedure;
 	bool		batch;
 
-	if (kind != RELAY_SQL || name == NULL)
+	if (kind->has_server || name == NULL)
 		return InvalidOid;
-	procedure = relay_procedure_find(name);
+	procedure = procedure_find(name);
 	LockDatabaseObject(ProcedureRelationId, procedure, 0, AccessShareLock);
-	relay_procedure_check(procedure, owner, &batch);
+	procedure_check(procedure, owner, &batch);
 	*options = DirectFunctionCall2(jsonb_delete, *options, CStringGetTextDatum("procedure"));
 	return procedure;
 }
@@ -200,8 +173,6 @@ check_role(Oid role)
 	int			n = 0;
 	ListCell   *cell;
 
-#if PG_VERSION_NUM < 170000
-	/* From 17 on a background worker can run as any role. */
 	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
 	bool		login;
 
@@ -209,12 +180,11 @@ check_role(Oid role)
 		elog(ERROR, "cache lookup failed for role %u", role);
 	login = ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
 	ReleaseSysCache(tuple);
-	if (!login)
+	if (WORKER_NEEDS_LOGIN && !login)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("role \"%s\" is not permitted to log in", GetUserNameFromId(role, false)),
 				 errdetail("A relay's worker connects as the relay's owner.")));
-#endif
 
 	if (superuser_arg(role))
 		return;
@@ -256,15 +226,15 @@ check_name(text *name)
 
 /* The library of a kind of sink may not be installed. */
 static void
-check_library(RelayKind kind)
+check_library(const SinkKind *kind)
 {
 	char		library[MAXPGPATH];
 
-	snprintf(library, MAXPGPATH, "%s/queue_%s%s", pkglib_path, relay_kind_name(kind), DLSUFFIX);
+	snprintf(library, MAXPGPATH, "%s/queue_%s%s", pkglib_path, kind->name, DLSUFFIX);
 	if (access(library, R_OK) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("library \"queue_%s\" is not installed", relay_kind_name(kind)),
+				 errmsg("library \"queue_%s\" is not installed", kind->name),
 				 errhint("Build the extension where the client library of this kind of server is found.")));
 }
 
@@ -274,7 +244,7 @@ queue_create_relay(PG_FUNCTION_ARGS)
 	text	   *name = argument_text(fcinfo, 0, "name");
 	Datum		values[Natts_relay] = {0};
 	bool		nulls[Natts_relay] = {0};
-	RelayKind	kind = RELAY_SQL;
+	const SinkKind *kind = &sql_kind;
 	RelayConfig relay = {0};
 	char	   *queue_name;
 	Datum		options;
@@ -296,22 +266,22 @@ queue_create_relay(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_UNDEFINED_OBJECT),
 					 errmsg("server \"%s\" does not exist", server),
 					 errhint("Create it with CREATE SERVER.")));
-		kind = check_server(relay.server, GetUserId());
+		kind = relay_server_check(relay.server, GetUserId());
 		check_library(kind);
 		nulls[Anum_relay_server - 1] = false;
 		values[Anum_relay_server - 1] = PG_GETARG_DATUM(2);
 	}
 
 	options = PG_ARGISNULL(3) ? DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")) : PG_GETARG_DATUM(3);
-	relay_options_check(kind, relay_options_parse(options));
-	relay_options_check_enough(kind, relay_options_parse(options));
+	relay_options_check(kind, relay_options_list(options));
+	relay_options_check_together(kind, relay_options_list(options));
 	relay.procedure = take_procedure(kind, &options, GetUserId());
 	if (OidIsValid(relay.procedure))
 	{
 		nulls[Anum_relay_procedure - 1] = false;
 		values[Anum_relay_procedure - 1] = CStringGetTextDatum(format_procedure_qualified(relay.procedure));
 	}
-	else if (kind == RELAY_SQL)
+	else if (!kind->has_server)
 		missing_procedure();
 
 	rel = open_relays();
@@ -332,7 +302,7 @@ queue_create_relay(PG_FUNCTION_ARGS)
 	CatalogTupleInsert(rel, heap_form_tuple(RelationGetDescr(rel), values, nulls));
 	table_close(rel, NoLock);
 	CommandCounterIncrement();
-	relay_wake_at_commit();
+	relay_config_changed();
 	PG_RETURN_VOID();
 }
 
@@ -366,15 +336,11 @@ change_owner(Oid anchor, const char *name)
 {
 	Oid			role = get_role_oid(name, false);
 
-#if PG_VERSION_NUM >= 160000
-	check_can_set_role(GetUserId(), role);
-#else
-	check_is_member_of_role(GetUserId(), role);
-#endif
+	CHECK_CAN_SET_ROLE(GetUserId(), role);
 	check_role(role);
 	AlterTypeOwner_oid(anchor, role, true);
 	CommandCounterIncrement();
-	relay_wake_at_commit();
+	relay_config_changed();
 }
 
 Datum
@@ -387,7 +353,7 @@ queue_alter_relay(PG_FUNCTION_ARGS)
 	Datum		values[Natts_relay];
 	bool		nulls[Natts_relay];
 	bool		replace[Natts_relay] = {0};
-	RelayKind	kind = RELAY_SQL;
+	const SinkKind *kind = &sql_kind;
 	Oid			procedure;
 	Datum		options;
 	Datum		merged;
@@ -410,21 +376,21 @@ queue_alter_relay(PG_FUNCTION_ARGS)
 	}
 
 	options = PG_GETARG_DATUM(1);
-	relay_anchor_read(&relay);
+	relay_config_read_anchor(&relay);
 	heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
 	if (OidIsValid(relay.server))
-		kind = check_server(relay.server, relay.owner);
-	relay_options_check(kind, relay_options_parse(options));
+		kind = relay_server_check(relay.server, relay.owner);
+	relay_options_check(kind, relay_options_list(options));
 
 	/* A procedure is changed or kept, and never removed. */
 	merged = merge_options(DirectFunctionCall2(jsonb_concat,
 											   DirectFunctionCall1(jsonb_in, CStringGetDatum("{\"procedure\": \"\"}")),
 											   values[Anum_relay_options - 1]), options);
-	if (kind == RELAY_SQL && sink_option(relay_options_parse(merged), "procedure", NULL) == NULL)
+	if (!kind->has_server && relay_options_get(relay_options_list(merged), "procedure") == NULL)
 		missing_procedure();
 	procedure = take_procedure(kind, &options, relay.owner);
 	merged = merge_options(values[Anum_relay_options - 1], options);
-	relay_options_check_enough(kind, relay_options_parse(merged));
+	relay_options_check_together(kind, relay_options_list(merged));
 
 	values[Anum_relay_options - 1] = merged;
 	replace[Anum_relay_options - 1] = true;
@@ -487,6 +453,6 @@ queue_drop_relay(PG_FUNCTION_ARGS)
 	else
 		CatalogTupleDelete(rel, &tuple->t_self);
 	table_close(rel, NoLock);
-	relay_wake_at_commit();
+	relay_config_changed();
 	PG_RETURN_VOID();
 }

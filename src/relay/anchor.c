@@ -36,6 +36,7 @@
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "relay/anchor.h"
 #include "relay/relay.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
@@ -49,9 +50,6 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-static Oid	anchor_owner(Oid anchor);
-
-/* Have an anchor depend on an object instead of another; each may be none. */
 void
 relay_anchor_depend(Oid anchor, Oid classid, Oid was, Oid is)
 {
@@ -85,27 +83,24 @@ revoke_usage(char *name)
 	ExecuteGrantStmt(revoke);
 }
 
-/*
- * Make the anchor of a relay of this name, depending on what the relay uses.
- * One that a dump of schema queues alone has left is the caller's to replace.
- */
 Oid
 relay_anchor_create(const char *name, Oid owner, const RelayConfig *relay)
 {
 	char	   *type_name = psprintf("$%s", name);
 	CreateStmt *create = makeNode(CreateStmt);
 	ObjectAddress type;
-	Oid			left;
+	RelayConfig left = {0};
 	HeapTuple	schema;
 	OwnerContext rights;
 
-	left = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum(type_name),
-						   ObjectIdGetDatum(queues_namespace()));
-	if (OidIsValid(left) && get_typtype(left) == TYPTYPE_COMPOSITE &&
-		get_rel_relkind(get_typ_typrelid(left)) == RELKIND_COMPOSITE_TYPE &&
-		has_privs_of_role(GetUserId(), anchor_owner(left)))
+	left.anchor = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum(type_name),
+								  ObjectIdGetDatum(queues_namespace()));
+	relay_config_read_anchor(&left);
+	if (OidIsValid(left.owner) && get_typtype(left.anchor) == TYPTYPE_COMPOSITE &&
+		get_rel_relkind(get_typ_typrelid(left.anchor)) == RELKIND_COMPOSITE_TYPE &&
+		has_privs_of_role(GetUserId(), left.owner))
 	{
-		relay_anchor_drop(left);
+		relay_anchor_drop(left.anchor);
 		CommandCounterIncrement();
 	}
 
@@ -136,56 +131,6 @@ relay_anchor_drop(Oid anchor)
 
 	ObjectAddressSet(type, TypeRelationId, anchor);
 	performDeletion(&type, DROP_RESTRICT, 0);
-}
-
-/* InvalidOid if there is no such type. */
-static Oid
-anchor_owner(Oid anchor)
-{
-	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(anchor));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		return InvalidOid;
-	owner = ((Form_pg_type) GETSTRUCT(tuple))->typowner;
-	ReleaseSysCache(tuple);
-	return owner;
-}
-
-/*
- * Fill in what the anchor says of a relay: its owner, server and procedure.
- * Without a transaction's lock on them, so each is looked up when it is used.
- */
-void
-relay_anchor_read(RelayConfig *relay)
-{
-	Relation	rel = table_open(DependRelationId, AccessShareLock);
-	ScanKeyData keys[2];
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	relay->owner = anchor_owner(relay->anchor);
-	relay->server = relay->procedure = InvalidOid;
-	relay->depends_on_queue = false;
-
-	ScanKeyInit(&keys[0], Anum_pg_depend_classid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(TypeRelationId));
-	ScanKeyInit(&keys[1], Anum_pg_depend_objid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(relay->anchor));
-	scan = systable_beginscan(rel, DependDependerIndexId, true, NULL, lengthof(keys), keys);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		Form_pg_depend depend = (Form_pg_depend) GETSTRUCT(tuple);
-
-		if (depend->refclassid == ForeignServerRelationId)
-			relay->server = depend->refobjid;
-		else if (depend->refclassid == ProcedureRelationId)
-			relay->procedure = depend->refobjid;
-		else if (depend->refclassid == RelationRelationId && depend->refobjid == relay->queue)
-			relay->depends_on_queue = true;
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
 }
 
 /* The OID of a procedure by its full signature, InvalidOid if there is none. */
@@ -296,10 +241,6 @@ try_lock_anchor(Oid anchor)
 	return true;
 }
 
-/*
- * In the maintenance worker's transaction: do that for all relays.  False if
- * it has to be tried again, as somebody is at work on one of them.
- */
 bool
 relay_anchors_follow(void)
 {
@@ -363,7 +304,7 @@ relay_anchor_dropped(Oid type)
 										  &isnull)) != type)
 			continue;
 		CatalogTupleDelete(rel, &tuple->t_self);
-		relay_wake_at_commit();
+		relay_config_changed();
 	}
 	systable_endscan(scan);
 	table_close(rel, NoLock);
@@ -375,5 +316,5 @@ relay_object_altered(Oid classid)
 	/* A new owner, or a new name of what a relay uses. */
 	if (classid == TypeRelationId || classid == ForeignServerRelationId ||
 		classid == ProcedureRelationId || classid == NamespaceRelationId)
-		relay_wake_at_commit();
+		relay_config_changed();
 }

@@ -4,8 +4,7 @@
  */
 #include "postgres.h"
 
-#include <math.h>
-
+#include "backoff.h"
 #include "common/hashfn.h"
 #include "engine/claim.h"
 #include "relay/hand.h"
@@ -83,6 +82,7 @@ hand_take(Hand *hand, HandBatch *batch, const Message *message)
 	}
 	suspicion_take(&item->suspect, message->attempts);
 	batch->nitems++;
+	hand->changes++;
 	hand->nitems++;
 	hand->bytes += item->bytes;
 	dlist_push_tail(&hand->pending, &item->node);
@@ -110,6 +110,7 @@ hand_forget(Hand *hand)
 	while (!dlist_is_empty(&hand->failed))
 		drop(hand, dlist_container(HandItem, node, dlist_pop_head_node(&hand->failed)));
 	hand->ndone = 0;
+	hand->changes++;
 }
 
 int
@@ -243,6 +244,7 @@ hand_send(Hand *hand, HandItem *item)
 {
 	dlist_delete(&item->node);
 	dlist_push_tail(&hand->sent, &item->node);
+	hand->changes++;
 	hand->nsent++;
 	if (item->key)
 		item->key->nsent++;
@@ -257,6 +259,7 @@ static void
 unsend(Hand *hand, HandItem *item)
 {
 	dlist_delete(&item->node);
+	hand->changes++;
 	hand->nsent--;
 	if (item->key)
 		item->key->nsent--;
@@ -287,7 +290,8 @@ hand_confirmed(Hand *hand, HandItem *item)
 	unsend(hand, item);
 	suspicion_confirmed(&hand->suspicion, hand->rules.window);
 	dlist_push_tail(&hand->done, &item->node);
-	hand->ndone++;
+	if (hand->ndone++ == 0)
+		hand->done_at = GetCurrentTimestamp();
 }
 
 void
@@ -317,7 +321,6 @@ hand_refused(Hand *hand, HandItem *item, const char *error, bool keep)
 {
 	const HandRules *rules = &hand->rules;
 	int			attempts = item->base.message->attempts + item->base.failures;
-	double		wait;
 
 	unsend(hand, item);
 	item->error = MemoryContextStrdup(item->batch->context, error);
@@ -327,15 +330,14 @@ hand_refused(Hand *hand, HandItem *item, const char *error, bool keep)
 		dlist_push_tail(&hand->failed, &item->node);
 		return;
 	}
-	wait = ldexp(rules->backoff, attempts - 1);
-	item->retry_at = GetCurrentTimestamp() + (int64) Min((double) rules->backoff_max, wait);
+	item->retry_at = GetCurrentTimestamp() +
+		backoff_delay(attempts, rules->backoff, rules->backoff_max);
 	item->base.failures++;
 	make_pending(hand, item);
 }
 
-/* The last in flight: each put back from there finds its place at the head. */
-static HandItem *
-last_sent(Hand *hand)
+HandItem *
+hand_last_sent(Hand *hand)
 {
 	return dlist_is_empty(&hand->sent) ? NULL : dlist_tail_element(HandItem, node, &hand->sent);
 }
@@ -345,7 +347,7 @@ hand_put_all_back(Hand *hand)
 {
 	HandItem   *item;
 
-	while ((item = last_sent(hand)) != NULL)
+	while ((item = hand_last_sent(hand)) != NULL)
 		hand_put_back(hand, item);
 }
 
@@ -357,7 +359,7 @@ hand_lost(Hand *hand, Loss loss, const char *error)
 	HandItem   *item;
 
 	suspicion_begin_loss(&hand->suspicion, n, loss);
-	while ((item = last_sent(hand)) != NULL)
+	while ((item = hand_last_sent(hand)) != NULL)
 	{
 		if (suspicion_lost(&hand->suspicion, &item->suspect, n, loss, hand->rules.max_attempts))
 		{

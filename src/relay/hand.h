@@ -89,7 +89,9 @@ typedef struct Hand
 	int			nitems;			/* on all of them */
 	int			nsent;
 	int			ndone;
+	TimestampTz done_at;		/* when the first of done was */
 	Size		bytes;
+	uint64		changes;		/* raised by each of them */
 
 	HTAB	   *keys;
 	uint64		last_number;
@@ -112,7 +114,7 @@ extern void hand_init(Hand *hand);
  * last of them; and each of them, in the order they are to leave in.
  */
 extern HandBatch *hand_batch(MemoryContext context);
-extern void hand_take(Hand *hand, HandBatch *batch, const Message *message);
+extern void hand_take(Hand *hand, HandBatch *batch, const struct Message *message);
 
 /* How much more may be taken; nothing if either is 0. */
 extern int	hand_space(const Hand *hand);
@@ -128,8 +130,8 @@ extern HandItem *hand_next(Hand *hand);
 extern void hand_send(Hand *hand, HandItem *item);
 
 /*
- * What became of a message in flight.  A refused message that is to be kept
- * stays in hand, with a key or without.
+ * What became of a message in flight.  A doubted one goes alone from now on; a
+ * refused one that is to be kept stays in hand, with a key or without.
  */
 extern void hand_confirmed(Hand *hand, HandItem *item);
 extern void hand_settled(Hand *hand, HandItem *item);
@@ -138,8 +140,14 @@ extern void hand_doubted(Hand *hand, HandItem *item);
 extern void hand_refused(Hand *hand, HandItem *item, const char *error, bool keep);
 
 /*
+ * The last in flight, NULL if there is none: put back from there, each finds
+ * its place at the head of what is pending.
+ */
+extern HandItem *hand_last_sent(Hand *hand);
+
+/*
  * What became of all in flight: nothing is known, and nothing counted; or a
- * connection was lost with them.  Returns how many that was a refusal of.
+ * connection was lost with them.  That returns how many it was a refusal of.
  */
 extern void hand_put_all_back(Hand *hand);
 extern int	hand_lost(Hand *hand, Loss loss, const char *error);

@@ -17,7 +17,7 @@
 #include "guc.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "relay/relay.h"
+#include "relay/session.h"
 #include "storage/lock.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"

@@ -15,25 +15,26 @@
 
 #include <signal.h>
 
-#include "access/htup_details.h"
 #include "access/xact.h"
 #include "background.h"
 #include "backoff.h"
 #include "catalog/pg_authid.h"
 #include "engine/extension.h"
+#include "engine/registry.h"
 #include "engine/round.h"
 #include "guc.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
-#include "relay/relay.h"
+#include "relay/anchor.h"
+#include "relay/configuration.h"
+#include "relay/supervision.h"
 #include "sinks/text.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 /* A worker that lived this long did not fail to start. */
@@ -285,26 +286,6 @@ never_attached(RelaySlot *slot)
 	return GetCurrentTimestamp() - slot->started_at > ATTACH_WITHIN;
 }
 
-/* Why a relay cannot run: the worker would fail before it could say so. */
-static void
-find_problem(RelayConfig *relay)
-{
-	HeapTuple	tuple;
-
-	relay->superuser = superuser_arg(relay->owner);
-	if (relay->problem)
-		return;
-	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(relay->owner));
-	if (!HeapTupleIsValid(tuple))
-	{
-		relay->problem = "the relay's owner does not exist any more";
-		return;
-	}
-	if (PG_VERSION_NUM < 170000 && !((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin)
-		relay->problem = "the relay's owner is not permitted to log in";
-	ReleaseSysCache(tuple);
-}
-
 /*
  * Give a relay a slot if it has none, and its owner not too many; the caller
  * holds the lock.
@@ -412,8 +393,6 @@ relay_supervise(void)
 		followed = relay_anchors_follow();
 		relays = relay_config_list();
 	}
-	foreach(cell, relays)
-		find_problem(lfirst(cell));
 	background_end();
 	MemoryContextSwitchTo(TopMemoryContext);	/* handles live there */
 
@@ -481,30 +460,4 @@ relay_running(Oid dboid)
 	}
 	LWLockRelease(&relay_shared->lock);
 	return running;
-}
-
-/*
- * Changes of queue.relay_definition take effect when they are committed.
- */
-
-static bool wake_wanted = false;
-
-static void
-wake_supervisor(XactEvent event, void *arg)
-{
-	if (event == XACT_EVENT_COMMIT && wake_wanted)
-		maintenance_wake(MyDatabaseId);
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-		wake_wanted = false;
-}
-
-void
-relay_wake_at_commit(void)
-{
-	static bool registered = false;
-
-	if (!registered)
-		RegisterXactCallback(wake_supervisor, NULL);
-	registered = true;
-	wake_wanted = true;
 }

@@ -4,23 +4,25 @@
  *
  * One batch is on its way at a time, as one call of queue.relay_accept, which
  * knows what it has accepted before: whatever is sent again, because the
- * answer to it was lost, arrives once.  When a batch fails there for reasons
- * of its data each of its messages is doubted, and one that fails alone is
- * refused.
+ * answer to it was lost, arrives once.
  */
 #include "postgres.h"
 
 #include <sys/ioctl.h>
 
 #include "catalog/pg_type.h"
+#include "engine/claim.h"
 #include "fmgr.h"
 #include "libpq-fe.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
 #include "relay/sink.h"
+#include "sinks/content.h"
 #include "sinks/net/certificate.h"
-#include "sinks/net/network.h"
+#include "sinks/net/resolve.h"
+#include "sinks/net/wait.h"
+#include "sinks/options/postgres.h"
 #include "sinks/text.h"
 #include "storage/fd.h"
 #include "utils/jsonb.h"
@@ -31,9 +33,6 @@ PG_MODULE_MAGIC;
 
 /* To connect, and to have the session set up. */
 #define CONNECT_WITHIN	(10 * USECS_PER_SEC)
-
-/* Size at which a batch is sent though it could have more messages. */
-#define BATCH_BYTES		(16 * 1024 * 1024)
 
 /* What the other server may answer to one request: libpq keeps all of it. */
 #define INPUT_MAX		(1024 * 1024)
@@ -66,8 +65,6 @@ typedef struct PostgresSink
 	Sink		base;
 	PGconn	   *conn;
 	Size		input;			/* what has come since the last request, about */
-	MemoryContext context;		/* of one batch's parameters */
-	StringInfoData columns[NCOLUMNS];	/* an array of each, as it grows */
 	const char *queue;
 	bool		busy;			/* a batch is on its way */
 	bool		unsent;			/* not all of it has left */
@@ -173,7 +170,7 @@ add_host(Parameters *parameters, const char *host, int port, TimestampTz deadlin
 		add(parameters, "host", host);
 		return true;
 	}
-	list = network_resolve(host, port, deadline, error);
+	list = net_resolve(host, port, deadline, error);
 	if (list == NULL)
 		return false;
 	initStringInfo(&hosts);
@@ -214,7 +211,7 @@ finish_connecting(PGconn *conn, TimestampTz deadline, char *error)
 			connection_error(conn, error);
 			return false;
 		}
-		if (!network_wait(PQsocket(conn), status == PGRES_POLLING_READING ?
+		if (!net_wait(PQsocket(conn), status == PGRES_POLLING_READING ?
 						  WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE, deadline))
 		{
 			strlcpy(error, "could not connect: timeout expired", SINK_ERROR_SIZE);
@@ -267,7 +264,7 @@ set_up_session(PGconn *conn, TimestampTz deadline, char *error)
 			return false;
 		if (PQisBusy(conn))
 		{
-			if (!network_wait(PQsocket(conn), WL_SOCKET_READABLE | (unsent ? WL_SOCKET_WRITEABLE : 0),
+			if (!net_wait(PQsocket(conn), WL_SOCKET_READABLE | (unsent ? WL_SOCKET_WRITEABLE : 0),
 							  deadline))
 			{
 				strlcpy(error, "could not set up the session: timeout expired", SINK_ERROR_SIZE);
@@ -315,9 +312,9 @@ static const Oid column_array_types[NCOLUMNS] = {
 };
 
 /*
- * The parameters: arrays in binary format, a column of the messages each.
- * They are made message by message as these are taken, so that what a message
- * really takes is known before there are too many.
+ * The parameters are arrays in binary format, a column of the messages each.
+ * What is encoded of a message is its element of each array in turn, which
+ * begins with its length.
  */
 
 static void
@@ -395,68 +392,56 @@ append_column(StringInfo buf, const Message *message, Column column)
 	return true;
 }
 
-/* Make ready for the first message of a batch. */
-static void
-begin_batch(PostgresSink *sink)
+static bool
+postgres_encode(Sink *base, const SinkItem *item, StringInfo out, char *error)
 {
-	MemoryContext caller = MemoryContextSwitchTo(sink->context);
-
-	MemoryContextReset(sink->context);
+	if (!content_is_one(item->message, error))
+		return false;
 	for (int column = 0; column < NCOLUMNS; column++)
 	{
-		StringInfo	buf = &sink->columns[column];
-
-		initStringInfo(buf);
-		append_int32(buf, 1);	/* dimensions */
-		append_int32(buf, 1);	/* there may be nulls */
-		append_int32(buf, column_types[column]);
-		append_int32(buf, 0);	/* elements, when they are counted */
-		append_int32(buf, 1);	/* the first subscript */
+		if (!append_column(out, item->message, column))
+			return sink_too_large(error);
 	}
-	MemoryContextSwitchTo(caller);
-	sink->nitems = 0;
+	return true;
 }
 
-static Size
-batch_bytes(const PostgresSink *sink)
+/* The bytes of an element, its length included. */
+static int
+element_size(const char *element)
 {
-	Size		bytes = 0;
+	uint32		n;
 
-	for (int column = 0; column < NCOLUMNS; column++)
-		bytes += sink->columns[column].len;
-	return bytes;
+	memcpy(&n, element, sizeof(n));
+	n = pg_ntoh32(n);
+	return sizeof(n) + (n == PG_UINT32_MAX ? 0 : n);	/* that much is NULL */
+}
+
+/* Begin an array of n elements. */
+static void
+begin_array(StringInfo buf, Column column, int n)
+{
+	initStringInfo(buf);
+	append_int32(buf, 1);		/* dimensions */
+	append_int32(buf, 1);		/* there may be nulls */
+	append_int32(buf, column_types[column]);
+	append_int32(buf, n);
+	append_int32(buf, 1);		/* the first subscript */
 }
 
 static Sink *
 postgres_open(const SinkConfig *config, char *error)
 {
-	const char *host = sink_option(config->server, "host", "localhost");
-	const char *port = sink_option(config->server, "port", "5432");
-	const char *user = sink_option(config->mapping, "user", NULL);
-	const char *password = sink_option(config->mapping, "password", NULL);
-	const char *rootcert = sink_option(config->server, "sslrootcert", NULL);
+	const PostgresOptions *options = config->options;
 	TimestampTz deadline = GetCurrentTimestamp() + CONNECT_WITHIN;
 	Parameters	parameters = {.n = 0};
 	PostgresSink *sink;
 	PGconn	   *conn;
 
-	if (user == NULL)
-	{
-		strlcpy(error, "the relay's owner has no user mapping with option \"user\"", SINK_ERROR_SIZE);
-		return NULL;
-	}
-	if (password == NULL && !config->trusted)
-	{
-		strlcpy(error, "password is required: the user mapping has none,"
-				" and the relay's owner is not a superuser", SINK_ERROR_SIZE);
-		return NULL;
-	}
-
 	/* libpq would open whatever it is; "system" is no file to it, from 16 on. */
-	if (rootcert && strcmp(rootcert, "system") != 0)
+	if (options->rootcert && strcmp(options->rootcert, "system") != 0)
 	{
 		int			length;
-		char	   *data = certificate_read(rootcert, &length, error);
+		char	   *data = certificate_read(options->rootcert, &length, error);
 
 		if (data == NULL)
 			return NULL;
@@ -464,14 +449,14 @@ postgres_open(const SinkConfig *config, char *error)
 	}
 
 	clear_environment();
-	if (!add_host(&parameters, host, atoi(port), deadline, error))
+	if (!add_host(&parameters, options->host, options->port, deadline, error))
 		return NULL;
-	add(&parameters, "port", port);
-	add(&parameters, "dbname", sink_option(config->server, "dbname", user));
-	add(&parameters, "user", user);
-	add(&parameters, "password", password);
-	add(&parameters, "sslmode", sink_option(config->server, "sslmode", NULL));
-	add(&parameters, "sslrootcert", rootcert);
+	add(&parameters, "port", psprintf("%d", options->port));
+	add(&parameters, "dbname", options->dbname ? options->dbname : options->user);
+	add(&parameters, "user", options->user);
+	add(&parameters, "password", options->password);
+	add(&parameters, "sslmode", options->sslmode);
+	add(&parameters, "sslrootcert", options->rootcert);
 	add(&parameters, "sslcert", "/dev/null/none");
 	add(&parameters, "gssencmode", "disable");
 	add(&parameters, "passfile", "/dev/null/none");
@@ -506,81 +491,54 @@ postgres_open(const SinkConfig *config, char *error)
 	sink = palloc0(sizeof(PostgresSink));
 	sink->base.config = config;
 	sink->conn = conn;
-	sink->queue = sink_option(config->options, "queue", config->queue);
+	sink->queue = options->queue ? options->queue : config->queue;
 	sink->items = palloc(config->window * sizeof(SinkItem *));
-	sink->context = AllocSetContextCreate(CurrentMemoryContext, "queue postgres sink",
-										  ALLOCSET_DEFAULT_SIZES);
-	begin_batch(sink);
 	return &sink->base;
 }
 
-static bool
-postgres_publish(Sink *base, SinkItem *item)
+static SinkState
+postgres_publish(Sink *base, SinkItem **items, int n, char *error)
 {
 	PostgresSink *sink = (PostgresSink *) base;
-	const Message *message = item->message;
-	Size		before = batch_bytes(sink);
-	int			lengths[NCOLUMNS];
-	const char *refusal = NULL;
-	MemoryContext caller;
-
-	if (sink->busy || sink->nitems >= base->config->window || before > BATCH_BYTES)
-		return false;
-
-	for (int column = 0; column < NCOLUMNS; column++)
-		lengths[column] = sink->columns[column].len;
-	caller = MemoryContextSwitchTo(sink->context);
-	for (int column = 0; column < NCOLUMNS && refusal == NULL; column++)
-	{
-		if (!append_column(&sink->columns[column], message, column))
-			refusal = "message is too large for a relay";
-	}
-	MemoryContextSwitchTo(caller);
-	if (refusal == NULL && message->payload && message->body)
-		refusal = "message has both a payload and a body";
-	if (refusal == NULL && batch_bytes(sink) - before > SINK_MAX_MESSAGE)
-		refusal = "message is too large for a relay";
-
-	if (refusal || (sink->nitems > 0 && batch_bytes(sink) > BATCH_BYTES))
-	{
-		for (int column = 0; column < NCOLUMNS; column++)
-			sink->columns[column].len = lengths[column];
-		if (refusal == NULL)
-			return false;
-		base->config->verdict(item, SINK_REFUSED, refusal);
-		return true;
-	}
-	sink->items[sink->nitems++] = item;
-	return true;
-}
-
-/* Send the batch off; false if the connection does not take it. */
-static bool
-send_batch(PostgresSink *sink)
-{
-	const char *values[2 + NCOLUMNS] = {sink->base.config->source, sink->queue};
+	StringInfoData columns[NCOLUMNS];
+	const char *values[2 + NCOLUMNS] = {base->config->source, sink->queue};
 	int			lengths[2 + NCOLUMNS] = {0};
 	int			formats[2 + NCOLUMNS] = {0};
 	Oid			types[2 + NCOLUMNS] = {TEXTOID, TEXTOID};
-	uint32		n = pg_hton32((uint32) sink->nitems);
-	bool		ok;
 
 	for (int column = 0; column < NCOLUMNS; column++)
+		begin_array(&columns[column], column, n);
+	for (int i = 0; i < n; i++)
 	{
-		StringInfo	buf = &sink->columns[column];
+		const char *element = items[i]->data;
 
-		memcpy(buf->data + 3 * sizeof(int32), &n, sizeof(n));
-		values[2 + column] = buf->data;
-		lengths[2 + column] = buf->len;
+		for (int column = 0; column < NCOLUMNS; column++)
+		{
+			int			size = element_size(element);
+
+			appendBinaryStringInfo(&columns[column], element, size);
+			element += size;
+		}
+	}
+	for (int column = 0; column < NCOLUMNS; column++)
+	{
+		values[2 + column] = columns[column].data;
+		lengths[2 + column] = columns[column].len;
 		formats[2 + column] = 1;
 		types[2 + column] = column_array_types[column];
 	}
+
 	sink->input = 0;
-	ok = PQsendQueryParams(sink->conn, ACCEPT, 2 + NCOLUMNS, types, values, lengths, formats, 0);
-	MemoryContextReset(sink->context);
+	if (!PQsendQueryParams(sink->conn, ACCEPT, 2 + NCOLUMNS, types, values, lengths, formats, 0))
+	{
+		connection_error(sink->conn, error);
+		return SINK_LOST;
+	}
+	memcpy(sink->items, items, n * sizeof(SinkItem *));
+	sink->nitems = n;
 	sink->busy = true;
 	sink->unsent = true;
-	return ok;
+	return SINK_FULL;
 }
 
 /* Whom an error is about. */
@@ -615,59 +573,45 @@ blame(const char *sqlstate)
 	return BLAME_MESSAGE;
 }
 
-/* The answer is complete: report it.  False if it says not to go on. */
-static bool
+/* The answer is complete: report it. */
+static SinkState
 finish_batch(PostgresSink *sink, char *error)
 {
 	const SinkConfig *config = sink->base.config;
 	const PGresult *result = sink->result;
-	SinkVerdict verdict = SINK_CONFIRMED;
-	char		text[SINK_ERROR_SIZE] = "";
-	int			nitems = sink->nitems;
+	bool		refused = PQresultStatus(result) == PGRES_FATAL_ERROR;
 
-	if (PQresultStatus(result) == PGRES_FATAL_ERROR)
+	if (refused)
 	{
 		const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
 		Blame		whose = blame(PQresultErrorField(result, PG_DIAG_SQLSTATE));
 
 		if (message)
-			text_clean(text, sizeof(text), message, strlen(message), GetDatabaseEncoding());
+			text_clean(error, SINK_ERROR_SIZE, message, strlen(message), GetDatabaseEncoding());
 		else
-			connection_error(sink->conn, text);
+			connection_error(sink->conn, error);
 		if (whose != BLAME_MESSAGE)
-		{
-			sink->base.innocent = whose == BLAME_SERVER;
-			strlcpy(error, text, SINK_ERROR_SIZE);
-			return false;
-		}
-		verdict = nitems == 1 ? SINK_REFUSED : SINK_DOUBTED;
+			return whose == BLAME_SERVER ? SINK_ENDED : SINK_LOST;
 	}
 	else if (PQntuples(result) != 1)
 	{
 		strlcpy(error, "the other server gave an unexpected answer", SINK_ERROR_SIZE);
-		return false;
+		return SINK_LOST;
 	}
 
 	PQclear(sink->result);
 	sink->result = NULL;
 	sink->busy = false;
 	sink->input = 0;
-	begin_batch(sink);
-	for (int i = 0; i < nitems; i++)
-		config->verdict(sink->items[i], verdict, text);
-	return true;
+	config->verdict(sink->items, sink->nitems, refused ? SINK_REFUSED : SINK_CONFIRMED, error);
+	return SINK_READY;
 }
 
-static bool
+static SinkState
 postgres_poll(Sink *base, char *error)
 {
 	PostgresSink *sink = (PostgresSink *) base;
 
-	if (!sink->busy && sink->nitems > 0 && !send_batch(sink))
-	{
-		connection_error(sink->conn, error);
-		return false;
-	}
 	if (sink->unsent)
 	{
 		int			rc = PQflush(sink->conn);
@@ -675,13 +619,13 @@ postgres_poll(Sink *base, char *error)
 		if (rc < 0)
 		{
 			connection_error(sink->conn, error);
-			return false;
+			return SINK_LOST;
 		}
 		sink->unsent = rc > 0;
 	}
 
 	if (!consume(sink->conn, &sink->input, error))
-		return false;
+		return SINK_LOST;
 
 	/* No more results, and with that the end of the transaction. */
 	while (sink->busy && !PQisBusy(sink->conn))
@@ -700,21 +644,20 @@ postgres_poll(Sink *base, char *error)
 			else
 				connection_error(sink->conn, error);
 			PQclear(result);
-			return false;
+			return SINK_LOST;
 		}
 		sink->result = result;
 	}
-	return true;
+	return sink->busy ? SINK_FULL : SINK_READY;
 }
 
-static pgsocket
-postgres_wait(Sink *base, int *events, TimestampTz *until)
+static void
+postgres_wait(Sink *base, SinkWait *wait)
 {
 	PostgresSink *sink = (PostgresSink *) base;
 
-	*events = WL_SOCKET_READABLE | (sink->unsent ? WL_SOCKET_WRITEABLE : 0);
-	*until = DT_NOEND;
-	return PQsocket(sink->conn);
+	sink_wait_for(wait, PQsocket(sink->conn),
+				  WL_SOCKET_READABLE | (sink->unsent ? WL_SOCKET_WRITEABLE : 0));
 }
 
 static void
@@ -725,16 +668,14 @@ postgres_close(Sink *base)
 	PQclear(sink->result);
 	PQfinish(sink->conn);
 	ReleaseExternalFD();
-	MemoryContextDelete(sink->context);
-	pfree(sink->items);
-	pfree(sink);
 }
 
 static const SinkRoutine postgres_sink = {
 	.magic = SINK_MAGIC,
 	.version = SINK_VERSION,
-	.as_one = true,
+	.order = SINK_ORDER_AS_ONE,
 	.open = postgres_open,
+	.encode = postgres_encode,
 	.publish = postgres_publish,
 	.poll = postgres_poll,
 	.wait = postgres_wait,

@@ -2,10 +2,8 @@
  * sql.c
  *		Sink that calls a procedure of this database.
  *
- * Messages are taken until there is a batch, and worked on by poll(): the
- * procedure's effects and the deletion of the messages are one transaction.
- * When that fails for a batch, it is not known which message was at fault, so
- * all are doubted; a failure of a single message is that message's.
+ * publish() takes messages, and poll() works on them: the procedure's effects
+ * and the deletion of the messages are one transaction, which fails as one.
  *
  * What a procedure sets is undone after its call, and what else it leaves in
  * the session after its transaction.
@@ -15,13 +13,16 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "background.h"
+#include "engine/claim.h"
 #include "engine/extension.h"
 #include "engine/settle.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "relay/relay.h"
+#include "relay/session.h"
 #include "relay/sink.h"
+#include "sinks/options/sql.h"
+#include "sinks/procedure.h"
 #include "sinks/text.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -43,10 +44,10 @@
 typedef struct SqlSink
 {
 	Sink		base;
+	Oid			procedure;
 	char	   *activity;		/* what others see us doing */
 	bool		batch;			/* it takes an array */
 	bool		ready;			/* it was there to be called */
-	MemoryContext context;		/* of one batch's work */
 	int			nitems;
 	SinkItem  **items;			/* window of them at most */
 } SqlSink;
@@ -74,14 +75,14 @@ sql_open(const SinkConfig *config, char *error)
 	volatile bool ok = true;
 
 	sink->base.config = config;
+	sink->procedure = ((const SqlOptions *) config->options)->procedure;
 	sink->items = palloc(config->window * sizeof(SinkItem *));
-	sink->context = AllocSetContextCreate(caller, "queue sql sink", ALLOCSET_DEFAULT_SIZES);
 
 	PG_TRY();
 	{
 		background_begin();
-		relay_procedure_check(config->procedure, config->owner, &sink->batch);
-		sink->activity = MemoryContextStrdup(caller, psprintf("CALL %s", format_procedure(config->procedure)));
+		procedure_check(sink->procedure, config->owner, &sink->batch);
+		sink->activity = MemoryContextStrdup(caller, psprintf("CALL %s", format_procedure(sink->procedure)));
 		background_end();
 	}
 	PG_CATCH();
@@ -91,19 +92,18 @@ sql_open(const SinkConfig *config, char *error)
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
+	sink->base.call_items = sink->batch ? 0 : ONE_BY_ONE_MAX;
 	return ok ? &sink->base : NULL;
 }
 
-static bool
-sql_publish(Sink *base, SinkItem *item)
+static SinkState
+sql_publish(Sink *base, SinkItem **items, int n, char *error)
 {
 	SqlSink    *sink = (SqlSink *) base;
-	int			limit = sink->batch ? base->config->window : Min(base->config->window, ONE_BY_ONE_MAX);
 
-	if (sink->nitems >= limit)
-		return false;
-	sink->items[sink->nitems++] = item;
-	return true;
+	memcpy(sink->items, items, n * sizeof(SinkItem *));
+	sink->nitems = n;
+	return SINK_FULL;
 }
 
 /* A message as a value of type queue.message. */
@@ -144,32 +144,33 @@ call(FmgrInfo *function, Datum argument)
  * more, the queue having been purged, is passed over.
  */
 static int
-work(SqlSink *sink)
+work(SqlSink *sink, int nitems)
 {
 	const SinkConfig *config = sink->base.config;
+	MemoryContext caller = CurrentMemoryContext;
 	TimestampTz start = GetCurrentTimestamp();
 	Oid			type;
 	TupleDesc	desc;
 	FmgrInfo	function;
-	Datum	   *datums = palloc(sink->nitems * sizeof(Datum));
+	Datum	   *datums = palloc(nitems * sizeof(Datum));
 	int			done = 0;
 	int			n = 0;
 
 	sink->ready = false;
 	background_begin();
-	MemoryContextSwitchTo(sink->context);
+	MemoryContextSwitchTo(caller);
 
-	relay_procedure_check(config->procedure, config->owner, &sink->batch);
-	fmgr_info(config->procedure, &function);
+	procedure_check(sink->procedure, config->owner, &sink->batch);
+	fmgr_info(sink->procedure, &function);
 	type = get_rel_type_id(extension_relation("message"));
 	desc = lookup_rowtype_tupdesc_copy(type, -1);
 	sink->ready = true;
 
-	while (done < sink->nitems && GetCurrentTimestamp() - start <= ONE_BY_ONE_TIME)
+	while (done < nitems && GetCurrentTimestamp() - start <= ONE_BY_ONE_TIME)
 	{
 		SinkItem   *item = sink->items[done++];
 
-		if (!config->settle(item->message->receipt))
+		if (!settle_ack(item->message->receipt))
 			continue;
 		datums[n++] = message_datum(desc, item->message, item->failures);
 		if (!sink->batch)
@@ -193,80 +194,70 @@ is_trouble(int sqlstate)
 		category == ERRCODE_SYSTEM_ERROR;
 }
 
-static bool
+static SinkState
 sql_poll(Sink *base, char *error)
 {
 	SqlSink    *sink = (SqlSink *) base;
 	MemoryContext caller = CurrentMemoryContext;
-	SinkVerdict verdict = SINK_SETTLED;
 	int			nitems = sink->nitems;
-	char		text[SINK_ERROR_SIZE] = "";
 	volatile int done = 0;
-	volatile bool ok = true;
+	volatile bool refused = false;
+	volatile SinkState state = SINK_READY;
 
 	if (nitems == 0)
-		return true;
+		return SINK_READY;
 
-	MemoryContextSwitchTo(sink->context);
+	sink->nitems = 0;
 	pgstat_report_activity(STATE_RUNNING, sink->activity);
 	PG_TRY();
 	{
-		done = work(sink);
+		done = work(sink, nitems);
 	}
 	PG_CATCH();
 	{
-		int			sqlstate = recover(sink->context, nitems == 1, text);
+		int			sqlstate = recover(caller, nitems == 1, error);
 
 		if (!sink->ready || is_trouble(sqlstate))
 		{
 			/* One that is cancelled or too large again and again is suspect. */
-			base->innocent = !sink->ready ||
-				(sqlstate != ERRCODE_QUERY_CANCELED && sqlstate != ERRCODE_OUT_OF_MEMORY);
-			strlcpy(error, text, SINK_ERROR_SIZE);
-			ok = false;
+			state = sink->ready &&
+				(sqlstate == ERRCODE_QUERY_CANCELED || sqlstate == ERRCODE_OUT_OF_MEMORY) ?
+				SINK_LOST : SINK_ENDED;
 		}
 		else
-			verdict = nitems == 1 ? SINK_REFUSED : SINK_DOUBTED;
+			refused = true;
 	}
 	PG_END_TRY();
 	pgstat_report_activity(STATE_IDLE, NULL);
 	relay_session_reset();
 	MemoryContextSwitchTo(caller);
-	MemoryContextReset(sink->context);
-	if (!ok)
-		return false;			/* close() comes next and forgets the items */
 
-	sink->nitems = 0;
-	for (int i = 0; i < nitems; i++)
-		base->config->verdict(sink->items[i],
-							  verdict == SINK_SETTLED && i >= done ? SINK_UNTRIED : verdict,
-							  text);
-	return true;
+	if (refused)
+		base->config->verdict(sink->items, nitems, SINK_REFUSED, error);
+	else if (state == SINK_READY)
+	{
+		base->config->verdict(sink->items, done, SINK_SETTLED, NULL);
+		base->config->verdict(sink->items + done, nitems - done, SINK_UNTRIED, NULL);
+	}
+	return state;
 }
 
-static pgsocket
-sql_wait(Sink *base, int *events, TimestampTz *until)
+static void
+sql_wait(Sink *base, SinkWait *wait)
 {
-	*until = DT_NOEND;
-	return PGINVALID_SOCKET;
+	/* All is done by poll(), at once. */
 }
 
 static void
 sql_close(Sink *base)
 {
-	SqlSink    *sink = (SqlSink *) base;
-
-	MemoryContextDelete(sink->context);
-	pfree(sink->activity);
-	pfree(sink->items);
-	pfree(sink);
 }
 
 const SinkRoutine sql_sink = {
 	.magic = SINK_MAGIC,
 	.version = SINK_VERSION,
-	.as_one = true,
 	.local = true,
+	.order = SINK_ORDER_AS_ONE,
 	.open = sql_open,
 	.publish = sql_publish,
 	.poll = sql_poll,

@@ -14,7 +14,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
 
-/* More than is left of any text, and room for the longest pieces of one. */
+/* More than is left of any text, and space for the longest pieces of one. */
 #define SAY_MAX		4096
 
 void
@@ -140,6 +140,12 @@ append_scalar(StringInfo out, const JsonbValue *v, Size most)
 			break;
 	}
 	return out->len <= most;
+}
+
+bool
+text_json_string(StringInfo out, const char *text, int length, Size most)
+{
+	return append_string(out, text, length, out->len + most);
 }
 
 bool

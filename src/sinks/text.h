@@ -27,6 +27,9 @@ extern void text_say(char *error, const char *format,...) pg_attribute_printf(2,
  */
 extern bool text_json(StringInfo out, JsonbContainer *container, Size most);
 
+/* The same for text, as a JSON string. */
+extern bool text_json_string(StringInfo out, const char *text, int length, Size most);
+
 /*
  * Text in UTF-8, palloc'd or itself.  Needs client_encoding to be that, and
  * raises an error for what has no equivalent.

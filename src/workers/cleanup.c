@@ -20,7 +20,7 @@
 #include "engine/registry.h"
 #include "guc.h"
 #include "miscadmin.h"
-#include "relay/relay.h"
+#include "relay/configuration.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/fmgroids.h"

@@ -6,6 +6,7 @@
 
 #include "access/relation.h"
 #include "background.h"
+#include "compat.h"
 #include "guc.h"
 #include "storage/lmgr.h"
 #include "utils/lsyscache.h"
@@ -23,9 +24,7 @@ static const char *const settings[][2] = {
 	{"default_transaction_deferrable", "off"},
 	{"statement_timeout", "0"},
 	{"idle_in_transaction_session_timeout", "0"},
-#if PG_VERSION_NUM >= 170000
-	{"transaction_timeout", "0"},
-#endif
+	NO_TRANSACTION_TIMEOUT
 };
 
 const char *worker_lock_timeout = "0";

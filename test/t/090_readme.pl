@@ -105,7 +105,7 @@ foreach my $line (
 		WHERE pronamespace = 'queue'::regnamespace AND prorettype <> 'trigger'::regtype
 		AND proname NOT IN ('start_workers', 'relay_accept', 'relay_list', 'lease_list', 'queue_stats',
 			'maintenance_list', 'database_list',
-			'amqp_validator', 'postgres_validator'))))
+			'amqp_validator', 'file_validator', 'postgres_validator'))))
 {
 	my ($name, $arguments) = split /\|/, $line;
 

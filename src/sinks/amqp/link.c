@@ -2,16 +2,14 @@
  * link.c
  *		An AMQP 0-9-1 connection with one channel in confirm mode.
  *
- * librabbitmq encodes, amqp_input.c decodes; the bytes come and go by
- * amqp_wire.c.
+ * The bytes come and go by sinks/net/wire.c.
  */
 #include "postgres.h"
 
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "port/pg_bswap.h"
 #include "sinks/amqp/link.h"
-#include "sinks/net/network.h"
+#include "sinks/net/wait.h"
 #include "sinks/text.h"
 #include "storage/latch.h"
 #include "utils/timestamp.h"
@@ -22,111 +20,14 @@
 /* Our wish for heartbeats, in seconds; the broker may want them sooner. */
 #define HEARTBEAT		20
 
-/* Room for any method we send: its longest arguments are short strings. */
-#define METHOD_MAX		4096
-
 /*
- * Frames out
+ * Bytes out
  */
-
-/* Begin a frame with room for a payload; returns where it starts. */
-static int
-begin_frame(Link *link, uint8 type, amqp_channel_t channel, int payload)
-{
-	StringInfo	out = wire_output(link->wire);
-	int			start = out->len;
-
-	enlargeStringInfo(out, FRAME_HEADER + payload + FRAME_FOOTER);
-	out->data[out->len++] = type;
-	out->data[out->len++] = channel >> 8;
-	out->data[out->len++] = channel & 0xFF;
-	out->len += 4;				/* the size, when it is known */
-	return start;
-}
-
-static void
-end_frame(Link *link, int start)
-{
-	StringInfo	out = wire_output(link->wire);
-	uint32		size = pg_hton32((uint32) (out->len - start - FRAME_HEADER));
-
-	memcpy(out->data + start + 3, &size, sizeof(size));
-	out->data[out->len++] = (char) AMQP_FRAME_END;
-	out->data[out->len] = '\0';
-}
 
 void
 link_put_method(Link *link, amqp_channel_t channel, amqp_method_number_t id, void *method)
 {
-	StringInfo	out = wire_output(link->wire);
-	int			start = begin_frame(link, AMQP_FRAME_METHOD, channel, METHOD_MAX);
-	uint32		number = pg_hton32((uint32) id);
-	amqp_bytes_t room;
-	int			n;
-
-	memcpy(out->data + out->len, &number, sizeof(number));
-	out->len += sizeof(number);
-	room.bytes = out->data + out->len;
-	room.len = METHOD_MAX - sizeof(number);
-	n = amqp_encode_method(id, method, room);
-	if (n < 0)
-		elog(ERROR, "could not encode AMQP method %x: %s", (unsigned int) id, amqp_error_string2(n));
-	out->len += n;
-	end_frame(link, start);
-}
-
-bool
-link_put_header(Link *link, uint64 body_size, amqp_basic_properties_t *properties)
-{
-	StringInfo	out = wire_output(link->wire);
-	int			room_max = (int) link->frame_max - FRAME_HEADER - FRAME_FOOTER;
-	int			start = begin_frame(link, AMQP_FRAME_HEADER, LINK_CHANNEL, room_max);
-	uint16		class_id = pg_hton16(AMQP_BASIC_CLASS);
-	uint64		size = pg_hton64(body_size);
-	amqp_bytes_t room;
-	int			n;
-
-	memcpy(out->data + out->len, &class_id, sizeof(class_id));
-	memset(out->data + out->len + 2, 0, 2); /* the weight, unused */
-	memcpy(out->data + out->len + 4, &size, sizeof(size));
-	out->len += 12;
-	room.bytes = out->data + out->len;
-	room.len = room_max - 12;
-	n = amqp_encode_properties(AMQP_BASIC_CLASS, properties, room);
-	if (n < 0)
-	{
-		link_unput(link, start);
-		return false;
-	}
-	out->len += n;
-	end_frame(link, start);
-	return true;
-}
-
-void
-link_put_body(Link *link, const char *data, Size size)
-{
-	Size		most = link->frame_max - FRAME_HEADER - FRAME_FOOTER;
-
-	while (size > 0)
-	{
-		Size		n = Min(size, most);
-		int			start = begin_frame(link, AMQP_FRAME_BODY, LINK_CHANNEL, n);
-
-		appendBinaryStringInfo(wire_output(link->wire), data, n);
-		end_frame(link, start);
-		data += n;
-		size -= n;
-	}
-}
-
-void
-link_unput(Link *link, int length)
-{
-	StringInfo	out = wire_output(link->wire);
-
-	out->len = length;
-	out->data[length] = '\0';
+	frame_put_method(wire_output(link->wire), channel, id, method);
 }
 
 bool
@@ -143,7 +44,7 @@ link_flush(Link *link, char *error)
 			return false;
 		}
 		if (now - link->sent_at >= link->heartbeat / 2 && wire_unsent(link->wire) == 0)
-			end_frame(link, begin_frame(link, AMQP_FRAME_HEARTBEAT, 0, 0));
+			frame_put_heartbeat(wire_output(link->wire));
 	}
 	if (wire_unsent(link->wire) == 0)
 		return true;
@@ -195,7 +96,7 @@ link_next(Link *link, Frame *frame, char *error)
 {
 	while (!link->lost)
 	{
-		int			n = input_frame(link->input + link->input_pos, link->input_len - link->input_pos,
+		int			n = frame_read(link->input + link->input_pos, link->input_len - link->input_pos,
 									link->frame_max, frame, error);
 
 		if (n < 0)
@@ -209,7 +110,7 @@ link_next(Link *link, Frame *frame, char *error)
 			break;
 		}
 
-		/* There is room, as no frame is longer than the buffer. */
+		/* There is space, as no frame is longer than the buffer. */
 		link->input_len -= link->input_pos;
 		memmove(link->input, link->input + link->input_pos, link->input_len);
 		link->input_pos = 0;
@@ -266,7 +167,7 @@ expect(Link *link, uint32 method, Frame *frame, TimestampTz deadline, char *erro
 
 		/* A flood of heartbeats does not put the end off. */
 		if (event == LINK_FRAME ? GetCurrentTimestamp() >= deadline :
-			!network_wait(socket, events, deadline))
+			!net_wait(socket, events, deadline))
 		{
 			strlcpy(error, "the broker did not answer in time", SINK_ERROR_SIZE);
 			return false;
@@ -330,20 +231,12 @@ utf8(const char *value)
 	return text_utf8(value, &length);
 }
 
-/* Who we are there; false, with the reason, if the relay's owner has to say. */
+/* Who we are there; false, with the reason, if that cannot be said. */
 static bool
-credentials(const SinkConfig *config, const char **user, const char **password, char *error)
+credentials(const AmqpOptions *options, const char **user, const char **password, char *error)
 {
-	*user = sink_option(config->mapping, "username", NULL);
-	*password = sink_option(config->mapping, "password", NULL);
-	if ((*user == NULL || *password == NULL) && !config->trusted)
-	{
-		strlcpy(error, "user name and password are required: the user mapping has not both,"
-				" and the relay's owner is not a superuser", SINK_ERROR_SIZE);
-		return false;
-	}
-	*user = *user ? utf8(*user) : "guest";
-	*password = *password ? utf8(*password) : "guest";
+	*user = options->username ? utf8(options->username) : "guest";
+	*password = options->password ? utf8(options->password) : "guest";
 
 	/* As one method's arguments they have to fit. */
 	if (strlen(*user) + strlen(*password) <= METHOD_MAX / 2)
@@ -367,7 +260,7 @@ tune(Link *link, const Frame *frame, char *error)
 	}
 	if (frame->frame_max > 0 && frame->frame_max < FRAME_MAX)
 		link->frame_max = frame->frame_max;
-	ok.channel_max = LINK_CHANNEL;
+	ok.channel_max = PUBLISH_CHANNEL;
 	ok.frame_max = link->frame_max;
 	ok.heartbeat = frame->heartbeat == 0 ? HEARTBEAT : Min(frame->heartbeat, HEARTBEAT);
 	link->heartbeat = ok.heartbeat * USECS_PER_SEC;
@@ -377,16 +270,16 @@ tune(Link *link, const Frame *frame, char *error)
 
 /* Log in and open the virtual host. */
 static bool
-log_in(Link *link, const SinkConfig *config, const char *user, const char *password,
+log_in(Link *link, const AmqpOptions *options, const char *user, const char *password,
 	   TimestampTz deadline, char *error)
 {
-	const char *vhost = utf8(sink_option(config->server, "vhost", "/"));
+	const char *vhost = utf8(options->vhost);
 	amqp_connection_open_t open = {0};
 	Frame		frame;
 
-	if (strlen(vhost) > SHORT_STRING)
+	if (strlen(vhost) > AMQP_SHORT_STRING)
 	{
-		text_say(error, "the name of the virtual host has more than %d bytes", SHORT_STRING);
+		text_say(error, "the name of the virtual host has more than %d bytes", AMQP_SHORT_STRING);
 		return false;
 	}
 	appendBinaryStringInfo(wire_output(link->wire), "AMQP\0\0\011\001", 8);
@@ -412,10 +305,10 @@ open_channel(Link *link, const char *exchange, TimestampTz deadline, char *error
 	amqp_exchange_declare_t declare = {0};
 	Frame		frame;
 
-	link_put_method(link, LINK_CHANNEL, AMQP_CHANNEL_OPEN_METHOD, &open);
+	link_put_method(link, PUBLISH_CHANNEL, AMQP_CHANNEL_OPEN_METHOD, &open);
 	if (!expect(link, AMQP_CHANNEL_OPEN_OK_METHOD, &frame, deadline, error))
 		return false;
-	link_put_method(link, LINK_CHANNEL, AMQP_CONFIRM_SELECT_METHOD, &select);
+	link_put_method(link, PUBLISH_CHANNEL, AMQP_CONFIRM_SELECT_METHOD, &select);
 	if (!expect(link, AMQP_CONFIRM_SELECT_OK_METHOD, &frame, deadline, error))
 		return false;
 
@@ -425,38 +318,24 @@ open_channel(Link *link, const char *exchange, TimestampTz deadline, char *error
 	declare.exchange = amqp_cstring_bytes(exchange);
 	declare.type = amqp_cstring_bytes("direct");
 	declare.passive = true;
-	link_put_method(link, LINK_CHANNEL, AMQP_EXCHANGE_DECLARE_METHOD, &declare);
+	link_put_method(link, PUBLISH_CHANNEL, AMQP_EXCHANGE_DECLARE_METHOD, &declare);
 	return expect(link, AMQP_EXCHANGE_DECLARE_OK_METHOD, &frame, deadline, error);
 }
 
-/* The option sslmode. */
-static WireSecurity
-security_of(const char *sslmode)
-{
-	if (strcmp(sslmode, "verify-full") == 0)
-		return WIRE_VERIFY_FULL;
-	if (strcmp(sslmode, "verify-ca") == 0)
-		return WIRE_VERIFY_CA;
-	if (strcmp(sslmode, "require") == 0)
-		return WIRE_ENCRYPTED;
-	return WIRE_PLAIN;
-}
-
 Link *
-link_open(const SinkConfig *config, const char *exchange, char *error)
+link_open(const AmqpOptions *options, const char *exchange, char *error)
 {
 	TimestampTz deadline = GetCurrentTimestamp() + CONNECT_WITHIN;
-	WireSecurity security = security_of(sink_option(config->server, "sslmode", "disable"));
+	int			default_port = options->security == WIRE_PLAIN ? 5672 : 5671;
 	const char *user;
 	const char *password;
 	Link	   *link;
 	Wire	   *wire;
 
-	if (!credentials(config, &user, &password, error))
+	if (!credentials(options, &user, &password, error))
 		return NULL;
-	wire = wire_open(sink_option(config->server, "host", "localhost"),
-					 atoi(sink_option(config->server, "port", security == WIRE_PLAIN ? "5672" : "5671")),
-					 security, sink_option(config->server, "sslrootcert", NULL), deadline, error);
+	wire = wire_open(options->host, options->port > 0 ? options->port : default_port,
+					 options->security, options->rootcert, deadline, error);
 	if (wire == NULL)
 		return NULL;
 
@@ -464,7 +343,7 @@ link_open(const SinkConfig *config, const char *exchange, char *error)
 	link->wire = wire;
 	link->frame_max = FRAME_MAX;
 	link->sent_at = link->received_at = GetCurrentTimestamp();
-	if (!log_in(link, config, user, password, deadline, error) ||
+	if (!log_in(link, options, user, password, deadline, error) ||
 		!open_channel(link, exchange, deadline, error))
 	{
 		link_close(link);
@@ -487,5 +366,4 @@ link_close(Link *link)
 		(void) wire_flush(link->wire, ignored);
 	}
 	wire_close(link->wire);
-	pfree(link);
 }

@@ -5,27 +5,10 @@
 #ifndef QUEUE_SINKS_AMQP_LINK_H
 #define QUEUE_SINKS_AMQP_LINK_H
 
-/* The headers moved with version 0.13, and the old names warn. */
-#if __has_include(<rabbitmq-c/amqp.h>)
-#include <rabbitmq-c/amqp.h>
-#include <rabbitmq-c/framing.h>
-#else
-#include <amqp.h>
-#include <amqp_framing.h>
-#endif
-
 #include "relay/sink.h"
-#include "sinks/amqp/input.h"
+#include "sinks/amqp/frame.h"
 #include "sinks/net/wire.h"
-
-/* The channel we publish on. */
-#define LINK_CHANNEL	1
-
-/* Longest name or key in AMQP. */
-#define SHORT_STRING	255
-
-/* What we ask for; the broker may want less. */
-#define FRAME_MAX		131072
+#include "sinks/options/amqp.h"
 
 typedef struct Link
 {
@@ -54,7 +37,7 @@ typedef enum LinkEvent
  * Connect, log in, open a channel in confirm mode, and see that the exchange
  * exists.  NULL when that fails, with the reason in error.
  */
-extern Link *link_open(const SinkConfig *config, const char *exchange, char *error);
+extern Link *link_open(const AmqpOptions *options, const char *exchange, char *error);
 
 /*
  * The next frame, heartbeats included, valid until the call after.  The end
@@ -68,19 +51,11 @@ extern bool link_flush(Link *link, char *error);
 /* When link_flush() is due to be called at the latest. */
 extern TimestampTz link_due(Link *link);
 
-/* Encode a method; there must be no error but one of our own making. */
+/* Put a method into what is to be sent. */
 extern void link_put_method(Link *link, amqp_channel_t channel,
 							amqp_method_number_t id, void *method);
 
-/* Encode a content header; false if it does not fit into a frame. */
-extern bool link_put_header(Link *link, uint64 body_size, amqp_basic_properties_t *properties);
-
-extern void link_put_body(Link *link, const char *data, Size size);
-
-/* Forget what was put since the output had this length. */
-extern void link_unput(Link *link, int length);
-
-/* Say goodbye, if that goes without waiting, and free it. */
+/* Say goodbye, if that goes without waiting. */
 extern void link_close(Link *link);
 
 #endif							/* QUEUE_SINKS_AMQP_LINK_H */

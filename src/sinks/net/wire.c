@@ -2,25 +2,20 @@
  * wire.c
  *		A TCP or TLS connection that never blocks.
  *
- * librabbitmq can do this too, but waits inside of its calls for as long as
- * the broker does not read; here nothing waits but in network_wait().
+ * Libraries of brokers can do this too, but wait inside of their calls for as
+ * long as the broker does not read; here nothing waits but in net_wait().
  */
 #include "postgres.h"
 
-#include <arpa/inet.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <openssl/err.h>
-#include <openssl/pem.h>
-#include <openssl/ssl.h>
-#include <openssl/x509v3.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "relay/sink.h"
-#include "sinks/net/certificate.h"
-#include "sinks/net/network.h"
+#include "sinks/net/resolve.h"
+#include "sinks/net/tls.h"
+#include "sinks/net/wait.h"
 #include "sinks/net/wire.h"
 #include "storage/fd.h"
 #include "storage/latch.h"
@@ -35,33 +30,11 @@
 struct Wire
 {
 	int			fd;
-	SSL_CTX    *context;		/* NULL: no TLS */
-	SSL		   *ssl;
+	Tls		   *tls;			/* NULL: none */
 	bool		write_blocked;	/* waits until it can write */
 	StringInfoData output;
 	Size		sent;			/* bytes at the output's start */
 };
-
-/* Say what OpenSSL says. */
-static void
-ssl_error(Wire *wire, const char *what, int rc, char *error)
-{
-	int			code = wire->ssl ? SSL_get_error(wire->ssl, rc) : SSL_ERROR_SSL;
-	unsigned long reason = ERR_get_error();
-	long		verified = wire->ssl ? SSL_get_verify_result(wire->ssl) : X509_V_OK;
-
-	if (verified != X509_V_OK)
-		snprintf(error, SINK_ERROR_SIZE, "%s: certificate verify failed: %s", what,
-				 X509_verify_cert_error_string(verified));
-	else if (reason != 0)
-		snprintf(error, SINK_ERROR_SIZE, "%s: %s", what,
-				 ERR_reason_error_string(reason) ? ERR_reason_error_string(reason) : "unknown TLS error");
-	else if (code == SSL_ERROR_SYSCALL && errno != 0)
-		snprintf(error, SINK_ERROR_SIZE, "%s: %s", what, strerror(errno));
-	else
-		snprintf(error, SINK_ERROR_SIZE, "%s: connection closed by the broker", what);
-	ERR_clear_error();
-}
 
 /* Connect to one address. */
 static bool
@@ -89,7 +62,7 @@ connect_address(Wire *wire, struct addrinfo *address, TimestampTz deadline, char
 		code = errno;
 		if (code == EINPROGRESS)
 		{
-			if (!network_wait(wire->fd, WL_SOCKET_WRITEABLE, deadline))
+			if (!net_wait(wire->fd, WL_SOCKET_WRITEABLE, deadline))
 				code = ETIMEDOUT;
 			else if (getsockopt(wire->fd, SOL_SOCKET, SO_ERROR, &code, &length) != 0)
 				code = errno;
@@ -103,123 +76,18 @@ connect_address(Wire *wire, struct addrinfo *address, TimestampTz deadline, char
 	return false;
 }
 
-/* Whether a host is given as an address. */
-static bool
-is_address(const char *host)
+static TlsTrust
+trust_of(WireSecurity security)
 {
-	struct in6_addr address;
-
-	return inet_pton(AF_INET, host, &address) == 1 || inet_pton(AF_INET6, host, &address) == 1;
-}
-
-/* Trust the certificates of a file. */
-static bool
-load_certificates(Wire *wire, const char *path, char *error)
-{
-	X509_STORE *store = SSL_CTX_get_cert_store(wire->context);
-	int			length;
-	char	   *data = certificate_read(path, &length, error);
-	BIO		   *bio;
-	X509	   *certificate;
-	int			n = 0;
-
-	if (data == NULL)
-		return false;
-	bio = BIO_new_mem_buf(data, length);
-	while (bio != NULL && (certificate = PEM_read_bio_X509_AUX(bio, NULL, NULL, NULL)) != NULL)
-	{
-		n += X509_STORE_add_cert(store, certificate);
-		X509_free(certificate);
-	}
-	BIO_free(bio);
-	pfree(data);
-	ERR_clear_error();			/* the end of the file, and duplicates */
-	if (n == 0)
-		strlcpy(error, "could not read the certificates of option \"sslrootcert\"", SINK_ERROR_SIZE);
-	return n > 0;
-}
-
-/* Set up what OpenSSL is to demand of the broker. */
-static bool
-prepare_tls(Wire *wire, const char *host, WireSecurity security, const char *rootcert, char *error)
-{
-	ERR_clear_error();
-	wire->context = SSL_CTX_new(TLS_client_method());
-	if (wire->context == NULL)
-	{
-		ssl_error(wire, "could not set up TLS", 0, error);
-		return false;
-	}
-	SSL_CTX_set_min_proto_version(wire->context, TLS1_2_VERSION);
-	SSL_CTX_set_mode(wire->context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-	if (security >= WIRE_VERIFY_CA)
-	{
-		SSL_CTX_set_verify(wire->context, SSL_VERIFY_PEER, NULL);
-		if (rootcert && !load_certificates(wire, rootcert, error))
-			return false;
-		if (rootcert == NULL && SSL_CTX_set_default_verify_paths(wire->context) != 1)
-		{
-			ssl_error(wire, "could not read root certificates", 0, error);
-			return false;
-		}
-	}
-
-	wire->ssl = SSL_new(wire->context);
-	if (wire->ssl == NULL || SSL_set_fd(wire->ssl, wire->fd) != 1 ||
-		(!is_address(host) && SSL_set_tlsext_host_name(wire->ssl, host) != 1))
-	{
-		ssl_error(wire, "could not set up TLS", 0, error);
-		return false;
-	}
-	if (security == WIRE_VERIFY_FULL)
-	{
-		X509_VERIFY_PARAM *param = SSL_get0_param(wire->ssl);
-
-		X509_VERIFY_PARAM_set_hostflags(param, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
-		if ((is_address(host) ?
-			 X509_VERIFY_PARAM_set1_ip_asc(param, host) :
-			 X509_VERIFY_PARAM_set1_host(param, host, 0)) != 1)
-		{
-			ssl_error(wire, "could not set up TLS", 0, error);
-			return false;
-		}
-	}
-	return true;
-}
-
-static bool
-handshake(Wire *wire, TimestampTz deadline, char *error)
-{
-	for (;;)
-	{
-		int			rc;
-		int			code;
-
-		ERR_clear_error();
-		errno = 0;
-		rc = SSL_connect(wire->ssl);
-		if (rc == 1)
-			return true;
-		code = SSL_get_error(wire->ssl, rc);
-		if (code != SSL_ERROR_WANT_READ && code != SSL_ERROR_WANT_WRITE)
-		{
-			ssl_error(wire, "TLS handshake failed", rc, error);
-			return false;
-		}
-		if (!network_wait(wire->fd, code == SSL_ERROR_WANT_READ ?
-						  WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE, deadline))
-		{
-			strlcpy(error, "TLS handshake failed: timeout expired", SINK_ERROR_SIZE);
-			return false;
-		}
-	}
+	return security == WIRE_VERIFY_FULL ? TLS_TRUST_HOST :
+		security == WIRE_VERIFY_CA ? TLS_TRUST_CA : TLS_TRUST_ANYONE;
 }
 
 Wire *
 wire_open(const char *host, int port, WireSecurity security,
 		  const char *rootcert, TimestampTz deadline, char *error)
 {
-	struct addrinfo *addresses = network_resolve(host, port, deadline, error);
+	struct addrinfo *addresses = net_resolve(host, port, deadline, error);
 	Wire	   *wire;
 
 	if (addresses == NULL)
@@ -238,10 +106,9 @@ wire_open(const char *host, int port, WireSecurity security,
 		(void) connect_address(wire, address, deadline, error);
 	freeaddrinfo(addresses);
 
-	if (wire->fd < 0 ||
-		(security != WIRE_PLAIN &&
-		 !(prepare_tls(wire, host, security, rootcert, error) &&
-		   handshake(wire, deadline, error))))
+	if (wire->fd >= 0 && security != WIRE_PLAIN)
+		wire->tls = tls_open(wire->fd, host, trust_of(security), rootcert, deadline, error);
+	if (wire->fd < 0 || (security != WIRE_PLAIN && wire->tls == NULL))
 	{
 		wire_close(wire);
 		return NULL;
@@ -268,29 +135,23 @@ wire_flush(Wire *wire, char *error)
 	while (wire_unsent(wire) > 0)
 	{
 		const char *data = wire->output.data + wire->sent;
+		Size		left = wire_unsent(wire);
 		ssize_t		n;
 
 		errno = 0;
-		if (wire->ssl)
+		if (wire->tls)
 		{
-			int			code;
-
-			ERR_clear_error();
-			n = SSL_write(wire->ssl, data, wire_unsent(wire));
-			code = n > 0 ? SSL_ERROR_NONE : SSL_get_error(wire->ssl, n);
-			if (code == SSL_ERROR_WANT_WRITE)
+			n = tls_write(wire->tls, data, (int) left, error);
+			if (n == TLS_WAIT_WRITE)
 				wire->write_blocked = true;
-			if (code == SSL_ERROR_WANT_WRITE || code == SSL_ERROR_WANT_READ)
+			if (n == TLS_WAIT_WRITE || n == TLS_WAIT_READ)
 				return true;
-			if (code != SSL_ERROR_NONE)
-			{
-				ssl_error(wire, "could not send to the broker", n, error);
+			if (n == TLS_LOST)
 				return false;
-			}
 		}
 		else
 		{
-			n = send(wire->fd, data, wire_unsent(wire), MSG_NOSIGNAL);
+			n = send(wire->fd, data, left, MSG_NOSIGNAL);
 			if (n < 0 && errno == EINTR)
 				continue;
 			if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
@@ -325,19 +186,12 @@ wire_read(Wire *wire, char *buffer, int size, char *error)
 	ssize_t		n;
 
 	errno = 0;
-	if (wire->ssl)
+	if (wire->tls)
 	{
-		int			code;
-
-		ERR_clear_error();
-		n = SSL_read(wire->ssl, buffer, size);
-		if (n > 0)
-			return n;
-		code = SSL_get_error(wire->ssl, n);
-		if (code == SSL_ERROR_WANT_READ || code == SSL_ERROR_WANT_WRITE)
-			return 0;
-		ssl_error(wire, "could not receive from the broker", n, error);
-		return -1;
+		n = tls_read(wire->tls, buffer, size, error);
+		if (n == TLS_LOST)
+			return -1;
+		return Max(n, 0);
 	}
 
 	do
@@ -364,10 +218,8 @@ wire_socket(Wire *wire, int *events)
 void
 wire_close(Wire *wire)
 {
-	if (wire->ssl)
-		SSL_free(wire->ssl);
-	if (wire->context)
-		SSL_CTX_free(wire->context);
+	if (wire->tls)
+		tls_close(wire->tls);
 	if (wire->fd >= 0)
 		close(wire->fd);
 	ReleaseExternalFD();

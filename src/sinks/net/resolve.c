@@ -1,6 +1,6 @@
 /*
- * network.c
- *		Waiting for the network as a PostgreSQL process should.
+ * resolve.c
+ *		Addresses of hosts, without waiting for them in a library.
  */
 #include "postgres.h"
 
@@ -10,36 +10,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "compat.h"
-#include "miscadmin.h"
 #include "port/atomics.h"
 #include "relay/sink.h"
-#include "sinks/net/network.h"
-#include "utils/timestamp.h"
-#include "utils/wait_event.h"
-
-bool
-network_wait(pgsocket socket, int events, TimestampTz deadline)
-{
-	for (;;)
-	{
-		long		timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
-		int			rc;
-
-		if (timeout <= 0)
-			return false;
-		rc = WaitLatchOrSocket(MyLatch,
-							   WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH | events,
-							   socket, timeout, WAIT_EVENT("QueueRelayConnect"));
-		if (rc & WL_LATCH_SET)
-		{
-			ResetLatch(MyLatch);
-			CHECK_FOR_INTERRUPTS();
-		}
-		if (rc & events)
-			return true;
-	}
-}
+#include "sinks/net/resolve.h"
+#include "sinks/net/wait.h"
 
 /*
  * getaddrinfo() waits for as long as it likes, so a thread does that.  It
@@ -124,7 +98,7 @@ lookup_start(const char *host, const char *port)
 }
 
 struct addrinfo *
-network_resolve(const char *host, int port, TimestampTz deadline, char *error)
+net_resolve(const char *host, int port, TimestampTz deadline, char *error)
 {
 	struct addrinfo numeric = lookup_hints;
 	struct addrinfo *result = NULL;
@@ -143,7 +117,7 @@ network_resolve(const char *host, int port, TimestampTz deadline, char *error)
 		snprintf(error, SINK_ERROR_SIZE, "could not look up host name \"%s\"", host);
 		return NULL;
 	}
-	if (!network_wait(lookup->pipe[0], WL_SOCKET_READABLE, deadline))
+	if (!net_wait(lookup->pipe[0], WL_SOCKET_READABLE, deadline))
 	{
 		snprintf(error, SINK_ERROR_SIZE, "could not look up host name \"%s\": timeout expired", host);
 		lookup_release(lookup);

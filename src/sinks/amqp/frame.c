@@ -1,10 +1,12 @@
 /*
- * input.c
- *		What an AMQP 0-9-1 broker sends, taken apart.
+ * frame.c
+ *		Frames of AMQP 0-9-1: written, and taken apart.
  */
 #include "postgres.h"
 
-#include "sinks/amqp/link.h"
+#include "port/pg_bswap.h"
+#include "relay/sink.h"
+#include "sinks/amqp/frame.h"
 #include "sinks/text.h"
 
 /* Bits of the flags in a content header, up to the message's id. */
@@ -17,6 +19,10 @@
 #define HAS_REPLY_TO		(1 << 9)
 #define HAS_EXPIRATION		(1 << 8)
 #define HAS_MESSAGE_ID		(1 << 7)
+
+/*
+ * Frames in
+ */
 
 /* What is left of a payload; once it is short all that is read is zero. */
 typedef struct Reader
@@ -129,7 +135,7 @@ read_method(Reader *reader, Frame *frame)
 		default:
 			return false;
 	}
-	return frame->channel == LINK_CHANNEL;
+	return frame->channel == PUBLISH_CHANNEL;
 }
 
 /* Take a content header, up to the message's id. */
@@ -163,11 +169,11 @@ read_header(Reader *reader, Frame *frame)
 		(void) short_string(reader);
 	if (flags & HAS_MESSAGE_ID)
 		frame->message_id = short_string(reader);
-	return frame->channel == LINK_CHANNEL;
+	return frame->channel == PUBLISH_CHANNEL;
 }
 
 int
-input_frame(const char *data, int length, uint32 frame_max, Frame *frame, char *error)
+frame_read(const char *data, int length, uint32 frame_max, Frame *frame, char *error)
 {
 	Reader		reader = {data, length, false};
 	bool		good;
@@ -202,7 +208,7 @@ input_frame(const char *data, int length, uint32 frame_max, Frame *frame, char *
 			good = good && read_header(&reader, frame);
 			break;
 		case AMQP_FRAME_BODY:
-			good = good && frame->channel == LINK_CHANNEL;
+			good = good && frame->channel == PUBLISH_CHANNEL;
 			break;
 		case AMQP_FRAME_HEARTBEAT:
 			good = good && frame->channel == 0 && frame->size == 0;
@@ -218,4 +224,103 @@ input_frame(const char *data, int length, uint32 frame_max, Frame *frame, char *
 		return -1;
 	}
 	return FRAME_HEADER + frame->size + FRAME_FOOTER;
+}
+
+/*
+ * Frames out
+ */
+
+/* Begin a frame with space for a payload; returns where it starts. */
+static int
+begin_frame(StringInfo out, uint8 type, amqp_channel_t channel, int payload)
+{
+	int			start = out->len;
+
+	enlargeStringInfo(out, FRAME_HEADER + payload + FRAME_FOOTER);
+	out->data[out->len++] = type;
+	out->data[out->len++] = channel >> 8;
+	out->data[out->len++] = channel & 0xFF;
+	out->len += 4;				/* the size, when it is known */
+	return start;
+}
+
+static void
+end_frame(StringInfo out, int start)
+{
+	uint32		size = pg_hton32((uint32) (out->len - start - FRAME_HEADER));
+
+	memcpy(out->data + start + 3, &size, sizeof(size));
+	out->data[out->len++] = (char) AMQP_FRAME_END;
+	out->data[out->len] = '\0';
+}
+
+void
+frame_put_heartbeat(StringInfo out)
+{
+	end_frame(out, begin_frame(out, AMQP_FRAME_HEARTBEAT, 0, 0));
+}
+
+void
+frame_put_method(StringInfo out, amqp_channel_t channel, amqp_method_number_t id, void *method)
+{
+	int			start = begin_frame(out, AMQP_FRAME_METHOD, channel, METHOD_MAX);
+	uint32		number = pg_hton32((uint32) id);
+	amqp_bytes_t space;
+	int			n;
+
+	memcpy(out->data + out->len, &number, sizeof(number));
+	out->len += sizeof(number);
+	space.bytes = out->data + out->len;
+	space.len = METHOD_MAX - sizeof(number);
+	n = amqp_encode_method(id, method, space);
+	if (n < 0)
+		elog(ERROR, "could not encode AMQP method %x: %s", (unsigned int) id, amqp_error_string2(n));
+	out->len += n;
+	end_frame(out, start);
+}
+
+bool
+frame_put_header(StringInfo out, uint32 frame_max, uint64 body_size,
+				 amqp_basic_properties_t *properties)
+{
+	int			most = (int) frame_max - FRAME_HEADER - FRAME_FOOTER;
+	int			start = begin_frame(out, AMQP_FRAME_HEADER, PUBLISH_CHANNEL, most);
+	uint16		class_id = pg_hton16(AMQP_BASIC_CLASS);
+	uint64		size = pg_hton64(body_size);
+	amqp_bytes_t space;
+	int			n;
+
+	memcpy(out->data + out->len, &class_id, sizeof(class_id));
+	memset(out->data + out->len + 2, 0, 2); /* the weight, unused */
+	memcpy(out->data + out->len + 4, &size, sizeof(size));
+	out->len += 12;
+	space.bytes = out->data + out->len;
+	space.len = most - 12;
+	n = amqp_encode_properties(AMQP_BASIC_CLASS, properties, space);
+	if (n < 0)
+	{
+		out->len = start;
+		out->data[start] = '\0';
+		return false;
+	}
+	out->len += n;
+	end_frame(out, start);
+	return true;
+}
+
+void
+frame_put_body(StringInfo out, uint32 frame_max, const char *data, Size size)
+{
+	Size		most = frame_max - FRAME_HEADER - FRAME_FOOTER;
+
+	while (size > 0)
+	{
+		Size		n = Min(size, most);
+		int			start = begin_frame(out, AMQP_FRAME_BODY, PUBLISH_CHANNEL, n);
+
+		appendBinaryStringInfo(out, data, n);
+		end_frame(out, start);
+		data += n;
+		size -= n;
+	}
 }
