@@ -22,6 +22,7 @@
 #include "engine/segment.h"
 #include "engine/wake.h"
 #include "miscadmin.h"
+#include "stop_point.h"
 #include "storage/ipc.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -196,6 +197,7 @@ claim_due(ClaimScan *scan, Oid relid, TimestampTz from, Snapshot snapshot)
 		 * Lease first and look again then: who had the message before us may
 		 * have acknowledged it since our snapshot.
 		 */
+		STOP_POINT("due-found");
 		taking = take_due(scan, &lease);
 		if (taking == LEASE_TAKEN_ALREADY)
 			continue;
@@ -256,7 +258,9 @@ deferred_claim(ClaimScan *scan, Oid relid)
 	debt.from = (TimestampTz) pg_atomic_exchange_u64(&q->next_due, (uint64) DT_NOEND);
 	PG_ENSURE_ERROR_CLEANUP(pay_due_debt, PointerGetDatum(&debt));
 	{
+		STOP_POINT("due-raised");
 		snapshot = RegisterSnapshot(GetLatestSnapshot());
+		STOP_POINT("due-snapshot");
 		left = claim_due(scan, relid, debt.from, snapshot);
 		UnregisterSnapshot(snapshot);
 

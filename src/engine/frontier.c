@@ -26,6 +26,7 @@
 #include "engine/frontier.h"
 #include "engine/segment.h"
 #include "miscadmin.h"
+#include "stop_point.h"
 #include "storage/bufmgr.h"
 #include "storage/procarray.h"
 #include "utils/snapmgr.h"
@@ -621,6 +622,7 @@ frontier_claim(ClaimScan *scan)
 			break;
 		}
 		needed = scan_looks(scan);
+		STOP_POINT("claim-noted");
 		if (needed == SCAN_DONE)
 			needed = scan_forward(scan);
 		if (needed == SCAN_DONE && !scan_full(scan) && q->scanned == pg_atomic_read_u64(&q->appended))

@@ -9,6 +9,7 @@
 
 #include "engine/lease.h"
 #include "miscadmin.h"
+#include "stop_point.h"
 #include "storage/procarray.h"
 #include "utils/timestamp.h"
 
@@ -63,6 +64,7 @@ lease_overdue(QueueShared *q, TimestampTz now, LeaseDue due, void *arg, Lease *o
 	 * return counts as well: our caller may not get round to all of it.
 	 */
 	pg_atomic_exchange_u64(&q->next_expiry, (uint64) DT_NOEND);
+	STOP_POINT("expiry-raised");
 	for (int i = 0; i < lease_high_water(); i++)
 	{
 		Lease		lease;
@@ -77,6 +79,7 @@ lease_overdue(QueueShared *q, TimestampTz now, LeaseDue due, void *arg, Lease *o
 		if (due_at <= now && n < max)
 			overdue[n++] = lease;
 	}
+	STOP_POINT("expiry-searched");
 	lease_look_by(q, next);
 	return n;
 }

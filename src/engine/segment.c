@@ -24,6 +24,7 @@
 #include "executor/tuptable.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "stop_point.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/lsyscache.h"
@@ -280,6 +281,8 @@ segment_load(Queue *queue)
 						   ninfos, QUEUE_MAX_SEGMENTS)));
 	qsort(infos, ninfos, sizeof(SegmentInfo), compare_age);
 
+	STOP_POINT("load-gathered");
+
 	/* Without its own table, or its element, the queue has been dropped. */
 	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
 	same = ninfos > 0 && infos[0].is_parent &&
@@ -328,6 +331,7 @@ reset_segment(QueueShared *q, int segno, Relation rel)
 	SegmentShared *seg = &q->segments[segno];
 	BlockNumber nblocks;
 
+	STOP_POINT("segment-changed");
 	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
 	LWLockAcquire(&q->extend_lock, LW_EXCLUSIVE);
 	nblocks = RelationGetNumberOfBlocks(rel);
@@ -457,6 +461,8 @@ open_tail(Queue *queue, int *segno)
 		SegmentShared *seg = &q->segments[tail];
 		Relation	rel;
 
+		STOP_POINT("send-tail");
+
 		/* While we waited for the table the queue can have been dropped. */
 		if (pg_atomic_read_u32(&q->generation) != queue->generation)
 			queue_missing(NameStr(queue->name));
@@ -541,8 +547,10 @@ put_tuple(QueueShared *q, int segno, Relation rel, HeapTuple tuple, int64 id)
 	BlockNumber block = room_reserve(q, segno, rel, room_needed(rel, tuple));
 	SegmentPlace place;
 
+	STOP_POINT("send-reserved");
 	RelationSetTargetBlock(rel, block);
 	heap_insert(rel, tuple, GetCurrentCommandId(true), HEAP_INSERT_SKIP_FSM, NULL);
+	STOP_POINT("send-inserted");
 	place = MakePlace(ItemPointerGetBlockNumber(&tuple->t_self),
 					  ItemPointerGetOffsetNumber(&tuple->t_self));
 	if (unlikely(PlaceBlock(place) != block))

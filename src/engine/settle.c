@@ -24,6 +24,7 @@
 #include "engine/settle.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "stop_point.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/array.h"
@@ -144,6 +145,7 @@ ack(LeaseRef ref, Cached *cached)
 
 	if (!lease_begin_settle(ref, &lease))
 		return false;
+	STOP_POINT("settle-begun");
 	rel = open_leased(&lease, true, cached, &locked);
 	if (rel != NULL && place_delete(rel, &lease, true, NULL) == TM_Ok)
 		return true;
@@ -228,6 +230,7 @@ fail(LeaseRef ref, const Failure *failure, Cached *cached, Failed *failed)
 	if (!(failure->expired_by != 0 ? lease_begin_expire(ref, failure->expired_by, &lease) :
 		  lease_begin_settle(ref, &lease)))
 		return FAILURE_ENDED;
+	STOP_POINT("settle-begun");
 	lease_mark(ref, LEASE_GONE);
 
 	rel = open_leased(&lease, failure->wait, cached, &locked);
@@ -391,6 +394,7 @@ settle_overdue(Queue *queue, ClaimScan *scan)
 
 	overdue = palloc(sizeof(Lease) * EXPIRE_BATCH);
 	n = lease_overdue(q, scan->now, overdue_at, queue, overdue, EXPIRE_BATCH);
+	STOP_POINT("expiry-found");
 	qsort(overdue, n, sizeof(Lease), compare_leases);
 	lease_reserve(2 * n + scan->max + 1);
 	for (int i = 0; i < n; i++)
@@ -487,6 +491,8 @@ settle_expired(void)
 	if (expired == NULL)
 		expired = MemoryContextAlloc(TopMemoryContext, sizeof(Lease) * EXPIRE_BATCH);
 	n = lease_expired(now, expired, EXPIRE_BATCH, &next);
+	if (n > 0)
+		STOP_POINT("expiry-found");
 
 	/* Together if that goes; or one by one, so that each has its own error. */
 	if (n > 0 && !expire(expired, n, now, &done))

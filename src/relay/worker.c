@@ -54,6 +54,7 @@
 #include "relay/item.h"
 #include "relay/relay.h"
 #include "sinks/text.h"
+#include "stop_point.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
@@ -644,6 +645,8 @@ claim(int max)
 		MemoryContextDelete(context);
 		return 0;
 	}
+
+	STOP_POINT("relay-claimed");
 
 	/* Ours from here on, to be given back when the process ends. */
 	batch = MemoryContextAlloc(context, sizeof(Batch));

@@ -20,6 +20,7 @@
 #include "funcapi.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "stop_point.h"
 #include "storage/bufmgr.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
@@ -188,6 +189,7 @@ claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 			deadline = now + wait;
 			continue;
 		}
+		STOP_POINT("receive-sleep");
 		next = claim_next_look(q);
 		sleep_until(Min(deadline, next));
 	}

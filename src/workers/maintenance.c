@@ -21,6 +21,7 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "relay/relay.h"
+#include "stop_point.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
@@ -436,6 +437,7 @@ maintenance_round(void)
 	List	   *queues;
 	ListCell   *lc;
 
+	STOP_POINT("maintenance");
 	maintenance_begin_round();
 	exit_unless_wanted();
 
