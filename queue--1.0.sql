@@ -33,15 +33,15 @@ COMMENT ON TYPE queue.message IS 'A message as a consumer sees it; receipt is NU
 
 -- One row per queue.  The C code reads it through a relation cache
 -- invalidated by the queue's table, so change it with queue.alter() only.
-CREATE TABLE queue.queue (
+CREATE TABLE queue.queue_definition (
 	relid        regclass PRIMARY KEY,
 	lease        interval NOT NULL,
 	max_attempts integer NOT NULL,
 	backoff      interval NOT NULL,
 	backoff_max  interval NOT NULL
 );
-GRANT SELECT ON queue.queue TO PUBLIC;
-SELECT pg_catalog.pg_extension_config_dump('queue.queue', '');
+GRANT SELECT ON queue.queue_definition TO PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('queue.queue_definition', '');
 
 -- Every message with a due time: delayed sends and failed attempts.
 CREATE TABLE queue.deferred (
@@ -63,12 +63,13 @@ SELECT pg_catalog.pg_extension_config_dump('queue.deferred', '');
 
 -- Messages that nobody could process, by their queue's table.  Nobody reads
 -- this one: see the view queue.dead_letters.
-CREATE TABLE queue.dead_letter (
+CREATE TABLE queue.dead (
 	relid       regclass NOT NULL,
 	attempts    integer NOT NULL,
 	id          bigint NOT NULL,
 	died_at     timestamptz NOT NULL,
 	enqueued_at timestamptz NOT NULL,
+	expires_at  timestamptz,
 	priority    smallint,
 	key         text,
 	headers     jsonb,
@@ -78,13 +79,13 @@ CREATE TABLE queue.dead_letter (
 	error       text,
 	PRIMARY KEY (relid, id, died_at)
 );
-SELECT pg_catalog.pg_extension_config_dump('queue.dead_letter', '');
+SELECT pg_catalog.pg_extension_config_dump('queue.dead', '');
 
 -- One row per relay; the maintenance worker keeps a process running for each.
 -- anchor: the type queues."$<name>", whose owner is the relay's owner, and
 -- which depends on the queue and the server or the procedure.  server,
 -- procedure: their names, for a restored anchor that depends on none as yet.
-CREATE TABLE queue.relay (
+CREATE TABLE queue.relay_definition (
 	name      text PRIMARY KEY,
 	anchor    regtype UNIQUE NOT NULL,
 	queue     regclass NOT NULL,
@@ -93,7 +94,7 @@ CREATE TABLE queue.relay (
 	options   jsonb NOT NULL,
 	paused    boolean NOT NULL DEFAULT false
 );
-SELECT pg_catalog.pg_extension_config_dump('queue.relay', '');
+SELECT pg_catalog.pg_extension_config_dump('queue.relay_definition', '');
 
 -- Messages that arrived through a relay's postgres sink, kept long enough to
 -- recognise one that is sent again because its confirmation was lost.
@@ -123,7 +124,7 @@ AS 'MODULE_PATHNAME', 'queue_create' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.create IS
 'Creates a queue: the table queues.<name>, owned by the caller, and its segments. Needs CREATE on schema queues. A table of the caller''s that is there already, as after a restore of definitions alone, becomes a queue with what is in it. lease: how long a receiver has a message unless it asks otherwise. max_attempts: deliveries before a message goes to the dead letters. backoff, backoff_max: the wait after the first failure, doubled by each further one up to the maximum. durable: false makes it unlogged, emptied by a crash. Errors: 42710 if it exists, 22023 for a value out of range, 53400 when queue.max_queues_per_role are in use.';
 
-CREATE FUNCTION queue.alter(name text,
+CREATE FUNCTION queue.alter(queue text,
 	lease interval DEFAULT NULL,
 	max_attempts integer DEFAULT NULL,
 	backoff interval DEFAULT NULL,
@@ -133,13 +134,13 @@ AS 'MODULE_PATHNAME', 'queue_alter' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.alter IS
 'Changes the settings that are given and keeps the rest. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 22023 for a value out of range.';
 
-CREATE FUNCTION queue.drop(name text)
+CREATE FUNCTION queue.drop(queue text)
 RETURNS void
 AS 'MODULE_PATHNAME', 'queue_drop' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.drop IS
 'Drops a queue with all its messages, deferred ones and dead letters. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 2BP01 if a relay still reads it.';
 
-CREATE FUNCTION queue.purge(name text)
+CREATE FUNCTION queue.purge(queue text)
 RETURNS void
 AS 'MODULE_PATHNAME', 'queue_purge' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.purge IS
@@ -262,7 +263,7 @@ COMMENT ON FUNCTION queue.purge_dead_letters IS
 'Deletes the dead letters of a queue and returns how many. Owner only.';
 
 --
--- A plain INSERT INTO queues.<name> reaches the engine through these.
+-- A plain INSERT INTO queues.<queue> reaches the engine through these.
 --
 
 CREATE FUNCTION queue.before_insert() RETURNS trigger
@@ -318,12 +319,12 @@ SELECT c.relname::text AS name,
 	pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
 	q.lease, q.max_attempts, q.backoff, q.backoff_max,
 	c.relpersistence = 'p' AS durable
-FROM queue.queue q JOIN pg_catalog.pg_class c ON c.oid = q.relid;
+FROM queue.queue_definition q JOIN pg_catalog.pg_class c ON c.oid = q.relid;
 GRANT SELECT ON queue.queues TO PUBLIC;
 
 CREATE VIEW queue.stats AS
 SELECT c.relname::text AS queue, s.*
-FROM queue.queue q JOIN pg_catalog.pg_class c ON c.oid = q.relid,
+FROM queue.queue_definition q JOIN pg_catalog.pg_class c ON c.oid = q.relid,
 	LATERAL queue.queue_stats(q.relid) s
 WHERE pg_catalog.has_table_privilege(q.relid, 'SELECT') OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
 GRANT SELECT ON queue.stats TO PUBLIC;
@@ -335,7 +336,7 @@ CREATE VIEW queue.dead_letters WITH (security_barrier) AS
 SELECT (SELECT c.relname::text FROM pg_catalog.pg_class c WHERE c.oid = d.relid) AS queue,
 	d.id, d.key, d.priority, d.headers, d.payload, d.body, d.attempts, d.reason, d.error,
 	d.enqueued_at, d.died_at
-FROM queue.dead_letter d
+FROM queue.dead d
 WHERE pg_catalog.has_table_privilege(d.relid, 'SELECT');
 GRANT SELECT ON queue.dead_letters TO PUBLIC;
 

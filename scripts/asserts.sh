@@ -5,8 +5,8 @@
 #	with Debian's patches, built once and kept.  What "test/run --asserts" runs
 #	against; sourced after setup.sh.
 #
-#	It is kept in /var/cache/queue-test/asserts-VERSION (or
-#	$XDG_CACHE_HOME/queue-test/...); remove that directory to have it made anew.
+#	It is kept as asserts-VERSION in /var/cache/queue-test (~/.cache/queue-test,
+#	or $XDG_CACHE_HOME/queue-test); remove that directory to have it made anew.
 
 # The machine's own package sources that have this package, as sources of
 # source packages.  They may be in the format of one line, or of a paragraph.
@@ -77,12 +77,11 @@ use_asserts()
 	version=$(sed -n 's/.*(\(Debian\|Ubuntu\) \([^ )]*\).*/\2/p' <<<"$reported")
 	[ -n "$version" ] || fail "there is no source package of $reported ($pg_config), which is not Debian's"
 
-	cache=$(realpath -m "${XDG_CACHE_HOME:-/var/cache}")/queue-test
+	cache=$(cache_directory)
 	prefix=$cache/asserts-$version
 	work=$prefix.new
 	if [ ! -x "$prefix/bin/pg_config" ]; then
-		[[ $cache/ != "$root"/* ]] || fail "$cache is inside the checkout (set XDG_CACHE_HOME)"
-		mkdir -p "$cache" 2>/dev/null && [ -w "$cache" ] || fail "$cache cannot be written (set XDG_CACHE_HOME)"
+		mkdir -p "$cache"
 		install_packages bison dpkg-dev flex libssl-dev patch perl xz-utils zlib1g-dev
 		step "Getting the source package of $package $version, output in $prefix.log"
 		rm -rf --one-file-system "$work" "$prefix"

@@ -7,6 +7,7 @@
 #ifndef QUEUE_COMPAT_H
 #define QUEUE_COMPAT_H
 
+#include "fmgr.h"
 #include "storage/proc.h"
 #include "utils/rel.h"
 #include "utils/wait_event.h"
@@ -28,6 +29,22 @@
 #define RELATION_SET_NEW_FILE(rel) RelationSetNewRelfilenumber(rel, (rel)->rd_rel->relpersistence)
 #else
 #define RELATION_SET_NEW_FILE(rel) RelationSetNewRelfilenode(rel, (rel)->rd_rel->relpersistence)
+#endif
+
+/* Functions for SQL are marked as exported by this itself since 16. */
+#if PG_VERSION_NUM < 160000
+#undef PG_FUNCTION_INFO_V1
+#define PG_FUNCTION_INFO_V1(name) \
+	extern PGDLLEXPORT Datum name(PG_FUNCTION_ARGS); \
+	extern PGDLLEXPORT const Pg_finfo_record *CppConcat(pg_finfo_, name) (void); \
+	const Pg_finfo_record * \
+	CppConcat(pg_finfo_, name) (void) \
+	{ \
+		static const Pg_finfo_record info = {1}; \
+\
+		return &info; \
+	} \
+	extern int	no_such_variable
 #endif
 
 /* Wait events of extensions have had names since 17. */

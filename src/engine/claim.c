@@ -4,14 +4,12 @@
  */
 #include "postgres.h"
 
-#include "access/detoast.h"
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "engine/claim.h"
 #include "engine/deferred.h"
 #include "engine/frontier.h"
-#include "engine/guard.h"
 #include "engine/place.h"
 #include "engine/registry.h"
 #include "engine/segment.h"
@@ -26,93 +24,6 @@
 
 /* While a transaction holds messages up, look whether it has let go of them. */
 #define LOOK_INTERVAL_MS	100
-
-/* A value being read. */
-typedef struct Reading
-{
-	Datum		value;
-	struct varlena *result;
-} Reading;
-
-static void
-read_toasted(void *arg)
-{
-	Reading    *reading = arg;
-
-	reading->result = PG_DETOAST_DATUM_COPY(reading->value);
-}
-
-/*
- * A varlena in full; what was stored plain stays in its tuple.  What cannot
- * be read, because its toast is gone or spoilt, is that message's trouble.
- */
-static void *
-read_value(Datum value, bool isnull, const char **unreadable)
-{
-	Reading		reading = {.value = value};
-	ErrorData  *error;
-
-	if (isnull)
-		return NULL;
-	if (likely(!VARATT_IS_EXTERNAL(DatumGetPointer(value)) &&
-			   !VARATT_IS_COMPRESSED(DatumGetPointer(value))))
-		return PG_DETOAST_DATUM(value);
-
-	if (guard_run(read_toasted, &reading, &error))
-		return reading.result;
-	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_INTERNAL_ERROR)
-		ReThrowError(error);
-	*unreadable = error->message;
-	return NULL;
-}
-
-const char *
-claim_read(HeapTuple tuple, TupleDesc desc, bool deferred, Message *message)
-{
-	Datum		values[MaxHeapAttributeNumber];
-	bool		isnull[MaxHeapAttributeNumber];
-	const char *unreadable = NULL;
-
-	heap_deform_tuple(tuple, desc, values, isnull);
-
-#define VALUE(column)	(values[(deferred ? Anum_deferred_##column : Anum_message_##column) - 1])
-#define ISNULL(column)	(isnull[(deferred ? Anum_deferred_##column : Anum_message_##column) - 1])
-	memset(message, 0, sizeof(Message));
-	message->id = DatumGetInt64(VALUE(id));
-	message->attempts = deferred ? DatumGetInt32(values[Anum_deferred_attempts - 1]) + 1 : 1;
-	message->has_priority = !ISNULL(priority);
-	if (message->has_priority)
-		message->priority = DatumGetInt16(VALUE(priority));
-	message->enqueued_at = DatumGetTimestampTz(VALUE(enqueued_at));
-	message->key = read_value(VALUE(key), ISNULL(key), &unreadable);
-	message->headers = read_value(VALUE(headers), ISNULL(headers), &unreadable);
-	message->payload = read_value(VALUE(payload), ISNULL(payload), &unreadable);
-	message->body = read_value(VALUE(body), ISNULL(body), &unreadable);
-	message->xmin = HeapTupleHeaderXminFrozen(tuple->t_data) ?
-		FrozenTransactionId : HeapTupleHeaderGetRawXmin(tuple->t_data);
-#undef VALUE
-#undef ISNULL
-	return unreadable;
-}
-
-/* What a message will take in memory. */
-static Size
-message_bytes(HeapTuple tuple, TupleDesc desc)
-{
-	Datum		values[MaxHeapAttributeNumber];
-	bool		isnull[MaxHeapAttributeNumber];
-	Size		bytes = tuple->t_len;
-
-	if (!HeapTupleHasVarWidth(tuple))
-		return bytes;
-	heap_deform_tuple(tuple, desc, values, isnull);
-	for (int i = 0; i < desc->natts; i++)
-	{
-		if (!isnull[i] && TupleDescAttr(desc, i)->attlen == -1)
-			bytes += toast_raw_datum_size(values[i]);
-	}
-	return bytes;
-}
 
 /* Take the oldest returned lease, if the queue is still the one we look at. */
 static bool
@@ -206,14 +117,15 @@ build_messages(ClaimScan *scan, Size max_bytes, Message **result)
 			/* Before it is read, as a few bytes can be the sign of many. */
 			if (max_bytes != CLAIM_UNLIMITED)
 			{
-				bytes += message_bytes(claim->tuple, desc);
+				bytes += message_size(claim->tuple, desc);
 				if (n > 0 && bytes > max_bytes)
 				{
 					lease_give_back(claim->ref);
 					continue;
 				}
 			}
-			unreadable = claim_read(claim->tuple, desc, is_deferred, &messages[n]);
+			unreadable = message_deform(is_deferred ? &deferred_columns : &message_columns,
+										claim->tuple, desc, &messages[n]);
 		}
 		messages[n].attempts = claim->attempts;
 		messages[n].receipt = lease_receipt(claim->ref);

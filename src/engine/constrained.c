@@ -35,7 +35,6 @@
 #include "rewrite/rewriteHandler.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/datum.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -103,7 +102,7 @@ constrained_needed(Relation rel)
 	if (constr != NULL &&
 		(constr->num_check > 0 || constr->num_defval > 0 || constr->has_generated_stored))
 		return true;
-	for (int i = Anum_message_expires_at - 1; i < desc->natts; i++)
+	for (int i = Anum_message_enqueued_at; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
 
@@ -196,6 +195,32 @@ check_default_headers(Datum headers)
 				 errdetail("The column's default is not.")));
 }
 
+/* What a column's default has made of a message, in a memory context. */
+static void
+take_over_default(Message *message, AttrNumber column, Datum value, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	switch (column)
+	{
+		case Anum_message_expires_at:
+			message->expires_at = DatumGetTimestampTz(value);
+			break;
+		case Anum_message_priority:
+			message->priority = DatumGetInt16(value);
+			message->has_priority = true;
+			break;
+		case Anum_message_key:
+			message->key = DatumGetTextPCopy(value);
+			break;
+		case Anum_message_headers:
+			check_default_headers(value);
+			message->headers = PG_DETOAST_DATUM_COPY(value);
+			break;
+	}
+	MemoryContextSwitchTo(old);
+}
+
 static void
 check_row(Constrained *c)
 {
@@ -227,7 +252,7 @@ check_row(Constrained *c)
 }
 
 HeapTuple
-constrained_form(Constrained *c, Datum *values, bool *isnull)
+constrained_form(Constrained *c, Message *message)
 {
 	TupleDesc	desc = RelationGetDescr(c->rel);
 	TupleTableSlot *slot = c->slot;
@@ -240,25 +265,18 @@ constrained_form(Constrained *c, Datum *values, bool *isnull)
 
 	ExecClearTuple(slot);
 	memset(slot->tts_isnull, true, desc->natts * sizeof(bool));
-	memcpy(slot->tts_values, values, Natts_message * sizeof(Datum));
-	memcpy(slot->tts_isnull, isnull, Natts_message * sizeof(bool));
+	message_fill(&message_columns, message, slot->tts_values, slot->tts_isnull);
 	for (int i = 0; i < desc->natts; i++)
 	{
 		if (!slot->tts_isnull[i] || (c->defaults[i].expr == NULL && !c->defaults[i].domain))
 			continue;
 		apply_default(c, i);
 		if (i < Natts_message && !slot->tts_isnull[i])
-		{
-			Form_pg_attribute att = TupleDescAttr(desc, i);
-
-			if (i == Anum_message_headers - 1)
-				check_default_headers(slot->tts_values[i]);
-			MemoryContextSwitchTo(caller_context);
-			values[i] = datumCopy(slot->tts_values[i], att->attbyval, att->attlen);
-			isnull[i] = false;
-			MemoryContextSwitchTo(GetPerTupleMemoryContext(c->estate));
-		}
+			take_over_default(message, i + 1, slot->tts_values[i], caller_context);
 	}
+	slot->tts_isnull[Anum_message_key_hash - 1] = (message->key == NULL);
+	if (message->key != NULL)
+		slot->tts_values[Anum_message_key_hash - 1] = Int64GetDatum(message_key_hash(message->key));
 	ExecStoreVirtualTuple(slot);
 	slot->tts_tableOid = RelationGetRelid(c->rel);
 

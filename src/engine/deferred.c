@@ -30,55 +30,39 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-/* Store a value that may be missing. */
-static void
-set_varlena(Datum *values, bool *isnull, int column, const void *value)
-{
-	values[column - 1] = PointerGetDatum(value);
-	isnull[column - 1] = (value == NULL);
-}
+const MessageColumns deferred_columns = {
+	.id = Anum_deferred_id,
+	.enqueued_at = Anum_deferred_enqueued_at,
+	.expires_at = Anum_deferred_expires_at,
+	.priority = Anum_deferred_priority,
+	.key = Anum_deferred_key,
+	.headers = Anum_deferred_headers,
+	.payload = Anum_deferred_payload,
+	.body = Anum_deferred_body
+};
 
-static void
-set_priority(Datum *values, bool *isnull, int column, const Message *message)
+void
+deferred_insert(Queue *queue, const Message *message, TimestampTz due_at, int attempts,
+				const char *error, ItemPointer tid)
 {
-	values[column - 1] = Int16GetDatum(message->priority);
-	isnull[column - 1] = !message->has_priority;
-}
+	Relation	rel = table_open(extension_relation("deferred"), RowExclusiveLock);
+	Datum		values[Natts_deferred] = {0};
+	bool		isnull[Natts_deferred] = {false};
+	HeapTuple	tuple;
 
-/* Insert a row and its index entries. */
-static void
-insert_row(const char *table, Datum *values, bool *isnull, ItemPointer tid)
-{
-	Relation	rel = table_open(extension_relation(table), RowExclusiveLock);
-	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(rel), values, isnull);
-
+	message_fill(&deferred_columns, message, values, isnull);
+	values[Anum_deferred_due_at - 1] = TimestampTzGetDatum(due_at);
+	values[Anum_deferred_relid - 1] = ObjectIdGetDatum(queue->relid);
+	values[Anum_deferred_attempts - 1] = Int32GetDatum(attempts);
+	isnull[Anum_deferred_error - 1] = (error == NULL);
+	if (error != NULL)
+		values[Anum_deferred_error - 1] = CStringGetTextDatum(error);
+	tuple = heap_form_tuple(RelationGetDescr(rel), values, isnull);
 	CatalogTupleInsert(rel, tuple);
 	if (tid != NULL)
 		*tid = tuple->t_self;
 	heap_freetuple(tuple);
 	table_close(rel, NoLock);
-}
-
-void
-deferred_insert(Queue *queue, Message *message, TimestampTz due_at, int attempts,
-				const char *error, ItemPointer tid)
-{
-	Datum		values[Natts_deferred] = {0};
-	bool		isnull[Natts_deferred] = {false};
-
-	values[Anum_deferred_id - 1] = Int64GetDatum(message->id);
-	values[Anum_deferred_due_at - 1] = TimestampTzGetDatum(due_at);
-	values[Anum_deferred_enqueued_at - 1] = TimestampTzGetDatum(message->enqueued_at);
-	isnull[Anum_deferred_expires_at - 1] = true;
-	values[Anum_deferred_relid - 1] = ObjectIdGetDatum(queue->relid);
-	values[Anum_deferred_attempts - 1] = Int32GetDatum(attempts);
-	set_priority(values, isnull, Anum_deferred_priority, message);
-	set_varlena(values, isnull, Anum_deferred_key, message->key);
-	set_varlena(values, isnull, Anum_deferred_headers, message->headers);
-	set_varlena(values, isnull, Anum_deferred_payload, message->payload);
-	set_varlena(values, isnull, Anum_deferred_body, message->body);
-	set_varlena(values, isnull, Anum_deferred_error, error ? cstring_to_text(error) : NULL);
-	insert_row("deferred", values, isnull, tid);
 	wake_due_at_commit(queue->shared, due_at);
 }
 

@@ -26,11 +26,13 @@ enum
 	Natts_deferred = Anum_deferred_error
 };
 
+extern const MessageColumns deferred_columns;
+
 /*
  * Insert a message that is due at a time, its attempts so far counted; the
  * error is that of the last one, or NULL.  *tid is where it lies, if wanted.
  */
-extern void deferred_insert(Queue *queue, Message *message, TimestampTz due_at,
+extern void deferred_insert(Queue *queue, const Message *message, TimestampTz due_at,
 							int attempts, const char *error, ItemPointer tid);
 
 /* Whether a row of queue.deferred, its page locked, is this one. */

@@ -216,8 +216,10 @@ bool
 queue_recorded(Oid relid)
 {
 	Oid			namespace = get_namespace_oid("queue", true);
-	Oid			table = OidIsValid(namespace) ? get_relname_relid("queue", namespace) : InvalidOid;
-	Oid			index = OidIsValid(namespace) ? get_relname_relid("queue_pkey", namespace) : InvalidOid;
+	Oid			table = OidIsValid(namespace) ? get_relname_relid("queue_definition", namespace) :
+		InvalidOid;
+	Oid			index = OidIsValid(namespace) ? get_relname_relid("queue_definition_pkey", namespace) :
+		InvalidOid;
 	Relation	rel;
 	ScanKeyData key;
 	SysScanDesc scan;
@@ -272,11 +274,11 @@ read_table(Queue *queue)
 	return good;
 }
 
-/* Read the settings from queue.queue; false if it has no such row. */
+/* Read the settings from queue.queue_definition; false if it has no such row. */
 static bool
 read_settings(Queue *queue)
 {
-	Relation	rel = table_open(extension_relation("queue"), AccessShareLock);
+	Relation	rel = table_open(extension_relation("queue_definition"), AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
@@ -284,7 +286,7 @@ read_settings(Queue *queue)
 
 	ScanKeyInit(&key, Anum_queue_relid, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(queue->relid));
-	scan = systable_beginscan(rel, extension_relation("queue_pkey"), true, NULL, 1, &key);
+	scan = systable_beginscan(rel, extension_relation("queue_definition_pkey"), true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 	{
@@ -581,7 +583,7 @@ queue_by_name(text *name, AclMode rights)
 List *
 queue_list(void)
 {
-	Relation	rel = table_open(extension_relation("queue"), AccessShareLock);
+	Relation	rel = table_open(extension_relation("queue_definition"), AccessShareLock);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	List	   *result = NIL;
 	HeapTuple	tuple;

@@ -9,21 +9,7 @@
 #include "storage/lockdefs.h"
 #include "utils/acl.h"
 
-/* Columns of a queue's table, its segments included, in this order. */
-enum
-{
-	Anum_message_id = 1,
-	Anum_message_enqueued_at,
-	Anum_message_expires_at,
-	Anum_message_priority,
-	Anum_message_key,
-	Anum_message_headers,
-	Anum_message_payload,
-	Anum_message_body,
-	Natts_message = Anum_message_body
-};
-
-/* Columns of queue.queue. */
+/* Columns of queue.queue_definition. */
 enum
 {
 	Anum_queue_relid = 1,
@@ -65,8 +51,8 @@ extern Queue *queue_by_name(text *name, AclMode rights);
 extern Queue *queue_by_relid(Oid relid);
 
 /*
- * Whether queue.queue has a row for this table; false also where there is no
- * extension, or it is just being dropped.
+ * Whether queue.queue_definition has a row for this table; false also where
+ * there is no extension, or it is just being dropped.
  */
 extern bool queue_recorded(Oid relid);
 

@@ -522,24 +522,6 @@ segment_appended(QueueShared *q, int segno, SegmentPlace first, SegmentPlace las
 		frontier_remember(q, segno, first, last, first_id, GetTopTransactionId());
 }
 
-static HeapTuple
-form_message(TupleDesc desc, Datum *values, bool *isnull)
-{
-	Datum	   *all_values;
-	bool	   *all_isnull;
-
-	if (likely(desc->natts == Natts_message))
-		return heap_form_tuple(desc, values, isnull);
-
-	/* Columns somebody added are NULL. */
-	all_values = palloc0(desc->natts * sizeof(Datum));
-	all_isnull = palloc(desc->natts * sizeof(bool));
-	memset(all_isnull, true, desc->natts * sizeof(bool));
-	memcpy(all_values, values, Natts_message * sizeof(Datum));
-	memcpy(all_isnull, isnull, Natts_message * sizeof(bool));
-	return heap_form_tuple(desc, all_values, all_isnull);
-}
-
 /* Put a tuple where room is reserved for it. */
 static void
 put_tuple(QueueShared *q, int segno, Relation rel, HeapTuple tuple, int64 id)
@@ -564,24 +546,23 @@ put_tuple(QueueShared *q, int segno, Relation rel, HeapTuple tuple, int64 id)
  */
 static void
 insert_message(QueueShared *q, int segno, Relation rel, Constrained *constrained,
-			   Datum *values, bool *isnull)
+			   Message *message)
 {
 	HeapTuple	tuple;
 
-	values[Anum_message_enqueued_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	isnull[Anum_message_enqueued_at - 1] = false;
+	message->enqueued_at = GetCurrentTimestamp();
 	if (unlikely(constrained != NULL))
-		tuple = constrained_form(constrained, values, isnull);
+		tuple = constrained_form(constrained, message);
 	else
-		tuple = form_message(RelationGetDescr(rel), values, isnull);
-	put_tuple(q, segno, rel, tuple, DatumGetInt64(values[Anum_message_id - 1]));
+		tuple = message_form(RelationGetDescr(rel), message);
+	put_tuple(q, segno, rel, tuple, message->id);
 	if (unlikely(constrained != NULL))
 		constrained_index(constrained, tuple);
 	heap_freetuple(tuple);
 }
 
 void
-segment_insert(Queue *queue, Datum *values, bool *isnull)
+segment_insert(Queue *queue, Message *message)
 {
 	QueueShared *q = queue->shared;
 	Constrained *constrained = NULL;
@@ -590,7 +571,7 @@ segment_insert(Queue *queue, Datum *values, bool *isnull)
 
 	if (unlikely(constrained_needed(rel)))
 		constrained = constrained_begin(rel, queue->relid);
-	insert_message(q, segno, rel, constrained, values, isnull);
+	insert_message(q, segno, rel, constrained, message);
 	if (unlikely(constrained != NULL))
 		constrained_end(constrained);
 	relation_close(rel, NoLock);
@@ -598,8 +579,7 @@ segment_insert(Queue *queue, Datum *values, bool *isnull)
 }
 
 void
-segment_check_messages(Queue *queue, int n, Datum (*values)[Natts_message],
-					   bool (*isnull)[Natts_message])
+segment_check_messages(Queue *queue, int n, Message *messages)
 {
 	int			segno;
 	Relation	rel = open_tail(queue, &segno);
@@ -609,7 +589,7 @@ segment_check_messages(Queue *queue, int n, Datum (*values)[Natts_message],
 		Constrained *constrained = constrained_begin(rel, queue->relid);
 
 		for (int i = 0; i < n; i++)
-			heap_freetuple(constrained_form(constrained, values[i], isnull[i]));
+			heap_freetuple(constrained_form(constrained, &messages[i]));
 		constrained_end(constrained);
 	}
 	relation_close(rel, NoLock);
@@ -651,7 +631,7 @@ batch_slots(TupleDesc shape, int n)
  */
 static void
 insert_slots(QueueShared *q, int segno, Relation rel, TupleTableSlot **slots, int n,
-			 Datum (*values)[Natts_message])
+			 const Message *messages)
 {
 	int			done = 0;
 
@@ -682,7 +662,7 @@ insert_slots(QueueShared *q, int segno, Relation rel, TupleTableSlot **slots, in
 		segment_appended(q, segno,
 						 MakePlace(ItemPointerGetBlockNumber(first), ItemPointerGetOffsetNumber(first)),
 						 MakePlace(ItemPointerGetBlockNumber(last), ItemPointerGetOffsetNumber(last)),
-						 DatumGetInt64(values[done][Anum_message_id - 1]));
+						 messages[done].id);
 		done += part;
 		if (done == n)
 			room_offer(q, segno, block, bytes);
@@ -691,8 +671,7 @@ insert_slots(QueueShared *q, int segno, Relation rel, TupleTableSlot **slots, in
 
 /* Insert some messages, BATCH_SLOTS at most, block by block. */
 static void
-insert_part(QueueShared *q, int segno, Relation rel, int n,
-			Datum (*values)[Natts_message], bool (*isnull)[Natts_message])
+insert_part(QueueShared *q, int segno, Relation rel, int n, Message *messages)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 	TupleTableSlot **slots = batch_slots(desc, n);
@@ -701,9 +680,8 @@ insert_part(QueueShared *q, int segno, Relation rel, int n,
 
 	for (int i = 0; i < n; i++)
 	{
-		values[i][Anum_message_enqueued_at - 1] = TimestampTzGetDatum(now);
-		isnull[i][Anum_message_enqueued_at - 1] = false;
-		tuples[i] = form_message(desc, values[i], isnull[i]);
+		messages[i].enqueued_at = now;
+		tuples[i] = message_form(desc, &messages[i]);
 	}
 	for (int i = 0; i < n; i++)
 		ExecStoreHeapTuple(tuples[i], slots[i], true);
@@ -711,7 +689,7 @@ insert_part(QueueShared *q, int segno, Relation rel, int n,
 	/* The slots outlive an error; what they hold does not. */
 	PG_TRY();
 	{
-		insert_slots(q, segno, rel, slots, n, values);
+		insert_slots(q, segno, rel, slots, n, messages);
 	}
 	PG_FINALLY();
 	{
@@ -722,8 +700,7 @@ insert_part(QueueShared *q, int segno, Relation rel, int n,
 }
 
 void
-segment_insert_batch(Queue *queue, int n, Datum (*values)[Natts_message],
-					 bool (*isnull)[Natts_message])
+segment_insert_batch(Queue *queue, int n, Message *messages)
 {
 	QueueShared *q = queue->shared;
 
@@ -741,12 +718,12 @@ segment_insert_batch(Queue *queue, int n, Datum (*values)[Natts_message],
 			for (int i = 0; i < part; i++)
 			{
 				CHECK_FOR_INTERRUPTS();
-				insert_message(q, segno, rel, constrained, values[done + i], isnull[done + i]);
+				insert_message(q, segno, rel, constrained, &messages[done + i]);
 			}
 			constrained_end(constrained);
 		}
 		else
-			insert_part(q, segno, rel, part, values + done, isnull + done);
+			insert_part(q, segno, rel, part, messages + done);
 		relation_close(rel, NoLock);
 		done += part;
 	}

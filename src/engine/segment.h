@@ -6,6 +6,7 @@
 #define QUEUE_ENGINE_SEGMENT_H
 
 #include "engine/registry.h"
+#include "message.h"
 #include "storage/lockdefs.h"
 #include "utils/rel.h"
 
@@ -53,20 +54,17 @@ extern Relation segment_open(QueueShared *q, int segno, LOCKMODE lockmode);
 
 /*
  * Insert messages at the tail, and tell the frontier and, at commit, those
- * who wait.  values and isnull have Natts_message columns a message; the time
- * of sending is filled in.
+ * who wait.  The time of sending is filled in, and what the queue's owner has
+ * set as defaults.  Values of the messages may be toasted.
  */
-extern void segment_insert(Queue *queue, Datum *values, bool *isnull);
-extern void segment_insert_batch(Queue *queue, int n,
-								 Datum (*values)[Natts_message],
-								 bool (*isnull)[Natts_message]);
+extern void segment_insert(Queue *queue, Message *message);
+extern void segment_insert_batch(Queue *queue, int n, Message *messages);
 
 /*
  * See to it that messages which are not inserted now, but deferred, hold to
  * what the queue's owner demands, and give them the defaults he set.
  */
-extern void segment_check_messages(Queue *queue, int n, Datum (*values)[Natts_message],
-						  bool (*isnull)[Natts_message]);
+extern void segment_check_messages(Queue *queue, int n, Message *messages);
 
 /* Number of the segment with this table, -1 if there is none. */
 extern int	segment_number(QueueShared *q, Oid relid);

@@ -11,8 +11,37 @@
 #include "engine/claim.h"
 #include "engine/frontier.h"
 #include "engine/lease.h"
+#include "utils/relcache.h"
 
-/* Delete the message. */
+/* The table of the message settled last, kept open for the next. */
+typedef struct SettleTable
+{
+	Relation	rel;
+} SettleTable;
+
+/* How the delivery of a message failed, and what is to become of it. */
+typedef struct Failure
+{
+	int64		delay;			/* -1: back off */
+	int			attempts;		/* 0: the lease's */
+	int			max_attempts;	/* 0: the queue's */
+	bool		dead;			/* whatever the attempts */
+	bool		wait;			/* for a lock on the row or a table */
+	TimestampTz expired_by;		/* the lease ended by then; 0: it did not */
+	const char *reason;
+	const char *error;
+} Failure;
+
+/*
+ * Delete a message, or move it to where it is tried again or to the dead
+ * letters.  The table, empty for the first of a row of calls, is closed by
+ * settle_close after the last.
+ */
+extern bool settle_ack_lease(LeaseRef ref, SettleTable *table);
+extern bool settle_fail_lease(LeaseRef ref, const Failure *failure, SettleTable *table);
+extern void settle_close(SettleTable *table);
+
+/* Delete the message of a receipt. */
 extern bool settle_ack(int64 receipt);
 
 /*

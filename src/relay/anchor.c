@@ -7,7 +7,7 @@
  * relay's server or procedure.  So DROP, DROP OWNED, REASSIGN OWNED and DROP
  * ROLE treat a relay as they treat any object, and what an anchor depends on,
  * by OID, is what its relay uses: one of the same name that comes later is
- * not.  When the anchor goes its row in queue.relay goes with it.
+ * not.  When the anchor goes its row in queue.relay_definition goes with it.
  *
  * A dump carries the type and the row.  The row has the names of the server
  * and the procedure; OIDs there would not live through pg_upgrade.  They are
@@ -302,7 +302,7 @@ try_lock_anchor(Oid anchor)
 bool
 relay_anchors_follow(void)
 {
-	Oid			relid = extension_relation("relay");
+	Oid			relid = extension_relation("relay_definition");
 	bool		all = true;
 	ListCell   *cell;
 
@@ -349,7 +349,7 @@ relay_anchor_dropped(Oid type)
 		return;
 
 	/* With the extension, the table may have gone first. */
-	relid = get_relname_relid("relay", get_namespace_oid("queue", true));
+	relid = get_relname_relid("relay_definition", get_namespace_oid("queue", true));
 	if (!OidIsValid(relid))
 		return;
 	rel = table_open(relid, RowExclusiveLock);

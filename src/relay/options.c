@@ -1,6 +1,6 @@
 /*
  * options.c
- *		Options of relays, servers and user mappings; rows of queue.relay.
+ *		Options of relays, servers and user mappings; rows of queue.relay_definition.
  */
 #include "postgres.h"
 
@@ -551,7 +551,7 @@ config_of_tuple(HeapTuple tuple, TupleDesc desc)
 static List *
 read_relays(const char *name)
 {
-	Relation	rel = table_open(extension_relation("relay"), AccessShareLock);
+	Relation	rel = table_open(extension_relation("relay_definition"), AccessShareLock);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	List	   *result = NIL;
 	HeapTuple	tuple;

@@ -15,8 +15,9 @@ extern PGDLLEXPORT void queue_relay_main(Datum arg);
 
 /*
  * Called by the maintenance worker outside a transaction, at each of its
- * rounds: start and stop relay workers as queue.relay says.  Returns when it
- * wants to be called again (a restart is due), DT_NOEND if it does not mind.
+ * rounds: start and stop relay workers as queue.relay_definition says.
+ * Returns when it wants to be called again (a restart is due), DT_NOEND if it
+ * does not mind.
  */
 extern TimestampTz relay_supervise(void);
 
@@ -87,7 +88,7 @@ typedef enum RelayKind
 	RELAY_AMQP = 1 << 2
 } RelayKind;
 
-/* A row of queue.relay, and what it refers to. */
+/* A row of queue.relay_definition, and what it refers to. */
 typedef struct RelayConfig
 {
 	char	   *name;
@@ -110,7 +111,7 @@ typedef struct RelayConfig
 	char	   *procedure_name;
 } RelayConfig;
 
-/* Columns of queue.relay. */
+/* Columns of queue.relay_definition. */
 enum
 {
 	Anum_relay_name = 1,

@@ -494,7 +494,7 @@ relay_running(Oid dboid)
 }
 
 /*
- * Changes of queue.relay take effect when they are committed.
+ * Changes of queue.relay_definition take effect when they are committed.
  */
 
 static bool wake_wanted = false;

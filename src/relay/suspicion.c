@@ -23,7 +23,7 @@
  */
 #include "postgres.h"
 
-#include "relay/item.h"
+#include "relay/suspicion.h"
 #include "utils/timestamp.h"
 
 /* Losses in a row after which a message goes alone. */
@@ -32,93 +32,88 @@
 /* How long one without a witness is under suspicion at least. */
 #define SUSPECT_LONG	(60 * USECS_PER_SEC)
 
-/* Messages in flight at most; 0: no limit but the window. */
-static int	limit = 0;
-static int	confirmed_at_limit = 0;
-
-/* Whether a message has been confirmed since the last loss. */
-static bool witness = true;
-
 void
-suspicion_take(RelayItem *item)
+suspicion_init(Suspicion *suspicion)
 {
-	/* It has failed before: one more loss is enough. */
-	if (item->base.message->attempts > 1)
-		item->losses = SUSPECT_AFTER - 1;
+	suspicion->limit = 0;
+	suspicion->confirmed_at_limit = 0;
+	suspicion->witness = true;
 }
 
 void
-suspicion_doubt(RelayItem *item)
+suspicion_take(Suspect *suspect, int attempts)
 {
-	item->losses = Max(item->losses, SUSPECT_AFTER);
-	if (item->suspected_at == 0)
-		item->suspected_at = GetCurrentTimestamp();
+	/* It has failed before: one more loss is enough. */
+	if (attempts > 1)
+		suspect->losses = SUSPECT_AFTER - 1;
+}
+
+void
+suspicion_doubt(Suspect *suspect)
+{
+	suspect->losses = Max(suspect->losses, SUSPECT_AFTER);
+	if (suspect->suspected_at == 0)
+		suspect->suspected_at = GetCurrentTimestamp();
 }
 
 int
-suspicion_window(int window)
+suspicion_window(const Suspicion *suspicion, int window)
 {
-	return limit > 0 ? Min(limit, window) : window;
+	return suspicion->limit > 0 ? Min(suspicion->limit, window) : window;
 }
 
 bool
-suspicion_alone(const RelayItem *item)
+suspicion_alone(const Suspect *suspect)
 {
-	return item->losses >= SUSPECT_AFTER;
+	return suspect->losses >= SUSPECT_AFTER;
 }
 
 bool
-suspicion_wants_witness(void)
+suspicion_waits(const Suspicion *suspicion, const Suspect *suspect, int fewest)
 {
-	return !witness;
-}
-
-bool
-suspicion_waits(const RelayItem *item, int fewest)
-{
-	return !witness && item->losses_alone > fewest;
+	return !suspicion->witness && suspect->losses_alone > fewest;
 }
 
 void
-suspicion_confirmed(int window)
+suspicion_confirmed(Suspicion *suspicion, int window)
 {
-	witness = true;
-	if (limit > 0 && ++confirmed_at_limit >= limit)
+	suspicion->witness = true;
+	if (suspicion->limit > 0 && ++suspicion->confirmed_at_limit >= suspicion->limit)
 	{
-		limit *= 2;
-		confirmed_at_limit = 0;
-		if (limit >= window)
-			limit = 0;
+		suspicion->limit *= 2;
+		suspicion->confirmed_at_limit = 0;
+		if (suspicion->limit >= window)
+			suspicion->limit = 0;
 	}
 }
 
 void
-suspicion_begin_loss(int n, Loss loss)
+suspicion_begin_loss(Suspicion *suspicion, int n, Loss loss)
 {
 	if (n > 1 && loss != LOSS_INNOCENT)
 	{
-		limit = Max(n / 2, 1);
-		confirmed_at_limit = 0;
+		suspicion->limit = Max(n / 2, 1);
+		suspicion->confirmed_at_limit = 0;
 	}
 }
 
 bool
-suspicion_lost(RelayItem *item, int n, Loss loss, int max_attempts)
+suspicion_lost(Suspicion *suspicion, Suspect *suspect, int n, Loss loss, int max_attempts)
 {
-	bool		was_suspect = suspicion_alone(item);
-	bool		told = witness;
+	bool		was_suspect = suspicion_alone(suspect);
+	bool		told = suspicion->witness;
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (loss == LOSS_INNOCENT)
 		return false;
-	witness = false;
-	if (++item->losses == SUSPECT_AFTER)
-		item->suspected_at = now;
+	suspicion->witness = false;
+	if (++suspect->losses == SUSPECT_AFTER)
+		suspect->suspected_at = now;
 	if (n > 1 || !was_suspect)
 		return false;
 
-	item->losses_alone++;
+	suspect->losses_alone++;
 	return told ||
-		(loss == LOSS_ERROR && item->losses_alone > max_attempts &&
-		 now - item->suspected_at > SUSPECT_LONG);
+		(loss == LOSS_ERROR && suspect->losses_alone > max_attempts &&
+		 now - suspect->suspected_at > SUSPECT_LONG);
 }

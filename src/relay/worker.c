@@ -2,32 +2,10 @@
  * worker.c
  *		A relay's worker: publish the messages of a queue through a sink.
  *
- * A message in hand is leased to this process, and is on one of four lists:
- *
- *		             publish()            SINK_CONFIRMED
- *		PENDING ------------------> SENT ----------------> DONE --> deleted
- *		   ^  ^    SINK_UNTRIED,     | |
- *		   |  +--- SINK_DOUBTED, ----+ |  SINK_REFUSED
- *		   |        connection lost    |
- *		   +---------------------------+------------------> FAILED --> deferred
- *		      with a key, to be tried      without a key,              or dead
- *		      again after the back-off     or for the last time        letters
- *
- * (SINK_SETTLED takes it off at once: the sink has deleted it.)  PENDING is
- * kept in the order of claiming and passed through in that order; a message
- * that cannot go now holds back those of its key behind it and nobody else.
- * So a key's messages leave in order, whatever was refused or lost between.
- * What is in flight when one of the same key is refused cannot be called back;
- * so a key has one message in flight at most, unless the sink publishes all or
- * nothing of what is in flight, or the option strict_order is off.
- *
- * A refused message with a key stays in hand, for its followers have to wait
- * for it and must not overtake it should this process end.  One without a key
- * goes to the deferred messages like anyone's failed message.
- *
- * The connection is either open or waited for: no claims then, and all in
- * hand stays there.  A lost connection is no attempt, unless it is found to be
- * a message's doing (relay_suspicion.c).
+ * Each turn publishes what may go, collects what became of it, settles that
+ * in a transaction, and claims more.  The connection is either open or waited
+ * for: no claims then, and all in hand stays there.  A lost connection is no
+ * attempt, unless it is found to be a message's doing (suspicion.c).
  *
  * No transaction is open but in claim(), settle() and the sink for this very
  * database.  The process ends by SIGTERM or by an error, and gives its leases
@@ -35,12 +13,9 @@
  */
 #include "postgres.h"
 
-#include <math.h>
-
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "common/hashfn.h"
 #include "compat.h"
 #include "engine/claim.h"
 #include "engine/settle.h"
@@ -51,7 +26,7 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
-#include "relay/item.h"
+#include "relay/hand.h"
 #include "relay/relay.h"
 #include "sinks/text.h"
 #include "stop_point.h"
@@ -60,7 +35,6 @@
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -73,10 +47,6 @@
 
 /* Confirmed messages wait for company before they are deleted. */
 #define SETTLE_WITHIN	(20 * INT64CONST(1000))
-
-/* In hand at most: so many windows, and so many bytes. */
-#define HAND_WINDOWS	4
-#define HAND_BYTES		(64 * 1024 * 1024)
 
 /* The first claim, when nobody knows how large messages are. */
 #define CLAIM_FIRST		4
@@ -93,24 +63,12 @@ static SinkConfig sink_config;
 static const SinkRoutine *routine;
 static Sink *sink;				/* NULL: not connected */
 
-static dlist_head pending = DLIST_STATIC_INIT(pending);
-static dlist_head sent = DLIST_STATIC_INIT(sent);
-static dlist_head done = DLIST_STATIC_INIT(done);
-static dlist_head failed = DLIST_STATIC_INIT(failed);
-static int	nhand;
-static int	nsent;
-static int	ndone;
-static Size hand_bytes;
-static HTAB *keys;
-static uint64 last_number;
-static uint64 pass;
+static Hand hand;
 
 /* What the relay and its queue are set to. */
 static QueueShared *queue_shared;
 static bool strict_order;
-static int	max_attempts;
-static int64 backoff;
-static int64 backoff_max;
+static int64 confirm_timeout;
 
 static int	claim_size;			/* what the next claim asks for */
 static TimestampTz claim_at;	/* none before this, after an error; else 0 */
@@ -118,122 +76,62 @@ static int	connect_failures;
 static TimestampTz connect_at;
 static TimestampTz connected_at;
 static TimestampTz verdict_at;	/* of the latest, or since when one is due */
-static int64 confirm_timeout;
 static bool works;				/* something came of this connection */
 static TimestampTz settle_at;	/* the first of done has waited then */
 static bool moved;				/* something happened: look again at once */
 static bool server_changed;		/* perhaps */
 static uint64 server_hash;		/* of the options connected with */
 
-/* Put an item where its number belongs in pending. */
+/* Have a text be valid here, whoever wrote it. */
 static void
-put_back(RelayItem *item)
+clean(char *out, const char *text)
 {
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &pending)
-	{
-		if (dlist_container(RelayItem, node, iter.cur)->number > item->number)
-		{
-			dlist_insert_before(iter.cur, &item->node);
-			return;
-		}
-	}
-	dlist_push_tail(&pending, &item->node);
+	text_clean(out, SINK_ERROR_SIZE, text, strlen(text), GetDatabaseEncoding());
 }
 
-/* Forget an item that is settled and on no list. */
+/* Show that n messages were refused. */
 static void
-drop_item(RelayItem *item)
+report_refusals(int n, const char *error)
 {
-	Batch	   *batch = item->batch;
-
-	if (item->key && --item->key->nitems == 0)
-		hash_search(keys, &item->key->hash, HASH_REMOVE, NULL);
-	nhand--;
-	claim_at = 0;				/* its lease is free */
-	hand_bytes -= item->bytes;
-	if (--batch->nitems == 0)
-		MemoryContextDelete(batch->context);
-}
-
-/* Take an item off the list of those in flight. */
-static void
-unsend(RelayItem *item)
-{
-	dlist_delete(&item->node);
-	nsent--;
-	if (item->key)
-		item->key->nsent--;
-}
-
-/*
- * Count a refusal and decide what is next for the message.  One that breaks
- * connections stays in hand, where it is known for that.
- */
-static void
-refused(RelayItem *item, const char *text, bool keep)
-{
-	int			attempts = item->base.message->attempts + item->base.failures;
-	char		clean[SINK_ERROR_SIZE];
-	double		wait;
-
-	text_clean(clean, sizeof(clean), text, strlen(text), GetDatabaseEncoding());
-	pg_atomic_fetch_add_u64(&slot->failed, 1);
-	relay_report_error(slot, clean, false);
-
-	item->error = MemoryContextStrdup(item->batch->context, clean);
-	if ((item->key == NULL && !keep) || attempts >= max_attempts)
-	{
-		dlist_push_tail(&failed, &item->node);
-		return;
-	}
-	wait = ldexp(backoff, attempts - 1);
-	item->retry_at = GetCurrentTimestamp() + (int64) Min((double) backoff_max, wait);
-	item->base.failures++;
-	put_back(item);
+	pg_atomic_fetch_add_u64(&slot->failed, n);
+	relay_report_error(slot, error, false);
 }
 
 /* A sink says what became of an item. */
 static void
 sink_verdict(SinkItem *base, SinkVerdict verdict, const char *text)
 {
-	RelayItem	   *item = (RelayItem *) base;
+	HandItem   *item = (HandItem *) base;
+	char		error[SINK_ERROR_SIZE];
 
 	moved = true;
-	unsend(item);
 	verdict_at = GetCurrentTimestamp();
 	works = true;
 	if (verdict == SINK_CONFIRMED || verdict == SINK_SETTLED)
-	{
 		connect_failures = 0;
-		suspicion_confirmed(sink_config.window);
-	}
-
-	/* This pass may yet come to others of its key. */
-	else if (item->key)
-		item->key->held_back = pass;
 
 	switch (verdict)
 	{
 		case SINK_CONFIRMED:
-			if (ndone++ == 0)
+			if (hand.ndone == 0)
 				settle_at = GetCurrentTimestamp() + SETTLE_WITHIN;
-			dlist_push_tail(&done, &item->node);
+			hand_confirmed(&hand, item);
 			break;
 		case SINK_SETTLED:
 			pg_atomic_fetch_add_u64(&slot->published, 1);
-			drop_item(item);
+			hand_settled(&hand, item);
+			claim_at = 0;		/* its lease is free */
 			break;
 		case SINK_REFUSED:
-			refused(item, text, false);
+			clean(error, text);
+			report_refusals(1, error);
+			hand_refused(&hand, item, error, false);
 			break;
 		case SINK_DOUBTED:
-			suspicion_doubt(item);
-			put_back(item);
+			hand_doubted(&hand, item);
 			break;
 		case SINK_UNTRIED:
-			put_back(item);
+			hand_put_back(&hand, item);
 			break;
 	}
 }
@@ -252,33 +150,7 @@ disconnect(void)
 	if (sink)
 		routine->close(sink);
 	sink = NULL;
-	while (!dlist_is_empty(&sent))
-	{
-		/* From the last to the first: each finds its place at the head. */
-		RelayItem	   *item = dlist_tail_element(RelayItem, node, &sent);
-
-		unsend(item);
-		put_back(item);
-	}
-}
-
-/* A connection that was open is lost, and with it what was in flight. */
-static void
-lose_flight(Loss loss, const char *error)
-{
-	int			n = nsent;
-
-	suspicion_begin_loss(n, loss);
-	while (!dlist_is_empty(&sent))
-	{
-		RelayItem  *item = dlist_tail_element(RelayItem, node, &sent);
-
-		unsend(item);
-		if (suspicion_lost(item, n, loss, max_attempts))
-			refused(item, error, true);
-		else
-			put_back(item);
-	}
+	hand_put_all_back(&hand);
 }
 
 /* The broker cannot be reached or not be used: try again later. */
@@ -289,13 +161,18 @@ back_off(const char *text, Loss loss)
 
 	if (text[0] == '\0')
 		text = "connection lost";
-	text_clean(error, sizeof(error), text, strlen(text), GetDatabaseEncoding());
+	clean(error, text);
 
 	/* What stood that long says nothing of what failed before. */
 	if (sink && GetCurrentTimestamp() - connected_at > CONNECT_LAST)
 		connect_failures = 0;
 	if (sink)
-		lose_flight(loss, error);
+	{
+		int			nrefused = hand_lost(&hand, loss, error);
+
+		if (nrefused > 0)
+			report_refusals(nrefused, error);
+	}
 	disconnect();
 	connect_failures++;
 	connect_at = GetCurrentTimestamp() +
@@ -395,6 +272,11 @@ connect_sink(MemoryContext context)
 	CommitTransactionCommand();
 
 	MemoryContextSwitchTo(context);
+	if (routine)
+	{
+		hand.rules.as_one = routine->as_one;
+		hand.rules.one_per_key = strict_order && !routine->as_one;
+	}
 	if (ok)
 		sink = routine->open(&sink_config, error);
 	MemoryContextSwitchTo(TopMemoryContext);
@@ -406,94 +288,29 @@ connect_sink(MemoryContext context)
 }
 
 /*
- * How often the messages that could go now have been lost alone, at least.
- * Only while we want to see another confirmed than the one just lost.
- */
-static int
-fewest_losses(TimestampTz now, bool one_per_key)
-{
-	int			fewest = INT_MAX;
-	dlist_iter	iter;
-
-	if (!suspicion_wants_witness())
-		return 0;
-	pass++;
-	dlist_foreach(iter, &pending)
-	{
-		RelayItem  *item = dlist_container(RelayItem, node, iter.cur);
-
-		if (item->key && (item->key->held_back == pass || (one_per_key && item->key->nsent > 0)))
-			continue;
-		if (item->retry_at <= now)
-			fewest = Min(fewest, item->losses_alone);
-		if (item->key)
-			item->key->held_back = pass;
-	}
-	return fewest;
-}
-
-/* Whether an item has to be without company in flight. */
-static bool
-goes_alone(const RelayItem *item)
-{
-	/* What was refused is better not mixed with what was not. */
-	return suspicion_alone(item) || (routine->as_one && item->base.failures > 0);
-}
-
-/*
  * Publish what is pending and may go now.  Returns whether that was all, as
- * opposed to the sink having no room; sets the time of the next retry.
+ * opposed to there being no space in flight.
  */
 static bool
-publish(TimestampTz *next_retry)
+publish(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	bool		one_per_key = strict_order && !routine->as_one;
-	int			fewest = fewest_losses(now, one_per_key);
-	int			window = suspicion_window(sink_config.window);
-	dlist_mutable_iter iter;
+	HandItem   *item;
 
-	pass++;
-	*next_retry = DT_NOEND;
-	dlist_foreach_modify(iter, &pending)
+	hand_begin_pass(&hand);
+	while ((item = hand_next(&hand)) != NULL)
 	{
-		RelayItem	   *item = dlist_container(RelayItem, node, iter.cur);
-		Key		   *key = item->key;
-
-		if (key && (key->held_back == pass || (one_per_key && key->nsent > 0)))
-		{
-			key->held_back = pass;
-			continue;
-		}
-		if (item->retry_at > now || suspicion_waits(item, fewest))
-		{
-			if (key)
-				key->held_back = pass;
-			if (item->retry_at > now)
-				*next_retry = Min(*next_retry, item->retry_at);
-			continue;
-		}
-		if (nsent >= window ||
-			(nsent > 0 && (goes_alone(item) ||
-						   goes_alone(dlist_head_element(RelayItem, node, &sent)))))
-			return false;
-
-		/* Move it before: publish() may know its fate at once. */
-		dlist_delete(&item->node);
-		dlist_push_tail(&sent, &item->node);
-		if (nsent++ == 0)
-			verdict_at = now;
-		if (key)
-			key->nsent++;
+		/* Sent before it is: publish() may know its fate at once. */
+		hand_send(&hand, item);
+		if (hand.nsent == 1)
+			verdict_at = hand.pass_began_at;
 		if (!routine->publish(sink, &item->base))
 		{
-			unsend(item);
-			put_back(item);
+			hand_put_back(&hand, item);
 			return false;
 		}
 		moved = true;
 	}
-	return true;
+	return !hand.full;
 }
 
 /* In one transaction, delete what is confirmed and let go of what failed. */
@@ -505,63 +322,26 @@ settle(void)
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	dlist_foreach(iter, &done)
-		settle_ack(dlist_container(RelayItem, node, iter.cur)->base.message->receipt);
-	dlist_foreach(iter, &failed)
+	dlist_foreach(iter, &hand.done)
+		settle_ack(dlist_container(HandItem, node, iter.cur)->base.message->receipt);
+	dlist_foreach(iter, &hand.failed)
 	{
-		RelayItem	   *item = dlist_container(RelayItem, node, iter.cur);
+		HandItem   *item = dlist_container(HandItem, node, iter.cur);
 
 		/* The lease knows only of the attempts before it was taken. */
 		settle_fail(item->base.message->receipt, -1, item->error,
-					item->base.message->attempts + item->base.failures, max_attempts);
+					item->base.message->attempts + item->base.failures,
+					hand.rules.max_attempts);
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
 	pgstat_report_stat(false);
 
-	pg_atomic_fetch_add_u64(&slot->published, ndone);
-	ndone = 0;
-	while (!dlist_is_empty(&done))
-		drop_item(dlist_container(RelayItem, node, dlist_pop_head_node(&done)));
-	while (!dlist_is_empty(&failed))
-		drop_item(dlist_container(RelayItem, node, dlist_pop_head_node(&failed)));
+	pg_atomic_fetch_add_u64(&slot->published, hand.ndone);
+	hand_forget(&hand);
+	claim_at = 0;				/* leases are free */
 	moved = true;
-}
-
-/* Add a message to what is in hand. */
-static void
-take(Batch *batch, const Message *message)
-{
-	RelayItem	   *item = MemoryContextAllocZero(batch->context, sizeof(RelayItem));
-
-	item->base.message = message;
-	item->number = ++last_number;
-	item->batch = batch;
-	item->bytes = sizeof(RelayItem) + sizeof(Message) +
-		(message->key ? VARSIZE_ANY(message->key) : 0) +
-		(message->headers ? VARSIZE_ANY(message->headers) : 0) +
-		(message->payload ? VARSIZE_ANY(message->payload) : 0) +
-		(message->body ? VARSIZE_ANY(message->body) : 0);
-	if (message->key)
-	{
-		uint64		hash = hash_bytes_extended((unsigned char *) VARDATA_ANY(message->key),
-											   VARSIZE_ANY_EXHDR(message->key), 0);
-		bool		found;
-
-		item->key = hash_search(keys, &hash, HASH_ENTER, &found);
-		if (!found)
-		{
-			item->key->nitems = item->key->nsent = 0;
-			item->key->held_back = 0;
-		}
-		item->key->nitems++;
-	}
-	suspicion_take(item);
-	batch->nitems++;
-	nhand++;
-	hand_bytes += item->bytes;
-	dlist_push_tail(&pending, &item->node);
 }
 
 /*
@@ -576,7 +356,7 @@ size_next_claim(int n, Size bytes)
 
 	if (n == claim_size)
 		claim_size *= 2;
-	claim_size = Min(claim_size, sink_config.window);
+	claim_size = Min(claim_size, hand.rules.window);
 	claim_size = Max(Min(claim_size, fitting), 1);
 }
 
@@ -613,9 +393,9 @@ static int
 claim(int max)
 {
 	MemoryContext context;
-	Batch	   *batch;
+	HandBatch  *batch;
 	Message    *messages;
-	Size		before = hand_bytes;
+	Size		before = hand.bytes;
 	Queue	   *queue;
 	int			n;
 
@@ -624,16 +404,16 @@ claim(int max)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	queue = check_queue();
 	queue_shared = queue->shared;
-	backoff = queue->backoff;
-	backoff_max = queue->backoff_max;
-	max_attempts = atoi(sink_option(relay->options, "max_attempts", "0"));
-	if (max_attempts == 0)
-		max_attempts = queue->max_attempts;
+	hand.rules.backoff = queue->backoff;
+	hand.rules.backoff_max = queue->backoff_max;
+	hand.rules.max_attempts = atoi(sink_option(relay->options, "max_attempts", "0"));
+	if (hand.rules.max_attempts == 0)
+		hand.rules.max_attempts = queue->max_attempts;
 
 	wait_begin(queue_shared);
 	context = AllocSetContextCreate(CurTransactionContext, "queue relay batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
-	n = claim_messages(queue, LEASE_PROCESS, 0, max, HAND_BYTES - hand_bytes, &messages);
+	n = claim_messages(queue, LEASE_PROCESS, 0, max, hand_space_bytes(&hand), &messages);
 	if (n > 0 && !routine->local)
 		flush_commits(messages, n);
 	MemoryContextSetParent(context, TopMemoryContext);
@@ -649,14 +429,12 @@ claim(int max)
 	STOP_POINT("relay-claimed");
 
 	/* Ours from here on, to be given back when the process ends. */
-	batch = MemoryContextAlloc(context, sizeof(Batch));
-	batch->context = context;
-	batch->nitems = 0;
+	batch = hand_batch(context);
 	for (int i = 0; i < n; i++)
-		take(batch, &messages[i]);
+		hand_take(&hand, batch, &messages[i]);
 	wait_end(true);
 
-	size_next_claim(n, hand_bytes - before);
+	size_next_claim(n, hand.bytes - before);
 	moved = true;
 	return n;
 }
@@ -665,10 +443,11 @@ claim(int max)
 static void
 claim_more(void)
 {
-	int			max = Min(claim_size, HAND_WINDOWS * sink_config.window - nhand);
+	int			space = hand_space(&hand);
+	int			max = Min(claim_size, space);
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (max <= 0 || hand_bytes >= HAND_BYTES || now < claim_at)
+	if (max <= 0 || now < claim_at)
 	{
 		wait_end(false);
 		return;
@@ -691,7 +470,7 @@ claim_more(void)
 		FlushErrorState();
 		AbortCurrentTransaction();
 		MemoryContextSwitchTo(TopMemoryContext);
-		if (nhand == 0)
+		if (hand.nitems == 0)
 			relay_report_error(slot, edata->message, true);
 		FreeErrorData(edata);
 		claim_at = now + CLAIM_AGAIN;
@@ -703,25 +482,11 @@ claim_more(void)
 static void
 report_activity(void)
 {
-	dlist_head *lists[] = {&pending, &sent, &done, &failed};
-	TimestampTz oldest = 0;
-
-	/* Each list is in order, or nearly so. */
-	for (int i = 0; i < lengthof(lists); i++)
-	{
-		const Message *message;
-
-		if (dlist_is_empty(lists[i]))
-			continue;
-		message = dlist_head_element(RelayItem, node, lists[i])->base.message;
-		if (oldest == 0 || message->enqueued_at < oldest)
-			oldest = message->enqueued_at;
-	}
-	pg_atomic_write_u64(&slot->oldest, oldest);
-	pg_atomic_write_u32(&slot->in_flight, nsent);
+	pg_atomic_write_u64(&slot->oldest, hand_oldest(&hand));
+	pg_atomic_write_u32(&slot->in_flight, hand.nsent);
 	pg_atomic_write_u32(&slot->activity,
 						sink == NULL ? RELAY_BACKING_OFF :
-						nhand > 0 ? RELAY_RUNNING :
+						hand.nitems > 0 ? RELAY_RUNNING :
 						claim_at != 0 ? RELAY_BACKING_OFF : RELAY_IDLE);
 }
 
@@ -740,7 +505,7 @@ sleep_until(TimestampTz until)
 
 		socket = routine->wait(sink, &events, &due);
 		until = Min(until, due);
-		if (nsent > 0 && !routine->local)
+		if (hand.nsent > 0 && !routine->local)
 			until = Min(until, verdict_at + confirm_timeout);
 	}
 	else
@@ -771,7 +536,7 @@ check_verdicts(void)
 
 	if (sink->blocked)
 		verdict_at = now;
-	else if (nsent > 0 && !routine->local && now - verdict_at >= confirm_timeout)
+	else if (hand.nsent > 0 && !routine->local && now - verdict_at >= confirm_timeout)
 	{
 		char		error[SINK_ERROR_SIZE];
 
@@ -779,7 +544,7 @@ check_verdicts(void)
 				 confirm_timeout / USECS_PER_SEC);
 		back_off(error, LOSS_TIMEOUT);
 	}
-	else if (slot->trouble && claim_at == 0 && (works || nhand == 0))
+	else if (slot->trouble && claim_at == 0 && (works || hand.nitems == 0))
 		relay_clear_trouble(slot);
 }
 
@@ -787,7 +552,6 @@ check_verdicts(void)
 static void
 turn(MemoryContext connection)
 {
-	TimestampTz next_retry = DT_NOEND;
 	TimestampTz now = GetCurrentTimestamp();
 	char		error[SINK_ERROR_SIZE] = "";
 	bool		all = false;
@@ -803,7 +567,7 @@ turn(MemoryContext connection)
 		connect_sink(connection);
 	if (sink)
 	{
-		all = publish(&next_retry);
+		all = publish();
 		report_activity();
 
 		/* What takes us long is not the other side's time. */
@@ -817,9 +581,9 @@ turn(MemoryContext connection)
 	now = GetCurrentTimestamp();
 
 	/* Little by little if there is time, in larger pieces if not. */
-	if (!dlist_is_empty(&failed) ||
-		(ndone > 0 && (ndone >= sink_config.window / 2 || now >= settle_at ||
-					   (nsent == 0 && dlist_is_empty(&pending)))))
+	if (!dlist_is_empty(&hand.failed) ||
+		(hand.ndone > 0 && (hand.ndone >= hand.rules.window / 2 || now >= settle_at ||
+					   (hand.nsent == 0 && dlist_is_empty(&hand.pending)))))
 		settle();
 
 	if (sink && all)
@@ -831,9 +595,9 @@ turn(MemoryContext connection)
 	report_activity();
 	if (!moved)
 	{
-		TimestampTz until = next_retry;
+		TimestampTz until = sink ? hand.next_retry : DT_NOEND;
 
-		if (ndone > 0)
+		if (hand.ndone > 0)
 			until = Min(until, settle_at);
 		if (sink && all && claim_at != 0)
 			until = Min(until, claim_at);
@@ -843,7 +607,7 @@ turn(MemoryContext connection)
 
 			until = Min(until, look);
 		}
-		pgstat_report_stat(nhand == 0);
+		pgstat_report_stat(hand.nitems == 0);
 		sleep_until(until);
 	}
 	else
@@ -908,6 +672,7 @@ read_config(void)
 	sink_config.verdict = sink_verdict;
 	sink_config.complain = sink_complaint;
 	sink_config.settle = settle_ack;
+	hand.rules.window = sink_config.window;
 	(void) parse_bool(sink_option(relay->options, "strict_order", "true"), &strict_order);
 	confirm_timeout = relay_option_time(sink_option(relay->options, "confirm_timeout",
 													CppAsString2(RELAY_CONFIRM_TIMEOUT)));
@@ -921,10 +686,9 @@ read_config(void)
 static void
 run(void)
 {
-	HASHCTL		ctl = {.keysize = sizeof(uint64),.entrysize = sizeof(Key)};
 	MemoryContext connection;
 
-	keys = hash_create("queue relay keys", 256, &ctl, HASH_ELEM | HASH_BLOBS);
+	hand_init(&hand);
 	connection = AllocSetContextCreate(TopMemoryContext, "queue relay connection",
 									   ALLOCSET_DEFAULT_SIZES);
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, note_server_change, (Datum) 0);
@@ -934,7 +698,7 @@ run(void)
 		return;
 	relay_session_begin(relay);
 	pgstat_report_activity(STATE_IDLE, NULL);
-	claim_size = Min(CLAIM_FIRST, sink_config.window);
+	claim_size = Min(CLAIM_FIRST, hand.rules.window);
 
 	for (;;)
 	{

@@ -37,21 +37,6 @@
 #define ONE_BY_ONE_MAX	50
 #define ONE_BY_ONE_TIME (50 * INT64CONST(1000))
 
-/* Columns of the type queue.message. */
-enum
-{
-	MESSAGE_RECEIPT,
-	MESSAGE_ID,
-	MESSAGE_KEY,
-	MESSAGE_PAYLOAD,
-	MESSAGE_BODY,
-	MESSAGE_HEADERS,
-	MESSAGE_PRIORITY,
-	MESSAGE_ATTEMPTS,
-	MESSAGE_ENQUEUED_AT,
-	MESSAGE_COLUMNS
-};
-
 typedef struct SqlSink
 {
 	Sink		base;
@@ -132,23 +117,13 @@ sql_publish(Sink *base, SinkItem *item)
 static Datum
 message_datum(TupleDesc desc, const Message *message, int failures)
 {
-	Datum		values[MESSAGE_COLUMNS];
-	bool		nulls[MESSAGE_COLUMNS] = {0};
+	Message		shown = *message;
+	Datum		values[Natts_message_result];
+	bool		nulls[Natts_message_result];
 
-	nulls[MESSAGE_RECEIPT] = true;	/* the sink settles */
-	values[MESSAGE_ID] = Int64GetDatum(message->id);
-	values[MESSAGE_KEY] = PointerGetDatum(message->key);
-	nulls[MESSAGE_KEY] = message->key == NULL;
-	values[MESSAGE_PAYLOAD] = PointerGetDatum(message->payload);
-	nulls[MESSAGE_PAYLOAD] = message->payload == NULL;
-	values[MESSAGE_BODY] = PointerGetDatum(message->body);
-	nulls[MESSAGE_BODY] = message->body == NULL;
-	values[MESSAGE_HEADERS] = PointerGetDatum(message->headers);
-	nulls[MESSAGE_HEADERS] = message->headers == NULL;
-	values[MESSAGE_PRIORITY] = Int16GetDatum(message->priority);
-	nulls[MESSAGE_PRIORITY] = !message->has_priority;
-	values[MESSAGE_ATTEMPTS] = Int32GetDatum(message->attempts + failures);
-	values[MESSAGE_ENQUEUED_AT] = TimestampTzGetDatum(message->enqueued_at);
+	shown.receipt = 0;			/* the sink settles */
+	shown.attempts += failures;
+	message_result(&shown, values, nulls);
 	return heap_copy_tuple_as_datum(heap_form_tuple(desc, values, nulls), desc);
 }
 

@@ -9,11 +9,12 @@
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "argument.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_class.h"
 #include "commands/trigger.h"
-#include "duration.h"
+#include "compat.h"
 #include "engine/dead_letter.h"
 #include "engine/deferred.h"
 #include "engine/owner.h"
@@ -59,16 +60,6 @@ check_name(const char *name)
 				 errhint("It must have 1 to %d bytes and no dollar sign.", MAX_NAME)));
 }
 
-static char *
-name_argument(FunctionCallInfo fcinfo)
-{
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("queue must not be null")));
-	return text_to_cstring(PG_GETARG_TEXT_PP(0));
-}
-
 /*
  * The queue of the first argument, which the caller must own, to be changed
  * by this function.
@@ -76,13 +67,13 @@ name_argument(FunctionCallInfo fcinfo)
 static Queue *
 owned_queue_argument(FunctionCallInfo fcinfo, const char *function)
 {
-	char	   *name = name_argument(fcinfo);
+	text	   *name = argument_text(fcinfo, 0, "queue");
 	Queue	   *queue;
 
 	PreventCommandIfReadOnly(function);
 	PreventCommandIfParallelMode(function);
-	queue = queue_by_name(PG_GETARG_TEXT_PP(0), ACL_NO_RIGHTS);
-	queue_check_owner(queue->relid, name);
+	queue = queue_by_name(name, ACL_NO_RIGHTS);
+	queue_check_owner(queue->relid, text_to_cstring(name));
 	return queue;
 }
 
@@ -90,17 +81,11 @@ owned_queue_argument(FunctionCallInfo fcinfo, const char *function)
 static void
 check_settings(FunctionCallInfo fcinfo)
 {
-	if (!PG_ARGISNULL(1))
-		(void) duration_microseconds("lease", PG_GETARG_INTERVAL_P(1), 1);
-	if (!PG_ARGISNULL(2) && PG_GETARG_INT32(2) < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for \"max_attempts\": %d", PG_GETARG_INT32(2)),
-				 errhint("It must be at least 1.")));
-	if (!PG_ARGISNULL(3))
-		(void) duration_microseconds("backoff", PG_GETARG_INTERVAL_P(3), 0);
-	if (!PG_ARGISNULL(4))
-		(void) duration_microseconds("backoff_max", PG_GETARG_INTERVAL_P(4), 0);
+	(void) argument_duration(fcinfo, 1, "lease", 1, 0);
+	if (!PG_ARGISNULL(2))
+		(void) argument_integer(fcinfo, 2, "max_attempts", 1);
+	(void) argument_duration(fcinfo, 3, "backoff", 0, 0);
+	(void) argument_duration(fcinfo, 4, "backoff_max", 0, 0);
 }
 
 static Oid
@@ -140,10 +125,11 @@ create_table(const char *name, bool durable)
 {
 	PG_TRY();
 	{
-		/* The C code knows the columns by number: see catalog.h. */
+		/* The C code knows the columns by number: see message.h. */
 		execute(psprintf("CREATE %sTABLE queues.%s ("
 						 "id bigint NOT NULL, "
 						 "enqueued_at timestamptz NOT NULL, "
+						 "key_hash bigint, "
 						 "expires_at timestamptz, "
 						 "priority smallint, "
 						 "key text, "
@@ -290,7 +276,10 @@ complete_table(Oid relid, const char *name)
 Datum
 queue_create(PG_FUNCTION_ARGS)
 {
-	char	   *name = name_argument(fcinfo);
+	static const char *const arguments[] = {
+		"name", "lease", "max_attempts", "backoff", "backoff_max", "durable"
+	};
+	char	   *name = text_to_cstring(argument_text(fcinfo, 0, "name"));
 	Relation	rel;
 	Datum		values[Natts_queue];
 	bool		isnull[Natts_queue] = {false};
@@ -301,13 +290,8 @@ queue_create(PG_FUNCTION_ARGS)
 	shmem_require();
 	PreventCommandIfReadOnly("queue.create()");
 	check_name(name);
-	for (int i = 1; i <= 5; i++)
-	{
-		if (PG_ARGISNULL(i))
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("settings of a queue must not be null")));
-	}
+	for (int i = 1; i < lengthof(arguments); i++)
+		argument_required(fcinfo, i, arguments[i]);
 	check_settings(fcinfo);
 
 	relid = get_relname_relid(name, queues_namespace());
@@ -330,7 +314,7 @@ queue_create(PG_FUNCTION_ARGS)
 		(void) dead_letter_delete_all(relid);
 	}
 
-	rel = table_open(extension_relation("queue"), RowExclusiveLock);
+	rel = table_open(extension_relation("queue_definition"), RowExclusiveLock);
 	values[Anum_queue_relid - 1] = ObjectIdGetDatum(relid);
 	for (int i = 1; i < Natts_queue; i++)
 		values[i] = PG_GETARG_DATUM(settings_arguments[i]);
@@ -344,17 +328,17 @@ queue_create(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Change a queue's row in queue.queue. */
+/* Change a queue's row in queue.queue_definition. */
 static void
 change_settings(Oid relid, Datum *values, bool *isnull, bool *replace)
 {
-	Relation	rel = table_open(extension_relation("queue"), RowExclusiveLock);
+	Relation	rel = table_open(extension_relation("queue_definition"), RowExclusiveLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
 	ScanKeyInit(&key, Anum_queue_relid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
-	scan = systable_beginscan(rel, extension_relation("queue_pkey"), true, NULL, 1, &key);
+	scan = systable_beginscan(rel, extension_relation("queue_definition_pkey"), true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "could not find the settings of queue %u", relid);
@@ -398,7 +382,7 @@ queue_alter(PG_FUNCTION_ARGS)
 static void
 check_no_relay(Oid relid, const char *name)
 {
-	Relation	rel = table_open(extension_relation("relay"), AccessShareLock);
+	Relation	rel = table_open(extension_relation("relay_definition"), AccessShareLock);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	HeapTuple	tuple;
 
@@ -420,7 +404,7 @@ check_no_relay(Oid relid, const char *name)
 
 /*
  * The table to drop: a queue's, or one that looks like one and has no row in
- * queue.queue, as after a restore of definitions alone.
+ * queue.queue_definition, as after a restore of definitions alone.
  */
 static Oid
 table_to_drop(const char *name)
@@ -446,7 +430,7 @@ table_to_drop(const char *name)
 Datum
 queue_drop(PG_FUNCTION_ARGS)
 {
-	char	   *name = name_argument(fcinfo);
+	char	   *name = text_to_cstring(argument_text(fcinfo, 0, "queue"));
 	ObjectAddresses *objects = new_object_addresses();
 	ObjectAddress object;
 	Oid			relid;
@@ -509,22 +493,14 @@ queue_purge(PG_FUNCTION_ARGS)
 Datum
 queue_redrive(PG_FUNCTION_ARGS)
 {
-	Queue	   *queue;
+	text	   *name;
 	int64		max = -1;
 
 	PreventCommandIfReadOnly("queue.redrive()");
-	(void) name_argument(fcinfo);
+	name = argument_text(fcinfo, 0, "queue");
 	if (!PG_ARGISNULL(1))
-	{
-		max = PG_GETARG_INT32(1);
-		if (max < 1)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("invalid value for \"max_messages\": " INT64_FORMAT, max),
-					 errhint("It must be at least 1.")));
-	}
-	queue = queue_by_name(PG_GETARG_TEXT_PP(0), ACL_INSERT | ACL_DELETE);
-	PG_RETURN_INT64(dead_letter_redrive(queue, max));
+		max = argument_integer(fcinfo, 1, "max_messages", 1);
+	PG_RETURN_INT64(dead_letter_redrive(queue_by_name(name, ACL_INSERT | ACL_DELETE), max));
 }
 
 Datum

@@ -72,7 +72,7 @@ static bool
 storage_exists(void)
 {
 	static const char *const relations[] = {
-		"deferred", "deferred_due", "dead_letter", "dead_letter_pkey", "inbox", "inbox_pkey"
+		"deferred", "deferred_due", "dead", "dead_pkey", "inbox", "inbox_pkey"
 	};
 	Oid			namespace = get_namespace_oid("queue", true);
 
@@ -96,7 +96,7 @@ relation_dropped(Oid relid)
 
 	if (queue_recorded(relid) && storage_exists())
 	{
-		delete_rows("queue", "queue_pkey", relid);
+		delete_rows("queue_definition", "queue_definition_pkey", relid);
 		delete_rows("inbox", "inbox_pkey", relid);
 		deferred_delete_all(relid);
 		(void) dead_letter_delete_all(relid);

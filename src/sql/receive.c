@@ -7,9 +7,8 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/xact.h"
-#include "access/xlog.h"
+#include "argument.h"
 #include "compat.h"
-#include "duration.h"
 #include "engine/claim.h"
 #include "engine/frontier.h"
 #include "engine/registry.h"
@@ -18,7 +17,6 @@
 #include "engine/wake.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "guc.h"
 #include "miscadmin.h"
 #include "stop_point.h"
 #include "storage/bufmgr.h"
@@ -33,8 +31,6 @@ PG_FUNCTION_INFO_V1(queue_receive);
 PG_FUNCTION_INFO_V1(queue_pop);
 PG_FUNCTION_INFO_V1(queue_peek);
 
-#define Natts_result	9
-
 /* From libpq/libpq.h, which needs headers of GSSAPI that need not be there. */
 extern bool pq_check_connection(void);
 
@@ -44,27 +40,10 @@ extern bool pq_check_connection(void);
 static void
 put_message(ReturnSetInfo *rsinfo, const Message *message)
 {
-	Datum		values[Natts_result];
-	bool		isnull[Natts_result];
+	Datum		values[Natts_message_result];
+	bool		isnull[Natts_message_result];
 
-	values[0] = Int64GetDatum(message->receipt);
-	isnull[0] = (message->receipt == 0);
-	values[1] = Int64GetDatum(message->id);
-	isnull[1] = false;
-	values[2] = PointerGetDatum(message->key);
-	isnull[2] = (message->key == NULL);
-	values[3] = PointerGetDatum(message->payload);
-	isnull[3] = (message->payload == NULL);
-	values[4] = PointerGetDatum(message->body);
-	isnull[4] = (message->body == NULL);
-	values[5] = PointerGetDatum(message->headers);
-	isnull[5] = (message->headers == NULL);
-	values[6] = Int16GetDatum(message->priority);
-	isnull[6] = !message->has_priority;
-	values[7] = Int32GetDatum(message->attempts);
-	isnull[7] = false;
-	values[8] = TimestampTzGetDatum(message->enqueued_at);
-	isnull[8] = false;
+	message_result(message, values, isnull);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
 }
 
@@ -85,35 +64,6 @@ return_messages(FunctionCallInfo fcinfo, const Message *messages, int n)
 	begin_messages(fcinfo);
 	for (int i = 0; i < n; i++)
 		put_message((ReturnSetInfo *) fcinfo->resultinfo, &messages[i]);
-}
-
-/* The argument max_messages. */
-static int
-max_messages_argument(FunctionCallInfo fcinfo)
-{
-	int			max;
-
-	if (PG_ARGISNULL(1))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("max_messages must not be null")));
-	max = PG_GETARG_INT32(1);
-	if (max < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for \"max_messages\": %d", max),
-				 errhint("It must be at least 1.")));
-	return max;
-}
-
-static Queue *
-queue_argument(FunctionCallInfo fcinfo, AclMode rights)
-{
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("queue must not be null")));
-	return queue_by_name(PG_GETARG_TEXT_PP(0), rights);
 }
 
 /* Sleep until woken, until it is time to look, or until the wait is over. */
@@ -159,7 +109,7 @@ claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 	for (;;)
 	{
 		/* Each time by name: while we slept it may have been dropped. */
-		Queue	   *queue = queue_argument(fcinfo, ACL_SELECT | ACL_DELETE);
+		Queue	   *queue = queue_by_name(argument_text(fcinfo, 0, "queue"), ACL_SELECT | ACL_DELETE);
 		QueueShared *q = queue->shared;
 		TimestampTz now = GetCurrentTimestamp();
 		TimestampTz next;
@@ -197,26 +147,17 @@ claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 	return n;
 }
 
-/* The argument wait, in microseconds. */
-static int64
-wait_argument(FunctionCallInfo fcinfo, int argno)
-{
-	return PG_ARGISNULL(argno) ? 0 :
-		duration_microseconds("wait", PG_GETARG_INTERVAL_P(argno), 0);
-}
-
 Datum
 queue_receive(PG_FUNCTION_ARGS)
 {
-	int			max = max_messages_argument(fcinfo);
-	int64		lease = -1;
-	int64		wait = wait_argument(fcinfo, 3);
+	int			max = argument_integer(fcinfo, 1, "max_messages", 1);
+	int64		lease;
+	int64		wait = argument_duration(fcinfo, 3, "wait", 0, 0);
 	Message    *messages;
 	int			n;
 
 	PreventCommandDuringRecovery("queue.receive()");
-	if (!PG_ARGISNULL(2))
-		lease = duration_microseconds("lease", PG_GETARG_INTERVAL_P(2), 1);
+	lease = argument_duration(fcinfo, 2, "lease", 1, -1);
 	n = claim_or_wait(fcinfo, LEASE_TIMED, lease, wait, max, &messages);
 	return_messages(fcinfo, messages, n);
 	return (Datum) 0;
@@ -225,8 +166,8 @@ queue_receive(PG_FUNCTION_ARGS)
 Datum
 queue_pop(PG_FUNCTION_ARGS)
 {
-	int			max = max_messages_argument(fcinfo);
-	int64		wait = wait_argument(fcinfo, 2);
+	int			max = argument_integer(fcinfo, 1, "max_messages", 1);
+	int64		wait = argument_duration(fcinfo, 2, "wait", 0, 0);
 	Message    *messages;
 	int			n;
 	int			popped = 0;
@@ -268,7 +209,8 @@ peek_segment(QueueShared *q, int segno, Snapshot snapshot, ReturnSetInfo *rsinfo
 		{
 			Message		message;
 
-			(void) claim_read(tuples[i], RelationGetDescr(rel), false, &message);
+			(void) message_deform(&message_columns, tuples[i], RelationGetDescr(rel), &message);
+			message.attempts = 1;
 			put_message(rsinfo, &message);
 		}
 	}
@@ -279,8 +221,8 @@ peek_segment(QueueShared *q, int segno, Snapshot snapshot, ReturnSetInfo *rsinfo
 Datum
 queue_peek(PG_FUNCTION_ARGS)
 {
-	int			max = max_messages_argument(fcinfo);
-	Queue	   *queue = queue_argument(fcinfo, ACL_SELECT);
+	int			max = argument_integer(fcinfo, 1, "max_messages", 1);
+	Queue	   *queue = queue_by_name(argument_text(fcinfo, 0, "queue"), ACL_SELECT);
 	QueueShared *q = queue->shared;
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	uint8		order[QUEUE_MAX_SEGMENTS];

@@ -8,19 +8,16 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/xact.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_inherits.h"
 #include "compat.h"
 #include "engine/lease.h"
 #include "engine/registry.h"
+#include "engine/rights.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "guc.h"
 #include "miscadmin.h"
-#include "sql/statistics.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/resowner.h"
@@ -55,21 +52,6 @@ gauge(pg_atomic_uint64 *counter)
 	int64		value = (int64) pg_atomic_read_u64(counter);
 
 	return Int64GetDatum(Max(value, 0));
-}
-
-bool
-may_watch(void)
-{
-	return has_privs_of_role(GetUserId(), ROLE_PG_MONITOR);
-}
-
-bool
-may_watch_queue(Oid relid)
-{
-	bool		missing = false;
-	AclResult	result = pg_class_aclcheck_ext(relid, GetUserId(), ACL_SELECT, &missing);
-
-	return !missing && (result == ACLCHECK_OK || may_watch());
 }
 
 /* Lock a table to look at it, if nobody keeps us from that. */
@@ -137,7 +119,8 @@ find_shared(Oid relid)
 
 	if (q != NULL && pg_atomic_read_u32(&q->loaded) != 0)
 		return q;
-	if (!try_lock(extension_relation("queue")) || !try_lock(extension_relation("queue_pkey")) ||
+	if (!try_lock(extension_relation("queue_definition")) ||
+		!try_lock(extension_relation("queue_definition_pkey")) ||
 		!try_lock(relid))
 		return NULL;
 	foreach(lc, find_inheritance_children(relid, NoLock))

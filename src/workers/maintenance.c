@@ -378,7 +378,7 @@ list_queues(void *arg)
 	ListCell   *lc;
 
 	worker_begin();
-	worker_lock(extension_relation("queue"), AccessShareLock);
+	worker_lock(extension_relation("queue_definition"), AccessShareLock);
 	hash_seq_init(&status, watches);
 	while ((watch = hash_seq_search(&status)) != NULL)
 		watch->listed = false;
@@ -441,7 +441,7 @@ maintenance_round(void)
 	maintenance_begin_round();
 	exit_unless_wanted();
 
-	/* If queue.queue is locked, the queues are those of the last round. */
+	/* If queue.queue_definition is locked, the queues are those of the last round. */
 	if (listing.failures == 0 || GetCurrentTimestamp() >= listing.not_before)
 		(void) attempt(&listing, InvalidOid, "listing queues", "listing queues", list_queues, NULL);
 	if (listing.failures > 0)

@@ -4,12 +4,13 @@
  */
 #include "postgres.h"
 
+#include "compat.h"
+#include "engine/rights.h"
 #include "engine/shmem.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "sql/statistics.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"

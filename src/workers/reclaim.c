@@ -91,7 +91,7 @@ begin(ReclaimRound *round)
 	Queue	   *queue = NULL;
 
 	worker_begin();
-	if (try_lock(round, extension_relation("queue"), AccessShareLock) &&
+	if (try_lock(round, extension_relation("queue_definition"), AccessShareLock) &&
 		try_lock(round, round->relid, AccessShareLock))
 	{
 		QueueShared *q = queue_find_shared(round->relid);
@@ -492,12 +492,12 @@ count_stored(ReclaimRound *round, Queue *queue)
 	if (q->counted && (int64) (deferred + dead) > RECOUNT_ROWS)
 		return;
 	if (!try_lock(round, extension_relation("deferred"), AccessShareLock) ||
-		!try_lock(round, extension_relation("dead_letter"), AccessShareLock))
+		!try_lock(round, extension_relation("dead"), AccessShareLock))
 		return;
 	good &= set_gauge(&q->deferred, deferred,
 					  count_rows("deferred", "deferred_due", Anum_deferred_relid, queue->relid));
 	good &= set_gauge(&q->dead, dead,
-					  count_rows("dead_letter", "dead_letter_pkey", Anum_dead_relid, queue->relid));
+					  count_rows("dead", "dead_pkey", Anum_dead_relid, queue->relid));
 	q->counted |= good;
 }
 
@@ -601,7 +601,7 @@ move_message(Queue *queue, Relation rel, Lease *lease)
 
 	place.relid = extension_relation("deferred");
 	place.due_at = GetCurrentTimestamp();
-	if (claim_read(tuple, RelationGetDescr(rel), false, &message) != NULL)
+	if (message_deform(&message_columns, tuple, RelationGetDescr(rel), &message) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("message " INT64_FORMAT " cannot be read", lease->id)));

@@ -83,7 +83,7 @@ CREATE PUBLICATION everything FOR ALL TABLES;
 DROP TABLE queues.broken CASCADE;
 DROP TABLE queues.busy CASCADE;
 });
-is($node->safe_psql('shop', 'SELECT count(*) FROM queue.queue; SELECT count(*) FROM queue.deferred'),
+is($node->safe_psql('shop', 'SELECT count(*) FROM queue.queue_definition; SELECT count(*) FROM queue.deferred'),
 	"2\n1", 'queues are dropped by table, and nothing is left of them');
 replace_worker();
 $node->safe_psql('shop', 'DROP PUBLICATION everything');

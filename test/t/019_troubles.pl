@@ -93,8 +93,8 @@ SELECT count(DISTINCT xmin::text) > 1 FROM queue.deferred WHERE relid = 'queues.
 $node->safe_psql('postgres', q{SELECT queue.drop('large')});
 
 # The extension's own tables
-$sessions[0]->query_safe(q{BEGIN; LOCK TABLE queue.queue});
-ok(trouble('NULL'), 'so is a lock on queue.queue');
+$sessions[0]->query_safe(q{BEGIN; LOCK TABLE queue.queue_definition});
+ok(trouble('NULL'), 'so is a lock on queue.queue_definition');
 is($node->safe_psql('postgres', "SET ROLE reader; SELECT count(*) FROM queue.maintenance WHERE queue IS NULL"),
 	'0', 'of which only pg_monitor is told');
 is( $node->safe_psql('postgres', q{SET statement_timeout = '10s'; SET ROLE watcher;
@@ -102,10 +102,10 @@ SELECT count(*) > 0 FROM queue.maintenance WHERE queue IS NULL AND activity = 'l
 	't', 'with what could not be done');
 $sessions[0]->query_safe('ROLLBACK');
 ok(no_trouble(), 'until it is over');
-$sessions[0]->query_safe(q{BEGIN; LOCK TABLE queue.relay, queue.inbox});
+$sessions[0]->query_safe(q{BEGIN; LOCK TABLE queue.relay_definition, queue.inbox});
 expires('q', 'leases end while other tables are locked');
 $sessions[0]->query_safe('ROLLBACK');
-$sessions[0]->query_safe(q{BEGIN; SELECT queue.send('q', '1'); REINDEX INDEX queue.queue_pkey});
+$sessions[0]->query_safe(q{BEGIN; SELECT queue.send('q', '1'); REINDEX INDEX queue.queue_definition_pkey});
 ok(trouble(q{'q'}), 'and so is one on an index');
 $sessions[0]->query_safe('ROLLBACK');
 ok(no_trouble(), 'until that is over, too');

@@ -316,7 +316,7 @@ $node->safe_psql('postgres', 'CREATE DATABASE restored');
 command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('restored'), '-f', $dump ], 'restores');
 is($node->safe_psql('restored', 'SELECT error FROM queue.dead_letters'), $words, 'with these words');
 is( $node->safe_psql('restored', q{
-SELECT count(*) = 1 FROM queue.relay r JOIN pg_type t ON t.oid = r.anchor WHERE r.name = 'r' AND r.server = 'fake'}),
+SELECT count(*) = 1 FROM queue.relay_definition r JOIN pg_type t ON t.oid = r.anchor WHERE r.name = 'r' AND r.server = 'fake'}),
 	't', 'and with the relay');
 ok( $node->poll_query_until('restored', q{
 SELECT count(*) = 2 FROM pg_depend WHERE classid = 'pg_type'::regclass AND objid = 'queues."$r"'::regtype

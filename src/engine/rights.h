@@ -1,9 +1,9 @@
 /*
- * statistics.h
+ * rights.h
  *		Who may see what the views show.
  */
-#ifndef QUEUE_SQL_STATISTICS_H
-#define QUEUE_SQL_STATISTICS_H
+#ifndef QUEUE_ENGINE_RIGHTS_H
+#define QUEUE_ENGINE_RIGHTS_H
 
 /* Whether the caller may see what concerns the database as a whole. */
 extern bool may_watch(void);
@@ -11,4 +11,4 @@ extern bool may_watch(void);
 /* Or a queue's counters and leases, if there is such a table; not messages. */
 extern bool may_watch_queue(Oid relid);
 
-#endif							/* QUEUE_SQL_STATISTICS_H */
+#endif							/* QUEUE_ENGINE_RIGHTS_H */

@@ -2,8 +2,8 @@
  * guard.h
  *		Work that may fail for its own sake, and nobody else's.
  */
-#ifndef QUEUE_ENGINE_GUARD_H
-#define QUEUE_ENGINE_GUARD_H
+#ifndef QUEUE_GUARD_H
+#define QUEUE_GUARD_H
 
 /*
  * Do work in a subtransaction of its own.  If that fails it is rolled back
@@ -13,4 +13,4 @@
  */
 extern bool guard_run(void (*work) (void *arg), void *arg, ErrorData **error);
 
-#endif							/* QUEUE_ENGINE_GUARD_H */
+#endif							/* QUEUE_GUARD_H */

@@ -5,7 +5,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "engine/guard.h"
+#include "guard.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
