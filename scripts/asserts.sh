@@ -63,8 +63,8 @@ build_postgresql()
 	cd "$source" &&
 		./configure --prefix="$prefix" --enable-cassert --enable-debug --enable-tap-tests \
 			--with-openssl --without-icu --without-readline CFLAGS='-O1 -fno-omit-frame-pointer' &&
-		make -s -j"$(nproc)" world-bin MAKELEVEL=0 &&
-		make -s install-world-bin MAKELEVEL=0
+		make -s -j"$(nproc)" world-bin &&
+		make -s install-world-bin
 }
 
 # Have the tests run against it: pg_config and bin are its from here on.
@@ -73,7 +73,8 @@ use_asserts()
 	local reported version package cache prefix work
 
 	reported=$("$pg_config" --version)
-	package=postgresql-$(sed 's/^PostgreSQL \([0-9]*\).*/\1/' <<<"$reported")
+	package=${reported#PostgreSQL }
+	package=postgresql-${package%%[!0-9]*}
 	version=$(sed -n 's/.*(\(Debian\|Ubuntu\) \([^ )]*\).*/\2/p' <<<"$reported")
 	[ -n "$version" ] || fail "there is no source package of $reported ($pg_config), which is not Debian's"
 
@@ -94,5 +95,6 @@ use_asserts()
 		rm -rf --one-file-system "$work"
 	fi
 	pg_config=$prefix/bin/pg_config
+	# shellcheck disable=SC2034 # setup.sh's
 	bin=$prefix/bin
 }
