@@ -9,18 +9,20 @@
 #include "access/xact.h"
 #include "engine/claim.h"
 #include "engine/deferred.h"
+#include "engine/due.h"
+#include "engine/extension.h"
 #include "engine/frontier.h"
-#include "engine/place.h"
-#include "engine/registry.h"
-#include "engine/segment.h"
+#include "engine/lease_account.h"
+#include "engine/leased.h"
+#include "engine/overdue.h"
+#include "engine/round.h"
 #include "engine/settle.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "stop_point.h"
-#include "utils/builtins.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
-#include "workers/worker.h"
 
 /* While a transaction holds messages up, look whether it has let go of them. */
 #define LOOK_INTERVAL_MS	100
@@ -47,7 +49,7 @@ static void
 claim_returned(ClaimScan *scan)
 {
 	QueueShared *q = scan->q;
-	int			n = pg_atomic_read_u32(&q->nreturned);
+	int			n = lease_count_returned(q);
 	Lease		lease;
 
 	for (; n > 0 && scan->nclaims < scan->max && take_returned(scan, &lease); n--)
@@ -58,18 +60,18 @@ claim_returned(ClaimScan *scan)
 		Verdict		verdict = VERDICT_DEAD;
 
 		rel = deferred ? try_relation_open(lease.place.relid, AccessShareLock) :
-			frontier_open(scan, lease.place.segment);
+			scan_open(scan, lease.place.segment);
 		if (rel != NULL)
-			verdict = place_fetch(rel, &lease, scan->snapshot, &tuple);
+			verdict = leased_fetch(rel, &lease, scan->snapshot, &tuple);
 		if (rel != NULL && deferred)
 			relation_close(rel, AccessShareLock);
 		if (verdict == VERDICT_LIVE)
 		{
 			lease_renew(&lease.ref, lease.attempts, scan->kind, scan->now, scan->expires_at);
-			frontier_add_claim(scan, lease.ref, lease.id, lease.attempts,
+			scan_add_claim(scan, lease.ref, lease.id, lease.attempts,
 							   lease.place.segment)->tuple = tuple;
-			if (pg_atomic_read_u64(&q->ready) > 0)
-				pg_atomic_fetch_sub_u64(&q->ready, 1);
+			if (counter_read(&q->counters, COUNTER_READY) > 0)
+				counter_add(&q->counters, COUNTER_READY, -1);
 		}
 		else if (verdict == VERDICT_WAIT)
 			lease_put_back(lease.ref);
@@ -159,6 +161,7 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 
 	memset(&scan, 0, sizeof(scan));
 	scan.q = q;
+	scan.relid = queue->relid;
 	scan.generation = queue->generation;
 	scan.kind = kind;
 	scan.now = GetCurrentTimestamp();
@@ -173,21 +176,19 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 	 */
 	scan.snapshot = RegisterSnapshot(GetLatestSnapshot());
 	STOP_POINT("claim-snapshot");
-	settle_overdue(queue, &scan);
+	overdue_claim(queue, &scan);
 	claim_returned(&scan);
 
 	/* Those had a slot; what is taken from here on needs another. */
 	scan.max = scan.nclaims + lease_allowance(q, scan.max - scan.nclaims);
-	deferred_claim(&scan, queue->relid);
+	due_claim(&scan);
 	if (scan.nclaims < scan.max)
 	{
 		int			before = scan.nclaims;
-		int64		ready;
 
 		frontier_claim(&scan);
-		ready = (int64) pg_atomic_sub_fetch_u64(&q->ready, scan.nclaims - before);
-		if (ready < 0)
-			pg_atomic_write_u64(&q->ready, 0);
+		if (counter_add(&q->counters, COUNTER_READY, before - scan.nclaims) < 0)
+			counter_write(&q->counters, COUNTER_READY, 0);
 	}
 	UnregisterSnapshot(scan.snapshot);
 
@@ -206,12 +207,12 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 	if (scan.nclaims > 1)
 		qsort(scan.claims, scan.nclaims, sizeof(Claim), compare_claims);
 	n = build_messages(&scan, max_bytes, messages);
-	frontier_close(&scan);
+	scan_close(&scan);
 
 	if (n > 0)
 	{
-		pg_atomic_write_u64(&q->frontier_time, (*messages)[n - 1].enqueued_at);
-		pg_atomic_fetch_add_u64(&q->received, n);
+		pg_atomic_write_u64(&q->reader.time, (*messages)[n - 1].enqueued_at);
+		counter_add(&q->counters, COUNTER_RECEIVED, n);
 		if (kind == LEASE_TIMED)
 			maintenance_wake_by(MyDatabaseId, scan.expires_at);
 	}
@@ -221,8 +222,8 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 TimestampTz
 claim_next_look(QueueShared *q)
 {
-	TimestampTz due = (TimestampTz) pg_atomic_read_u64(&q->next_due);
-	TimestampTz overdue = (TimestampTz) pg_atomic_read_u64(&q->next_expiry);
+	TimestampTz due = bound_read(&q->next_due);
+	TimestampTz overdue = lease_next_look(q);
 	TimestampTz next = Min(due, overdue);
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz look = TimestampTzPlusMilliseconds(now, LOOK_INTERVAL_MS);
@@ -230,7 +231,7 @@ claim_next_look(QueueShared *q)
 	/* What is due and was not to be had is held up by a transaction, too. */
 	if (next <= now)
 		return look;
-	if (pg_atomic_read_u32(&q->nlooks) > 0 || pg_atomic_read_u32(&q->nreturned) > 0)
+	if (notes_any(&q->reader.notes) || lease_count_returned(q) > 0)
 		return Min(next, look);
 	return next;
 }

@@ -40,37 +40,6 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
-#if PG_VERSION_NUM >= 190000
-#define insert_index_tuples(target, slot, estate) \
-	ExecInsertIndexTuples(target, estate, 0, slot, NIL, NULL)
-#elif PG_VERSION_NUM >= 160000
-#define insert_index_tuples(target, slot, estate) \
-	ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL, false)
-#else
-#define insert_index_tuples(target, slot, estate) \
-	ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL)
-#endif
-
-#if PG_VERSION_NUM >= 190000
-#define define_index(relid, statement) \
-	DefineIndex(NULL, relid, statement, InvalidOid, InvalidOid, InvalidOid, -1, \
-				false, true, false, false, true)
-#elif PG_VERSION_NUM >= 160000
-#define define_index(relid, statement) \
-	DefineIndex(relid, statement, InvalidOid, InvalidOid, InvalidOid, -1, \
-				false, true, false, false, true)
-#else
-#define define_index(relid, statement) \
-	DefineIndex(relid, statement, InvalidOid, InvalidOid, InvalidOid, \
-				false, true, false, false, true)
-#endif
-
-#if PG_VERSION_NUM >= 160000
-#define columns_by_name(to, from)	build_attrmap_by_name(to, from, false)
-#else
-#define columns_by_name(to, from)	build_attrmap_by_name(to, from)
-#endif
-
 /* A column without a value from the sender. */
 typedef struct ColumnDefault
 {
@@ -308,7 +277,7 @@ constrained_index(Constrained *c, HeapTuple tuple)
 	slot->tts_tableOid = RelationGetRelid(c->rel);
 
 	owner_begin(c->rel->rd_rel->relowner, &caller);
-	list_free(insert_index_tuples(c->target, slot, c->estate));
+	list_free(INSERT_INDEX_TUPLES(c->target, slot, c->estate));
 	owner_end(&caller);
 	ExecClearTuple(slot);
 	ResetPerTupleExprContext(c->estate);
@@ -321,73 +290,4 @@ constrained_end(Constrained *c)
 	ExecResetTupleTable(c->estate->es_tupleTable, false);
 	FreeExecutorState(c->estate);
 	pfree(c);
-}
-
-static bool
-is_of_users(Oid function, void *context)
-{
-	return function >= FirstNormalObjectId;
-}
-
-/*
- * Whether the planner might call something of this expression: it does where
- * nothing depends on a column, and puts the bodies of SQL functions in place.
- */
-static bool
-may_be_evaluated(Node *node, void *context)
-{
-	if (node == NULL || IsA(node, Const))
-		return false;
-	if (IsA(node, CoerceToDomain) || check_functions_in_node(node, is_of_users, NULL) ||
-		(!IsA(node, List) && !contain_var_clause(node)))
-		return true;
-	return expression_tree_walker(node, may_be_evaluated, context);
-}
-
-/* The same for the expressions or the predicate of an index. */
-static bool
-index_may_be_evaluated(Relation index, AttrNumber column)
-{
-	bool		isnull;
-	Datum		tree = SysCacheGetAttr(INDEXRELID, index->rd_indextuple, column, &isnull);
-
-	return !isnull && may_be_evaluated(stringToNode(TextDatumGetCString(tree)), NULL);
-}
-
-void
-constrained_copy_indexes(Relation parent, Oid segment, bool evaluate)
-{
-	List	   *indexes = RelationGetIndexList(parent);
-	OwnerContext caller;
-	ListCell   *lc;
-
-	if (indexes == NIL)
-		return;
-	owner_begin(parent->rd_rel->relowner, &caller);
-	foreach(lc, indexes)
-	{
-		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
-
-		/* A unique one could hold for one segment only. */
-		if (!index->rd_index->indisunique && !index->rd_index->indisexclusion &&
-			index->rd_index->indisvalid &&
-			(evaluate ||
-			 (!index_may_be_evaluated(index, Anum_pg_index_indexprs) &&
-			  !index_may_be_evaluated(index, Anum_pg_index_indpred))))
-		{
-			Relation	rel = table_open(segment, NoLock);
-			AttrMap    *map = columns_by_name(RelationGetDescr(rel), RelationGetDescr(parent));
-			Oid			constraint;
-			IndexStmt  *statement = generateClonedIndexStmt(NULL, index, map, &constraint);
-
-			statement->idxname = segment_free_name(psprintf("%s_idx", RelationGetRelationName(rel)), '_',
-												   RelationGetNamespace(rel));
-			table_close(rel, NoLock);
-			define_index(segment, statement);
-			free_attrmap(map);
-		}
-		index_close(index, AccessShareLock);
-	}
-	owner_end(&caller);
-	list_free(indexes);
 }

@@ -33,10 +33,4 @@ extern void constrained_index(Constrained *constrained, HeapTuple tuple);
 
 extern void constrained_end(Constrained *constrained);
 
-/*
- * DDL: give a new segment the indexes its queue has, unless evaluate is false
- * and there is something in them that the planner might evaluate.
- */
-extern void constrained_copy_indexes(Relation parent, Oid segment, bool evaluate);
-
 #endif							/* QUEUE_ENGINE_CONSTRAINED_H */

@@ -15,9 +15,10 @@
 #include "access/xact.h"
 #include "catalog/indexing.h"
 #include "compat.h"
+#include "engine/commit.h"
 #include "engine/dead_letter.h"
-#include "engine/segment.h"
-#include "engine/wake.h"
+#include "engine/extension.h"
+#include "engine/insert.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -37,7 +38,7 @@ static const MessageColumns dead_columns = {
 };
 
 void
-dead_letter_insert(Queue *queue, const Message *message, const char *reason, const char *error)
+dead_letter_insert(QueueShared *q, const Message *message, const char *reason, const char *error)
 {
 	Relation	rel = table_open(extension_relation("dead"), RowExclusiveLock);
 	Datum		values[Natts_dead] = {0};
@@ -45,7 +46,7 @@ dead_letter_insert(Queue *queue, const Message *message, const char *reason, con
 	HeapTuple	tuple;
 
 	message_fill(&dead_columns, message, values, isnull);
-	values[Anum_dead_relid - 1] = ObjectIdGetDatum(queue->relid);
+	values[Anum_dead_relid - 1] = ObjectIdGetDatum(q->relid);
 	values[Anum_dead_attempts - 1] = Int32GetDatum(message->attempts);
 	values[Anum_dead_died_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[Anum_dead_reason - 1] = CStringGetTextDatum(reason);
@@ -56,7 +57,7 @@ dead_letter_insert(Queue *queue, const Message *message, const char *reason, con
 	CatalogTupleInsert(rel, tuple);
 	heap_freetuple(tuple);
 	table_close(rel, NoLock);
-	wake_dead_at_commit(queue->shared, 1);
+	commit_dead(q, 1);
 }
 
 /* Delete up to max dead letters; with a queue, send them there. */
@@ -96,7 +97,7 @@ take_dead_letters(Oid relid, Queue *queue, int64 max)
 								message.id, unreadable)));
 
 			/* Its id is the old one, its time that of the new attempt. */
-			segment_insert(queue, &message);
+			insert_message(queue, &message);
 		}
 		n++;
 	}
@@ -118,6 +119,6 @@ dead_letter_redrive(Queue *queue, int64 max)
 {
 	int64		n = take_dead_letters(queue->relid, queue, max);
 
-	wake_dead_at_commit(queue->shared, -n);
+	commit_dead(queue->shared, -n);
 	return n;
 }

@@ -5,7 +5,8 @@
 #ifndef QUEUE_ENGINE_DEAD_LETTER_H
 #define QUEUE_ENGINE_DEAD_LETTER_H
 
-#include "engine/claim.h"
+#include "engine/registry.h"
+#include "message.h"
 
 /* Columns of queue.dead. */
 enum
@@ -27,7 +28,7 @@ enum
 };
 
 /* Insert a message in queue.dead. */
-extern void dead_letter_insert(Queue *queue, const Message *message, const char *reason,
+extern void dead_letter_insert(QueueShared *q, const Message *message, const char *reason,
 							   const char *error);
 
 /* Delete all dead letters of a queue; returns how many. */

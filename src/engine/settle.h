@@ -8,9 +8,8 @@
 #ifndef QUEUE_ENGINE_SETTLE_H
 #define QUEUE_ENGINE_SETTLE_H
 
-#include "engine/claim.h"
-#include "engine/frontier.h"
 #include "engine/lease.h"
+#include "message.h"
 #include "utils/relcache.h"
 
 /* The table of the message settled last, kept open for the next. */
@@ -57,17 +56,27 @@ extern bool settle_fail(int64 receipt, int64 delay, const char *error,
 extern bool settle_unreadable(LeaseRef ref, const char *error);
 
 /*
- * Take leases over that ended, and were not settled by the maintenance worker
- * when their messages would be due again: each counts as a failed attempt.
- * Adds those to be delivered to the scan.
+ * The same as settle_fail_lease, with what became of the message.  Locked, with
+ * no wait, leaves the lease held, to be looked at again after SETTLE_RETRY_MS.
  */
-extern void settle_overdue(Queue *queue, ClaimScan *scan);
+typedef enum FailureResult
+{
+	FAILURE_ENDED,				/* the lease had, or the message */
+	FAILURE_LOCKED,				/* somebody has a lock, and we did not wait */
+	FAILURE_DEFERRED,
+	FAILURE_DEAD
+} FailureResult;
 
-/*
- * Maintenance: fail the leases that have expired, in transactions of its own;
- * outside of one.  What fails for one of them is reported and tried again
- * later.  Returns when to come again.
- */
-extern TimestampTz settle_expired(void);
+/* Where a failed message went. */
+typedef struct Failed
+{
+	Message		message;
+	LeasePlace	place;			/* if deferred */
+} Failed;
+
+#define SETTLE_RETRY_MS		1000
+
+extern FailureResult settle_failed(LeaseRef ref, const Failure *failure, SettleTable *table,
+								   Failed *failed);
 
 #endif							/* QUEUE_ENGINE_SETTLE_H */

@@ -13,10 +13,11 @@
 #include "argument.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
-#include "engine/ids.h"
+#include "engine/extension.h"
+#include "engine/insert.h"
 #include "engine/owner.h"
 #include "engine/registry.h"
-#include "engine/segment.h"
+#include "engine/tables.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -164,7 +165,7 @@ queue_relay_accept(PG_FUNCTION_ARGS)
 	if (queue == NULL)
 		queue_missing(text_to_cstring(PG_GETARG_TEXT_PP(ARG_QUEUE)));
 	ids = palloc(sizeof(int64) * nfresh);
-	identity_allocate(queue, nfresh, ids);
+	queue_allocate_ids(queue, nfresh, ids);
 	messages = palloc0(sizeof(Message) * nfresh);
 	for (int i = 0; i < n; i++)
 	{
@@ -185,6 +186,6 @@ queue_relay_accept(PG_FUNCTION_ARGS)
 					argument_element(&columns[ARG_BODIES], i));
 		nsent++;
 	}
-	segment_insert_batch(queue, nsent, messages);
+	insert_batch(queue, nsent, messages);
 	PG_RETURN_INT32(nsent);
 }

@@ -19,6 +19,8 @@
 #include "catalog/pg_type.h"
 #include "commands/typecmds.h"
 #include "compat.h"
+#include "engine/extension.h"
+#include "engine/tables.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "guc.h"

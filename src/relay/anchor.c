@@ -30,6 +30,7 @@
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/tablecmds.h"
+#include "engine/extension.h"
 #include "engine/owner.h"
 #include "engine/registry.h"
 #include "foreign/foreign.h"

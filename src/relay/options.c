@@ -16,6 +16,7 @@
 #include "commands/defrem.h"
 #include "common/hashfn.h"
 #include "compat.h"
+#include "engine/extension.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "mb/pg_wchar.h"

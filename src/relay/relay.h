@@ -9,7 +9,7 @@
 #include "nodes/pg_list.h"
 
 extern Size relay_shmem_size(void);
-extern void relay_shmem_init(bool found);
+extern void relay_shmem_init(void);
 
 extern PGDLLEXPORT void queue_relay_main(Datum arg);
 

@@ -15,7 +15,7 @@
 #define QUEUE_RELAY_SINK_H
 
 #include "commands/defrem.h"
-#include "engine/claim.h"
+#include "message.h"
 #include "nodes/pg_list.h"
 
 #define SINK_MAGIC		0x51534e4b

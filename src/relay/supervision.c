@@ -19,6 +19,8 @@
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "common/pg_prng.h"
+#include "engine/extension.h"
+#include "engine/round.h"
 #include "guc.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -32,7 +34,6 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
-#include "workers/worker.h"
 
 /* A worker that lived this long did not fail to start. */
 #define LIVED_LONG			(60 * USECS_PER_SEC)
@@ -62,8 +63,10 @@ relay_shmem_size(void)
 }
 
 void
-relay_shmem_init(bool found)
+relay_shmem_init(void)
 {
+	bool		found;
+
 	relay_shared = ShmemInitStruct("queue relays", relay_shmem_size(), &found);
 	if (found)
 		return;

@@ -18,8 +18,9 @@
 #include "access/xlog.h"
 #include "compat.h"
 #include "engine/claim.h"
+#include "engine/extension.h"
 #include "engine/settle.h"
-#include "engine/wake.h"
+#include "engine/wait.h"
 #include "guc.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -410,7 +411,7 @@ claim(int max)
 	if (hand.rules.max_attempts == 0)
 		hand.rules.max_attempts = queue->max_attempts;
 
-	wait_begin(queue_shared);
+	wait_begin(&queue_shared->waiters);
 	context = AllocSetContextCreate(CurTransactionContext, "queue relay batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
 	n = claim_messages(queue, LEASE_PROCESS, 0, max, hand_space_bytes(&hand), &messages);

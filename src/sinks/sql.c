@@ -14,6 +14,8 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "engine/extension.h"
+#include "engine/settle.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"

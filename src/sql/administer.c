@@ -15,12 +15,14 @@
 #include "catalog/pg_class.h"
 #include "commands/trigger.h"
 #include "compat.h"
+#include "engine/commit.h"
+#include "engine/creation.h"
 #include "engine/dead_letter.h"
 #include "engine/deferred.h"
+#include "engine/extension.h"
 #include "engine/owner.h"
 #include "engine/registry.h"
-#include "engine/segment.h"
-#include "engine/wake.h"
+#include "engine/tables.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -33,7 +35,9 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
+#include "workers/database.h"
 
+PG_FUNCTION_INFO_V1(queue_start_workers);
 PG_FUNCTION_INFO_V1(queue_create);
 PG_FUNCTION_INFO_V1(queue_alter);
 PG_FUNCTION_INFO_V1(queue_drop);
@@ -183,7 +187,7 @@ check_adoptable(Oid relid, const char *name)
 				 errmsg("table queues.%s already exists and belongs to role \"%s\"",
 						quote_identifier(name), GetUserNameFromId(rel->rd_rel->relowner, false)),
 				 errhint("Make it a queue as that role, or drop it.")));
-	if (!segment_columns_valid(rel) || OidIsValid(segment_parent(relid)))
+	if (!table_columns_valid(rel) || OidIsValid(table_parent(relid)))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("table queues.%s already exists and is not as queue.create() makes it",
@@ -231,10 +235,9 @@ create_sequence(Oid relid, const char *name)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("queue \"%s\" has used up its ids", name)));
 
-	/* identity.c reserves ids by the thousand. */
-	execute(psprintf("CREATE SEQUENCE queues.%s INCREMENT BY 1000 START WITH " INT64_FORMAT
+	execute(psprintf("CREATE SEQUENCE queues.%s INCREMENT BY %d START WITH " INT64_FORMAT
 					 " OWNED BY queues.%s.id",
-					 quote_identifier(psprintf("%s$id", name)), last + 1, table));
+					 quote_identifier(psprintf("%s$id", name)), IDS_RESERVED, last + 1, table));
 }
 
 /* Create a trigger unless the table has one that does the same. */
@@ -266,7 +269,7 @@ complete_table(Oid relid, const char *name)
 		create_sequence(relid, name);
 	provide_trigger(relid, name, "BEFORE", "before_insert");
 	provide_trigger(relid, name, "AFTER", "after_insert");
-	for (int n = list_length(segment_list(relid, AccessShareLock)); n < FIRST_SEGMENTS; n++)
+	for (int n = list_length(table_segments(relid, AccessShareLock)); n < FIRST_SEGMENTS; n++)
 	{
 		if (!segment_create(relid, true))
 			elog(ERROR, "could not create a segment of queue \"%s\"", name);
@@ -420,7 +423,7 @@ table_to_drop(const char *name)
 	rel = try_relation_open(relid, AccessShareLock);
 	if (rel == NULL)
 		queue_missing(name);
-	valid = segment_columns_valid(rel) && !OidIsValid(segment_parent(relid));
+	valid = table_columns_valid(rel) && !OidIsValid(table_parent(relid));
 	relation_close(rel, AccessShareLock);
 	if (!valid)
 		queue_missing(name);
@@ -448,7 +451,7 @@ queue_drop(PG_FUNCTION_ARGS)
 	/* All at once: a view of the user's on them must stop us. */
 	ObjectAddressSet(object, RelationRelationId, relid);
 	add_exact_object_address(&object, objects);
-	foreach(lc, segment_list(relid, AccessExclusiveLock))
+	foreach(lc, table_segments(relid, AccessExclusiveLock))
 	{
 		ObjectAddressSet(object, RelationRelationId, lfirst_oid(lc));
 		add_exact_object_address(&object, objects);
@@ -472,14 +475,14 @@ queue_purge(PG_FUNCTION_ARGS)
 
 	queue_lock(relid, name, AccessExclusiveLock);
 	queue_check_owner(relid, name);
-	wake_purged_at_commit(queue->shared);
+	commit_purged(queue->shared);
 
 	/* As its owner: there can be triggers of his on the tables. */
 	owner_begin(table_owner(relid), &saved);
 	SPI_connect();
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "TRUNCATE");
-	foreach(lc, lcons_oid(relid, segment_list(relid, AccessExclusiveLock)))
+	foreach(lc, lcons_oid(relid, table_segments(relid, AccessExclusiveLock)))
 		appendStringInfo(&sql, "%s ONLY %s", sql.len > strlen("TRUNCATE") ? "," : "",
 						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(lfirst_oid(lc))),
 													get_rel_name(lfirst_oid(lc))));
@@ -509,6 +512,17 @@ queue_purge_dead_letters(PG_FUNCTION_ARGS)
 	Queue	   *queue = owned_queue_argument(fcinfo, "queue.purge_dead_letters()");
 	int64		n = dead_letter_delete_all(queue->relid);
 
-	wake_dead_at_commit(queue->shared, -n);
+	commit_dead(queue->shared, -n);
 	PG_RETURN_INT64(n);
+}
+
+/*
+ * The end of the extension's script: this database has it from now on.
+ * Without shared_preload_libraries there is nobody to tell.
+ */
+Datum
+queue_start_workers(PG_FUNCTION_ARGS)
+{
+	database_poke_at_commit(MyDatabaseId);
+	PG_RETURN_VOID();
 }

@@ -23,11 +23,12 @@
 #include "catalog/pg_type.h"
 #include "commands/tablecmds.h"
 #include "compat.h"
+#include "engine/commit.h"
 #include "engine/dead_letter.h"
 #include "engine/deferred.h"
+#include "engine/extension.h"
 #include "engine/registry.h"
-#include "engine/segment.h"
-#include "engine/wake.h"
+#include "engine/tables.h"
 #include "miscadmin.h"
 #include "relay/relay.h"
 #include "sql/object.h"
@@ -103,7 +104,7 @@ relation_dropped(Oid relid)
 	}
 	q = queue_find_shared(relid);
 	if (q != NULL)
-		wake_drop_at_commit(q);
+		commit_dropped(q);
 }
 
 /*
@@ -148,7 +149,7 @@ relation_altered(Oid relid)
 	heap_freetuple(tuple);
 	if (owner == old_owner || !queue_recorded(relid))
 		return;
-	foreach(lc, segment_list(relid, AccessExclusiveLock))
+	foreach(lc, table_segments(relid, AccessExclusiveLock))
 		ATExecChangeOwner(lfirst_oid(lc), owner, true, AccessExclusiveLock);
 }
 

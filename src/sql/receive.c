@@ -14,7 +14,7 @@
 #include "engine/registry.h"
 #include "engine/segment.h"
 #include "engine/settle.h"
-#include "engine/wake.h"
+#include "engine/wait.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -118,7 +118,7 @@ claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 		if (wait > 0 && deadline != 0)
 		{
 			check_client();
-			wait_begin(q);
+			wait_begin(&q->waiters);
 		}
 		MemoryContextReset(look);
 		MemoryContextSwitchTo(look);
@@ -231,8 +231,8 @@ queue_peek(PG_FUNCTION_ARGS)
 
 	begin_messages(fcinfo);
 	LWLockAcquire(&q->lock, LW_SHARED);
-	norder = q->nscan;
-	memcpy(order, q->scan_order, norder);
+	norder = q->lane.nscan;
+	memcpy(order, q->lane.scan_order, norder);
 	LWLockRelease(&q->lock);
 
 	for (int i = 0; i < norder && n < max; i++)

@@ -7,11 +7,10 @@
 #include "access/xact.h"
 #include "argument.h"
 #include "compat.h"
+#include "engine/commit.h"
 #include "engine/deferred.h"
-#include "engine/ids.h"
+#include "engine/insert.h"
 #include "engine/registry.h"
-#include "engine/segment.h"
-#include "engine/wake.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -34,13 +33,13 @@ send_later(Queue *queue, int n, Message *messages, int64 delay)
 		messages[i].enqueued_at = now;
 
 	/* This locks the queue too: whoever drops or purges it must see our rows. */
-	segment_check_messages(queue, n, messages);
+	insert_check(queue, n, messages);
 	for (int i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		deferred_insert(queue, &messages[i], now + delay, 0, NULL, NULL);
+		deferred_insert(queue->shared, &messages[i], now + delay, 0, NULL, NULL);
 	}
-	wake_delayed_at_commit(queue->shared, n);
+	commit_delayed(queue->shared, n);
 }
 
 /* queue.send and queue.send_bytes: (queue, contents, key, headers, delay). */
@@ -62,11 +61,11 @@ send_one(FunctionCallInfo fcinfo, const char *function, const char *contents_nam
 	delay = argument_duration(fcinfo, 4, "delay", 0, 0);
 
 	queue = queue_by_name(name, ACL_INSERT);
-	identity_allocate(queue, 1, &id);
+	queue_allocate_ids(queue, 1, &id);
 	message_set(&message, id, fcinfo->args[2], fcinfo->args[3],
 				bytes ? absent : fcinfo->args[1], bytes ? fcinfo->args[1] : absent);
 	if (delay == 0)
-		segment_insert(queue, &message);
+		insert_message(queue, &message);
 	else
 		send_later(queue, 1, &message, delay);
 	return Int64GetDatum(id);
@@ -132,12 +131,12 @@ queue_send_batch(PG_FUNCTION_ARGS)
 		ids = MemoryContextAllocHuge(funcctx->multi_call_memory_ctx, sizeof(int64) * (Size) Max(n, 1));
 		funcctx->user_fctx = ids;
 		if (n > 0)
-			identity_allocate(queue, n, ids);
+			queue_allocate_ids(queue, n, ids);
 		for (int i = 0; i < n; i++)
 			message_set(&messages[i], ids[i], argument_element(&keys, i),
 						argument_element(&headers, i), argument_element(&payloads, i), absent);
 		if (n > 0 && delay == 0)
-			segment_insert_batch(queue, n, messages);
+			insert_batch(queue, n, messages);
 		else if (n > 0)
 			send_later(queue, n, messages, delay);
 	}

@@ -10,6 +10,7 @@
 #include "engine/lease.h"
 #include "engine/registry.h"
 #include "engine/settle.h"
+#include "engine/tables.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"

@@ -10,7 +10,10 @@
 #include "access/xact.h"
 #include "catalog/pg_inherits.h"
 #include "compat.h"
+#include "engine/extension.h"
 #include "engine/lease.h"
+#include "engine/problem.h"
+#include "engine/round.h"
 #include "engine/registry.h"
 #include "engine/rights.h"
 #include "fmgr.h"
@@ -24,14 +27,17 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
+#include "workers/database.h"
 
 PG_FUNCTION_INFO_V1(queue_stats);
 PG_FUNCTION_INFO_V1(queue_lease_list);
+PG_FUNCTION_INFO_V1(queue_maintenance_list);
+PG_FUNCTION_INFO_V1(queue_database_list);
 
 /* Columns of queue_stats. */
 enum
 {
-	STATS_OLDEST = 9,			/* counters before it */
+	STATS_OLDEST = NCOUNTERS,	/* the counters come before it */
 	STATS_WAITING,
 	STATS_SEGMENTS,
 	STATS_BYTES,
@@ -44,15 +50,6 @@ typedef struct StatsRow
 	Datum		values[STATS_COLUMNS];
 	bool		isnull[STATS_COLUMNS];
 } StatsRow;
-
-/* A gauge that concurrent changes can bring below zero for a moment. */
-static Datum
-gauge(pg_atomic_uint64 *counter)
-{
-	int64		value = (int64) pg_atomic_read_u64(counter);
-
-	return Int64GetDatum(Max(value, 0));
-}
 
 /* Lock a table to look at it, if nobody keeps us from that. */
 static bool
@@ -117,7 +114,7 @@ find_shared(Oid relid)
 	Queue	   *queue;
 	ListCell   *lc;
 
-	if (q != NULL && pg_atomic_read_u32(&q->loaded) != 0)
+	if (q != NULL && queue_loaded(q))
 		return q;
 	if (!try_lock(extension_relation("queue_definition")) ||
 		!try_lock(extension_relation("queue_definition_pkey")) ||
@@ -137,25 +134,21 @@ read_stats(Oid relid, StatsRow *row)
 {
 	QueueShared *q = find_shared(relid);
 	TimestampTz oldest;
-	int			ngauges = 0;
 
 	if (q == NULL)
 		return;
-	oldest = (TimestampTz) pg_atomic_read_u64(&q->frontier_time);
-	row->values[ngauges++] = gauge(&q->ready);
-	row->values[ngauges++] = gauge(&q->leased);
-	row->values[ngauges++] = gauge(&q->deferred);
-	row->values[ngauges++] = gauge(&q->dead);
-	row->values[ngauges++] = gauge(&q->sent);
-	row->values[ngauges++] = gauge(&q->received);
-	row->values[ngauges++] = gauge(&q->acked);
-	row->values[ngauges++] = gauge(&q->failed);
-	row->values[ngauges++] = gauge(&q->expired);
+	oldest = (TimestampTz) pg_atomic_read_u64(&q->reader.time);
+	for (int i = 0; i < NCOUNTERS; i++)
+	{
+		int64		value = counter_read(&q->counters, i);
+
+		row->values[i] = Int64GetDatum(Max(value, 0));
+	}
 	row->values[STATS_OLDEST] = TimestampTzGetDatum(oldest);
-	row->values[STATS_WAITING] = Int32GetDatum(pg_atomic_read_u32(&q->nwaiting));
+	row->values[STATS_WAITING] = Int32GetDatum(pg_atomic_read_u32(&q->waiters.n));
 	row->known = true;
 	memset(row->isnull, false, STATS_SEGMENTS * sizeof(bool));
-	row->isnull[STATS_OLDEST] = (pg_atomic_read_u64(&q->ready) == 0 || oldest == 0);
+	row->isnull[STATS_OLDEST] = (counter_read(&q->counters, COUNTER_READY) == 0 || oldest == 0);
 	segment_sizes(q, row);
 }
 
@@ -218,17 +211,18 @@ queue_lease_list(PG_FUNCTION_ARGS)
 	static const char *const kinds[] = {"receive", "pop", "relay"};
 	static const char *const states[] = {NULL, "held", "settling", "returned", "returned", "held", "returned", "held"};
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	LeaseCursor cursor = 0;
+	Lease		lease;
 
 	shmem_require();
 	InitMaterializedSRF(fcinfo, 0);
-	for (int i = 0; i < lease_high_water(); i++)
+	while (lease_next(&cursor, &lease))
 	{
-		Lease		lease;
 		Datum		values[8];
 		bool		isnull[8] = {false};
 		Oid			relid;
 
-		if (!lease_read(i, &lease) || lease.q->dboid != MyDatabaseId)
+		if (lease.q->dboid != MyDatabaseId)
 			continue;
 		relid = lease.q->relid;
 		if (!may_watch_queue(relid))
@@ -244,6 +238,78 @@ queue_lease_list(PG_FUNCTION_ARGS)
 		isnull[6] = (lease.expires_at == DT_NOEND);
 		values[7] = Int32GetDatum(lease.pid);
 		isnull[7] = (lease.pid == 0);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
+	}
+	return (Datum) 0;
+}
+
+Datum
+queue_maintenance_list(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Problem    *problems;
+	int			n;
+
+	shmem_require();
+	InitMaterializedSRF(fcinfo, 0);
+
+	/* No catalog is asked under a lock. */
+	n = problem_list(&problems);
+	for (int i = 0; i < n; i++)
+	{
+		Problem    *problem = &problems[i];
+		Datum		values[8];
+		bool		isnull[8] = {false};
+
+		if (OidIsValid(problem->relid) ? !may_watch_queue(problem->relid) : !may_watch())
+			continue;
+		values[0] = ObjectIdGetDatum(problem->relid);
+		isnull[0] = !OidIsValid(problem->relid);
+		values[1] = CStringGetTextDatum(problem->activity);
+		values[2] = CStringGetTextDatum(problem->error);
+		values[3] = CStringGetTextDatum(unpack_sql_state(problem->sqlstate));
+		values[4] = Int32GetDatum(problem->failures);
+		values[5] = TimestampTzGetDatum(problem->first_failed_at);
+		values[6] = TimestampTzGetDatum(problem->last_failed_at);
+		values[7] = TimestampTzGetDatum(problem->retry_at);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
+	}
+	return (Datum) 0;
+}
+
+Datum
+queue_database_list(PG_FUNCTION_ARGS)
+{
+	static const char *const states[] = {"waiting", "starting", "starting", "running"};
+	static const char *const problems[] = {
+		NULL, "out of background worker slots", "the worker failed, see the server log"
+	};
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	shmem_require();
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < MAX_DATABASES; i++)
+	{
+		DatabaseInfo db;
+		Datum		values[8] = {0};
+		bool		isnull[8] = {false};
+
+		if (!database_read(i, &db))
+			continue;
+
+		values[0] = ObjectIdGetDatum(db.dboid);
+		values[1] = CStringGetTextDatum(db.blockers > 0 ? "blocked" : states[db.state]);
+		values[2] = Int32GetDatum(db.pid);
+		isnull[2] = (db.pid == 0);
+		isnull[3] = isnull[7] = (db.problem == PROBLEM_NONE);
+		if (db.problem != PROBLEM_NONE)
+			values[3] = CStringGetTextDatum(problems[db.problem]);
+		isnull[4] = (db.problem != PROBLEM_NO_SLOT);
+		if (db.problem == PROBLEM_NO_SLOT)
+			values[4] = CStringGetTextDatum("max_worker_processes");
+		values[5] = Int32GetDatum(db.problem == PROBLEM_NONE ? 0 : db.failures);
+		values[6] = TimestampTzGetDatum(db.since);
+		values[7] = TimestampTzGetDatum(db.not_before);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
 	}
 	return (Datum) 0;

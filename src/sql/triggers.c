@@ -8,12 +8,14 @@
 #include "argument.h"
 #include "commands/trigger.h"
 #include "compat.h"
-#include "engine/ids.h"
+#include "engine/commit.h"
+#include "engine/reader.h"
 #include "engine/registry.h"
 #include "engine/segment.h"
-#include "engine/wake.h"
+#include "engine/tables.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
+#include "message.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
@@ -37,7 +39,7 @@ trigger_queue(FunctionCallInfo fcinfo, TriggerEvent timing)
 				 errmsg("this function can only be called by the triggers of a queue")));
 
 	/* Before anything of the row is read. */
-	segment_check_columns(trigger->tg_relation);
+	table_check_columns(trigger->tg_relation);
 	return queue;
 }
 
@@ -79,7 +81,7 @@ queue_before_insert(PG_FUNCTION_ARGS)
 	if (!null)
 		argument_headers(value);
 
-	identity_allocate(queue, 1, &id);
+	queue_allocate_ids(queue, 1, &id);
 	values[0] = Int64GetDatum(id);
 	values[1] = heap_getattr(row, Anum_message_enqueued_at, desc, &null);
 	if (null)
@@ -98,13 +100,12 @@ queue_after_insert(PG_FUNCTION_ARGS)
 	Queue	   *queue = trigger_queue(fcinfo, TRIGGER_EVENT_AFTER);
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	ItemPointer tid = &trigger->tg_trigslot->tts_tid;
-	SegmentPlace place = MakePlace(ItemPointerGetBlockNumber(tid),
-								   ItemPointerGetOffsetNumber(tid));
+	SegmentPlace place = place_of_tid(tid);
 	bool		isnull;
 	Datum		id = slot_getattr(trigger->tg_trigslot, Anum_message_id, &isnull);
 
-	segment_appended(queue->shared, segment_number(queue->shared, queue->relid),
+	reader_appended(queue->shared, segment_number(queue->shared, queue->relid),
 					 place, place, DatumGetInt64(id));
-	wake_at_commit(queue->shared, 1);
+	commit_sent(queue->shared, 1);
 	return PointerGetDatum(NULL);
 }

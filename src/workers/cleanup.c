@@ -16,6 +16,7 @@
 #include "compat.h"
 #include "engine/dead_letter.h"
 #include "engine/deferred.h"
+#include "engine/extension.h"
 #include "engine/registry.h"
 #include "guc.h"
 #include "miscadmin.h"

@@ -14,8 +14,11 @@
 
 #include "access/xact.h"
 #include "compat.h"
+#include "engine/extension.h"
+#include "engine/problem.h"
 #include "engine/registry.h"
-#include "engine/settle.h"
+#include "engine/round.h"
+#include "engine/tables.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -33,10 +36,11 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "workers/cleanup.h"
-#include "workers/problem.h"
+#include "workers/database.h"
+#include "workers/expiry.h"
+#include "workers/maintenance.h"
 #include "workers/reclaim.h"
 #include "workers/transaction.h"
-#include "workers/worker.h"
 
 /* Between rounds, in milliseconds: with traffic, and without. */
 #define ACTIVE_INTERVAL_MS	2000
@@ -193,7 +197,7 @@ attempt(Backoff *backoff, Oid relid, const char *activity, const char *details,
 }
 
 static Work works[] = {
-	{"settling expired leases", settle_expired, 0},
+	{"settling expired leases", expire_leases, 0},
 	{"supervising relays", relay_supervise, 0},
 	{"removing old rows of queue.inbox", cleanup_inbox, CLEANUP_INTERVAL_MS},
 	{"removing what is left of dropped queues", cleanup_dropped_queues, CLEANUP_INTERVAL_MS},
@@ -218,8 +222,8 @@ run_work(void *arg)
 static uint64
 queue_traffic(QueueShared *q)
 {
-	return pg_atomic_read_u64(&q->appended) + pg_atomic_read_u64(&q->acked) +
-		pg_atomic_read_u64(&q->failed);
+	return pg_atomic_read_u64(&q->lane.appended) +
+		counter_read(&q->counters, COUNTER_ACKED) + counter_read(&q->counters, COUNTER_FAILED);
 }
 
 static void
@@ -437,8 +441,7 @@ maintenance_round(void)
 	List	   *queues;
 	ListCell   *lc;
 
-	STOP_POINT("maintenance");
-	maintenance_begin_round();
+	round_begin(database_element());
 	exit_unless_wanted();
 
 	/* If queue.queue_definition is locked, the queues are those of the last round. */
@@ -496,7 +499,7 @@ sleep_until(TimestampTz planned)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 
-		next = maintenance_next_round(planned);
+		next = round_next(database_element(), planned);
 		now = GetCurrentTimestamp();
 		if (next <= now)
 			break;
@@ -519,11 +522,11 @@ queue_maintenance_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 
 	/* Before the connection, which is what DDL must not meet. */
-	if (!launcher_attach(dboid))
+	if (!database_attach(dboid))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
 	SetConfigOption("application_name", "queue maintenance", PGC_USERSET, PGC_S_SESSION);
-	catalog_nowait = true;
+	tables_nowait = true;
 
 	watches = hash_create("watched queues", 64, &ctl, HASH_ELEM | HASH_BLOBS);
 	context = AllocSetContextCreate(TopMemoryContext, "queue maintenance", ALLOCSET_DEFAULT_SIZES);
@@ -531,7 +534,7 @@ queue_maintenance_main(Datum arg)
 	worker_lock_timeout = LOCK_TIMEOUT_MS;
 	exit_unless_wanted();
 	problem_forget(InvalidOid);
-	launcher_report_running();
+	database_report_running();
 
 	for (;;)
 	{

@@ -4,37 +4,15 @@
  */
 #include "postgres.h"
 
-#include "compat.h"
-#include "engine/rights.h"
-#include "engine/shmem.h"
-#include "fmgr.h"
-#include "funcapi.h"
+#include "engine/problem.h"
+#include "engine/shared.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/shmem.h"
-#include "utils/builtins.h"
 #include "utils/timestamp.h"
-#include "utils/tuplestore.h"
-#include "workers/problem.h"
 
 /* Entries for all databases; what finds no place is in the log only. */
 #define MAX_PROBLEMS	512
-
-#define ACTIVITY_SIZE	64
-#define ERROR_SIZE		256
-
-typedef struct Problem
-{
-	Oid			dboid;			/* InvalidOid: not in use */
-	Oid			relid;			/* a queue's table, or InvalidOid */
-	char		activity[ACTIVITY_SIZE];
-	char		error[ERROR_SIZE];
-	int			sqlstate;
-	int			failures;		/* in a row */
-	TimestampTz first_failed_at;
-	TimestampTz last_failed_at;
-	TimestampTz retry_at;
-} Problem;
 
 typedef struct ProblemShared
 {
@@ -44,8 +22,6 @@ typedef struct ProblemShared
 
 static ProblemShared *shared = NULL;
 
-PG_FUNCTION_INFO_V1(queue_maintenance_list);
-
 Size
 problem_shmem_size(void)
 {
@@ -53,11 +29,11 @@ problem_shmem_size(void)
 }
 
 void
-problem_shmem_init(bool found)
+problem_shmem_init(void)
 {
-	bool		mine;
+	bool		found;
 
-	shared = ShmemInitStruct("queue problems", problem_shmem_size(), &mine);
+	shared = ShmemInitStruct("queue problems", problem_shmem_size(), &found);
 	if (found)
 		return;
 
@@ -99,12 +75,12 @@ problem_report(Oid relid, const char *activity, int sqlstate, const char *error,
 			   TimestampTz retry_at)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	char		clipped[ACTIVITY_SIZE];
+	char		clipped[PROBLEM_ACTIVITY_SIZE];
 	Problem    *problem;
 
 	if (shared == NULL)
 		return;
-	copy_clipped(clipped, activity, ACTIVITY_SIZE);
+	copy_clipped(clipped, activity, PROBLEM_ACTIVITY_SIZE);
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	problem = find_problem(relid, clipped);
@@ -114,11 +90,11 @@ problem_report(Oid relid, const char *activity, int sqlstate, const char *error,
 		{
 			problem->dboid = MyDatabaseId;
 			problem->relid = relid;
-			strlcpy(problem->activity, clipped, ACTIVITY_SIZE);
+			strlcpy(problem->activity, clipped, PROBLEM_ACTIVITY_SIZE);
 			problem->failures = 0;
 			problem->first_failed_at = now;
 		}
-		copy_clipped(problem->error, error ? error : "", ERROR_SIZE);
+		copy_clipped(problem->error, error ? error : "", PROBLEM_ERROR_SIZE);
 		problem->sqlstate = sqlstate;
 		problem->failures++;
 		problem->last_failed_at = now;
@@ -140,7 +116,7 @@ forget(Oid relid, bool any_relid, const char *activity)
 
 		if (problem->dboid == MyDatabaseId &&
 			(any_relid || problem->relid == relid) &&
-			(activity == NULL || strncmp(problem->activity, activity, ACTIVITY_SIZE - 1) == 0))
+			(activity == NULL || strncmp(problem->activity, activity, PROBLEM_ACTIVITY_SIZE - 1) == 0))
 			problem->dboid = InvalidOid;
 	}
 	LWLockRelease(&shared->lock);
@@ -170,44 +146,18 @@ problem_keep_databases(List *dboids)
 	LWLockRelease(&shared->lock);
 }
 
-Datum
-queue_maintenance_list(PG_FUNCTION_ARGS)
+int
+problem_list(Problem **problems)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Problem    *problems;
 	int			n = 0;
 
-	shmem_require();
-	InitMaterializedSRF(fcinfo, 0);
-
-	/* No catalog is asked under the lock. */
-	problems = palloc(sizeof(Problem) * MAX_PROBLEMS);
+	*problems = palloc(sizeof(Problem) * MAX_PROBLEMS);
 	LWLockAcquire(&shared->lock, LW_SHARED);
 	for (int i = 0; i < MAX_PROBLEMS; i++)
 	{
 		if (shared->problems[i].dboid == MyDatabaseId)
-			problems[n++] = shared->problems[i];
+			(*problems)[n++] = shared->problems[i];
 	}
 	LWLockRelease(&shared->lock);
-
-	for (int i = 0; i < n; i++)
-	{
-		Problem    *problem = &problems[i];
-		Datum		values[8];
-		bool		isnull[8] = {false};
-
-		if (OidIsValid(problem->relid) ? !may_watch_queue(problem->relid) : !may_watch())
-			continue;
-		values[0] = ObjectIdGetDatum(problem->relid);
-		isnull[0] = !OidIsValid(problem->relid);
-		values[1] = CStringGetTextDatum(problem->activity);
-		values[2] = CStringGetTextDatum(problem->error);
-		values[3] = CStringGetTextDatum(unpack_sql_state(problem->sqlstate));
-		values[4] = Int32GetDatum(problem->failures);
-		values[5] = TimestampTzGetDatum(problem->first_failed_at);
-		values[6] = TimestampTzGetDatum(problem->last_failed_at);
-		values[7] = TimestampTzGetDatum(problem->retry_at);
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
-	}
-	return (Datum) 0;
+	return n;
 }

@@ -1,5 +1,5 @@
 /*
- * place.c
+ * leased.c
  *		The tuple a lease points to.
  *
  * A place can be used again, by another message, once its own is gone: ids
@@ -14,7 +14,7 @@
 #include "access/xact.h"
 #include "compat.h"
 #include "engine/deferred.h"
-#include "engine/place.h"
+#include "engine/leased.h"
 #include "stop_point.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
@@ -52,7 +52,7 @@ is_message(Relation rel, const Lease *lease, ItemId item, Buffer buffer)
 	HeapTupleData tuple;
 
 	if (lease->place.segment != LEASE_IN_DEFERRED)
-		return frontier_tuple_id(header) == lease->id;
+		return tuple_message_id(header) == lease->id;
 
 	tuple.t_len = ItemIdGetLength(item);
 	tuple.t_self = lease->place.tid;
@@ -67,7 +67,7 @@ is_message(Relation rel, const Lease *lease, ItemId item, Buffer buffer)
  * least as for reading; a row of queue.deferred is found where it has moved.
  */
 static ItemId
-place_lock(Relation rel, Lease *lease, Buffer *buffer)
+lock_leased(Relation rel, Lease *lease, Buffer *buffer)
 {
 	bool		looked = false;
 
@@ -91,29 +91,29 @@ place_lock(Relation rel, Lease *lease, Buffer *buffer)
 
 /* Copy the tuple whose page is locked, into the current memory context. */
 static HeapTuple
-place_copy(Relation rel, const Lease *lease, ItemId item, Buffer buffer)
+copy_leased(Relation rel, const Lease *lease, ItemId item, Buffer buffer)
 {
-	return frontier_copy_tuple((HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item),
+	return tuple_copy((HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item),
 							   ItemIdGetLength(item), RelationGetRelid(rel),
 							   ItemPointerGetBlockNumber(&lease->place.tid),
 							   ItemPointerGetOffsetNumber(&lease->place.tid));
 }
 
 Verdict
-place_fetch(Relation rel, Lease *lease, Snapshot snapshot, HeapTuple *copy)
+leased_fetch(Relation rel, Lease *lease, Snapshot snapshot, HeapTuple *copy)
 {
 	Buffer		buffer;
-	ItemId		item = place_lock(rel, lease, &buffer);
+	ItemId		item = lock_leased(rel, lease, &buffer);
 	TransactionId xid;
 	Verdict		verdict;
 
 	*copy = NULL;
 	if (item == NULL)
 		return VERDICT_DEAD;
-	verdict = frontier_judge((HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item),
+	verdict = tuple_judge((HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item),
 							 snapshot, buffer, &xid);
 	if (verdict == VERDICT_LIVE)
-		*copy = place_copy(rel, lease, item, buffer);
+		*copy = copy_leased(rel, lease, item, buffer);
 	UnlockReleaseBuffer(buffer);
 	return verdict;
 }
@@ -140,7 +140,7 @@ is_inserted(HeapTupleHeader header, TransactionId *in_progress)
 }
 
 TM_Result
-place_delete(Relation rel, Lease *lease, bool wait, HeapTuple *copy)
+leased_delete(Relation rel, Lease *lease, bool wait, HeapTuple *copy)
 {
 	Buffer		buffer;
 	ItemId		item;
@@ -148,7 +148,7 @@ place_delete(Relation rel, Lease *lease, bool wait, HeapTuple *copy)
 	TM_FailureData tmfd;
 	TM_Result	result;
 
-	while ((item = place_lock(rel, lease, &buffer)) != NULL &&
+	while ((item = lock_leased(rel, lease, &buffer)) != NULL &&
 		   !is_inserted((HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item), &inserter))
 	{
 		UnlockReleaseBuffer(buffer);
@@ -161,7 +161,7 @@ place_delete(Relation rel, Lease *lease, bool wait, HeapTuple *copy)
 	if (item == NULL)
 		return TM_Deleted;
 	if (copy != NULL)
-		*copy = place_copy(rel, lease, item, buffer);
+		*copy = copy_leased(rel, lease, item, buffer);
 
 	/* Pinned still: nobody can prune the tuple and put another in its place. */
 	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
