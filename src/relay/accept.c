@@ -82,9 +82,7 @@ enter(FunctionCallInfo fcinfo, Oid queue, uint64 *n)
 	Origin	   *result;
 	OwnerContext caller_rights;
 
-	owner_begin(inbox->rd_rel->relowner, &caller_rights);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	owner_begin_sql(inbox->rd_rel->relowner, &caller_rights);
 	if (plan == NULL)
 	{
 		/* In order, so that two who enter the same do not deadlock. */
@@ -112,8 +110,7 @@ enter(FunctionCallInfo fcinfo, Oid queue, uint64 *n)
 			DatumGetTimestampTz(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 2, &isnull));
 		result[i].taken = false;
 	}
-	SPI_finish();
-	owner_end(&caller_rights);
+	owner_end_sql(&caller_rights);
 	table_close(inbox, NoLock);
 	qsort(result, *n, sizeof(Origin), compare_origins);
 	return result;

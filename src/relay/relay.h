@@ -138,7 +138,6 @@ extern void relay_set_failing(bool value);
 extern void relay_report_error(RelaySlot *slot, const char *text, bool trouble);
 extern void relay_clear_trouble(RelaySlot *slot);
 extern void relay_wake_at_commit(void);
-extern int64 relay_backoff(int failures, int64 first, int64 last);
 
 /* relay_option.c: all need a transaction */
 extern List *relay_config_list(void);

@@ -17,8 +17,9 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "background.h"
+#include "backoff.h"
 #include "catalog/pg_authid.h"
-#include "common/pg_prng.h"
 #include "engine/extension.h"
 #include "engine/round.h"
 #include "guc.h"
@@ -83,18 +84,6 @@ relay_shmem_init(void)
 		pg_atomic_init_u64(&slot->failed, 0);
 		pg_atomic_init_u64(&slot->oldest, 0);
 	}
-}
-
-/* The wait after this many failures in succession, in microseconds. */
-int64
-relay_backoff(int failures, int64 first, int64 last)
-{
-	int64		wait = last;
-
-	/* Half of it by chance, so that those who failed together part. */
-	if (failures < 30 && (first << (failures - 1)) < last)
-		wait = first << (failures - 1);
-	return wait / 2 + (int64) (pg_prng_double(&pg_global_prng_state) * (wait / 2));
 }
 
 /* The caller holds the lock. */
@@ -181,7 +170,7 @@ note_end(RelaySlot *slot, bool failed)
 		slot->failures++;
 
 	slot->restart_at = slot->stop ? 0 :
-		now + relay_backoff(Max(slot->failures, 1), RESTART_FIRST, RESTART_LAST);
+		now + backoff_jitter(backoff_delay(slot->failures, RESTART_FIRST, RESTART_LAST));
 	if (!slot->stop && !slot->trouble)
 		note_error(slot, "the worker was ended", true);
 	slot->pid = 0;
@@ -416,8 +405,7 @@ relay_supervise(void)
 										 queue_max_relays * sizeof(BackgroundWorkerHandle *));
 
 	context = AllocSetContextCreate(caller, "queue relays", ALLOCSET_SMALL_SIZES);
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	background_begin();
 	MemoryContextSwitchTo(context);
 	if (extension_exists())
 	{
@@ -426,8 +414,7 @@ relay_supervise(void)
 	}
 	foreach(cell, relays)
 		find_problem(lfirst(cell));
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	background_end();
 	MemoryContextSwitchTo(TopMemoryContext);	/* handles live there */
 
 	now = GetCurrentTimestamp();

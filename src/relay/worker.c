@@ -17,6 +17,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "compat.h"
+#include "backoff.h"
 #include "engine/claim.h"
 #include "engine/extension.h"
 #include "engine/settle.h"
@@ -177,7 +178,7 @@ back_off(const char *text, Loss loss)
 	disconnect();
 	connect_failures++;
 	connect_at = GetCurrentTimestamp() +
-		relay_backoff(connect_failures, CONNECT_FIRST, CONNECT_LAST);
+		backoff_jitter(backoff_delay(connect_failures, CONNECT_FIRST, CONNECT_LAST));
 
 	/* In the log once, not at each attempt. */
 	if (strcmp(slot->last_error, error) != 0 || connect_failures == 1)

@@ -14,6 +14,7 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "background.h"
 #include "engine/extension.h"
 #include "engine/settle.h"
 #include "fmgr.h"
@@ -57,21 +58,11 @@ typedef struct SqlSink
 static int
 recover(MemoryContext context, bool report, char *message)
 {
-	ErrorData  *edata;
-	int			sqlstate;
+	ErrorData  *edata = background_failed(context, report);
+	int			sqlstate = edata->sqlerrcode;
 
-	HOLD_INTERRUPTS();
-	MemoryContextSwitchTo(context);
-	if (report)
-		EmitErrorReport();
-	edata = CopyErrorData();
-	FlushErrorState();
-	AbortCurrentTransaction();
-	MemoryContextSwitchTo(context);
 	text_say(message, "%s", edata->message ? edata->message : "");
-	sqlstate = edata->sqlerrcode;
 	FreeErrorData(edata);
-	RESUME_INTERRUPTS();
 	return sqlstate;
 }
 
@@ -88,10 +79,10 @@ sql_open(const SinkConfig *config, char *error)
 
 	PG_TRY();
 	{
-		StartTransactionCommand();
+		background_begin();
 		relay_procedure_check(config->procedure, config->owner, &sink->batch);
 		sink->activity = MemoryContextStrdup(caller, psprintf("CALL %s", format_procedure(config->procedure)));
-		CommitTransactionCommand();
+		background_end();
 	}
 	PG_CATCH();
 	{
@@ -165,9 +156,7 @@ work(SqlSink *sink)
 	int			n = 0;
 
 	sink->ready = false;
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	background_begin();
 	MemoryContextSwitchTo(sink->context);
 
 	relay_procedure_check(config->procedure, config->owner, &sink->batch);
@@ -189,8 +178,7 @@ work(SqlSink *sink)
 	if (n > 0)
 		call(&function, PointerGetDatum(construct_array(datums, n, type, -1, false, TYPALIGN_DOUBLE)));
 
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	background_end();
 	return done;
 }
 

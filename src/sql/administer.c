@@ -35,9 +35,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
-#include "workers/database.h"
 
-PG_FUNCTION_INFO_V1(queue_start_workers);
 PG_FUNCTION_INFO_V1(queue_create);
 PG_FUNCTION_INFO_V1(queue_alter);
 PG_FUNCTION_INFO_V1(queue_drop);
@@ -64,10 +62,7 @@ check_name(const char *name)
 				 errhint("It must have 1 to %d bytes and no dollar sign.", MAX_NAME)));
 }
 
-/*
- * The queue of the first argument, which the caller must own, to be changed
- * by this function.
- */
+/* The queue named by the first argument, which the caller must own. */
 static Queue *
 owned_queue_argument(FunctionCallInfo fcinfo, const char *function)
 {
@@ -106,13 +101,6 @@ table_owner(Oid relid)
 }
 
 static void
-execute(const char *sql)
-{
-	if (SPI_execute(sql, false, 0) < 0)
-		elog(ERROR, "could not execute \"%s\"", sql);
-}
-
-static void
 queue_exists(const char *name)
 {
 	ereport(ERROR,
@@ -121,8 +109,8 @@ queue_exists(const char *name)
 }
 
 /*
- * Create the table.  Nothing but its name keeps two from being created at the
- * same time: who comes second waits for the first, and fails then.
+ * Create the table.  Of two sessions that create the same one at a time, the
+ * second waits for the first, as the name is in its way, and then fails.
  */
 static Oid
 create_table(const char *name, bool durable)
@@ -130,17 +118,17 @@ create_table(const char *name, bool durable)
 	PG_TRY();
 	{
 		/* The C code knows the columns by number: see message.h. */
-		execute(psprintf("CREATE %sTABLE queues.%s ("
-						 "id bigint NOT NULL, "
-						 "enqueued_at timestamptz NOT NULL, "
-						 "key_hash bigint, "
-						 "expires_at timestamptz, "
-						 "priority smallint, "
-						 "key text, "
-						 "headers jsonb, "
-						 "payload jsonb, "
-						 "body bytea) USING heap WITH (vacuum_truncate = false)",
-						 durable ? "" : "UNLOGGED ", quote_identifier(name)));
+		owner_execute(psprintf("CREATE %sTABLE queues.%s ("
+							   "id bigint NOT NULL, "
+							   "enqueued_at timestamptz NOT NULL, "
+							   "key_hash bigint, "
+							   "expires_at timestamptz, "
+							   "priority smallint, "
+							   "key text, "
+							   "headers jsonb, "
+							   "payload jsonb, "
+							   "body bytea) USING heap WITH (vacuum_truncate = false)",
+							   durable ? "" : "UNLOGGED ", quote_identifier(name)));
 	}
 	PG_CATCH();
 	{
@@ -159,8 +147,8 @@ create_table(const char *name, bool durable)
 }
 
 /*
- * Make sure that a table that is there and no queue can become one: it is what
- * a restore of definitions alone leaves behind.
+ * Raise an error unless this table, which exists and is no queue, can become
+ * one.  A restore of definitions alone leaves such tables behind.
  */
 static void
 check_adoptable(Oid relid, const char *name)
@@ -168,7 +156,7 @@ check_adoptable(Oid relid, const char *name)
 	Relation	rel;
 	ListCell   *lc;
 
-	/* Before the lock, which not everybody may take. */
+	/* Before the lock, which a role without rights must not be able to take. */
 	if (queue_recorded(relid))
 		queue_exists(name);
 	queue_check_owner(relid, name);
@@ -180,7 +168,7 @@ check_adoptable(Oid relid, const char *name)
 		queue_exists(name);
 	queue_check_owner(relid, name);
 
-	/* Who may do all would believe the queue his, and send to somebody else's. */
+	/* A superuser would otherwise take another role's table for a queue of its own. */
 	if (rel->rd_rel->relowner != GetUserId())
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -220,8 +208,8 @@ create_sequence(Oid relid, const char *name)
 	bool		isnull;
 	Datum		max;
 
-	if (SPI_execute(psprintf("SELECT pg_catalog.max(id) FROM queues.%s", table), false, 0) != SPI_OK_SELECT ||
-		SPI_processed != 1)
+	if (SPI_execute(psprintf("SELECT pg_catalog.max(id) FROM queues.%s", table),
+					false, 0) != SPI_OK_SELECT || SPI_processed != 1)
 		elog(ERROR, "could not read the ids of queue \"%s\"", name);
 	max = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 	if (!isnull)
@@ -235,9 +223,9 @@ create_sequence(Oid relid, const char *name)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("queue \"%s\" has used up its ids", name)));
 
-	execute(psprintf("CREATE SEQUENCE queues.%s INCREMENT BY %d START WITH " INT64_FORMAT
-					 " OWNED BY queues.%s.id",
-					 quote_identifier(psprintf("%s$id", name)), IDS_RESERVED, last + 1, table));
+	owner_execute(psprintf("CREATE SEQUENCE queues.%s INCREMENT BY %d START WITH " INT64_FORMAT
+						   " OWNED BY queues.%s.id",
+						   quote_identifier(psprintf("%s$id", name)), IDS_RESERVED, last + 1, table));
 }
 
 /* Create a trigger unless the table has one that does the same. */
@@ -253,14 +241,14 @@ provide_trigger(Oid relid, const char *name, const char *timing, const char *fun
 		found |= (rel->trigdesc->triggers[i].tgfoid == funcid);
 	relation_close(rel, NoLock);
 	if (!found)
-		execute(psprintf("CREATE TRIGGER queue_%s %s INSERT ON queues.%s "
-						 "FOR EACH ROW EXECUTE FUNCTION queue.%s()",
-						 function, timing, quote_identifier(name), function));
+		owner_execute(psprintf("CREATE TRIGGER queue_%s %s INSERT ON queues.%s "
+							   "FOR EACH ROW EXECUTE FUNCTION queue.%s()",
+							   function, timing, quote_identifier(name), function));
 }
 
 /*
- * Give a table what else a queue has and this one has not: a new one nothing,
- * one that was restored perhaps all of it.
+ * Give a table what it lacks of a queue's sequence, triggers and segments: a
+ * new table lacks all of them, a restored one perhaps none.
  */
 static void
 complete_table(Oid relid, const char *name)
@@ -301,16 +289,14 @@ queue_create(PG_FUNCTION_ARGS)
 	if (OidIsValid(relid))
 		check_adoptable(relid, name);
 
-	owner_begin(GetUserId(), &saved);
-	SPI_connect();
+	owner_begin_sql(GetUserId(), &saved);
 	created = !OidIsValid(relid);
 	if (created)
 		relid = create_table(name, PG_GETARG_BOOL(5));
 	complete_table(relid, name);
-	SPI_finish();
-	owner_end(&saved);
+	owner_end_sql(&saved);
 
-	/* An OID can come back: what a table left that was dropped without us. */
+	/* OIDs are used again: a table dropped without the library has left rows. */
 	if (created)
 	{
 		deferred_delete_all(relid);
@@ -326,12 +312,12 @@ queue_create(PG_FUNCTION_ARGS)
 	CacheInvalidateRelcacheByRelid(relid);
 	CommandCounterIncrement();
 
-	/* Now, not when it is used first, tell him who has too many. */
+	/* If this is a queue too many, its first use would fail: fail now. */
 	(void) queue_by_relid(relid);
 	PG_RETURN_VOID();
 }
 
-/* Change a queue's row in queue.queue_definition. */
+/* Change columns of a queue's row in queue.queue_definition. */
 static void
 change_settings(Oid relid, Datum *values, bool *isnull, bool *replace)
 {
@@ -367,7 +353,7 @@ queue_alter(PG_FUNCTION_ARGS)
 
 	check_settings(fcinfo);
 
-	/* Against another alter, which would make the update fail. */
+	/* A concurrent alter() would make the update fail. */
 	queue_lock(relid, name, ShareUpdateExclusiveLock);
 	queue_check_owner(relid, name);
 	for (int i = 1; i < Natts_queue; i++)
@@ -386,19 +372,20 @@ static void
 check_no_relay(Oid relid, const char *name)
 {
 	Relation	rel = table_open(extension_relation("relay_definition"), AccessShareLock);
+	TupleDesc	desc = RelationGetDescr(rel);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	HeapTuple	tuple;
 
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		bool		isnull;
+		Datum		relay = heap_getattr(tuple, Anum_relay_name, desc, &isnull);
 
-		if (DatumGetObjectId(heap_getattr(tuple, Anum_relay_queue, RelationGetDescr(rel), &isnull)) == relid)
+		if (DatumGetObjectId(heap_getattr(tuple, Anum_relay_queue, desc, &isnull)) == relid)
 			ereport(ERROR,
 					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 					 errmsg("cannot drop queue \"%s\" because a relay reads it", name),
-					 errdetail("The relay is \"%s\".",
-							   TextDatumGetCString(heap_getattr(tuple, Anum_relay_name, RelationGetDescr(rel), &isnull))),
+					 errdetail("The relay is \"%s\".", TextDatumGetCString(relay)),
 					 errhint("Drop it first with queue.drop_relay().")));
 	}
 	systable_endscan(scan);
@@ -406,8 +393,8 @@ check_no_relay(Oid relid, const char *name)
 }
 
 /*
- * The table to drop: a queue's, or one that looks like one and has no row in
- * queue.queue_definition, as after a restore of definitions alone.
+ * The table to drop: a queue's, or one with a queue's columns that has no row
+ * in queue.queue_definition, as after a restore of definitions alone.
  */
 static Oid
 table_to_drop(const char *name)
@@ -448,7 +435,7 @@ queue_drop(PG_FUNCTION_ARGS)
 	queue_lock(relid, name, AccessExclusiveLock);
 	queue_check_owner(relid, name);
 
-	/* All at once: a view of the user's on them must stop us. */
+	/* All in one call, so that a view on any of them makes it fail. */
 	ObjectAddressSet(object, RelationRelationId, relid);
 	add_exact_object_address(&object, objects);
 	foreach(lc, table_segments(relid, AccessExclusiveLock))
@@ -457,7 +444,7 @@ queue_drop(PG_FUNCTION_ARGS)
 		add_exact_object_address(&object, objects);
 	}
 
-	/* What else there is of a queue goes with its table: see object.c. */
+	/* The rest of the queue is deleted with its table: see object.c. */
 	performMultipleDeletions(objects, DROP_RESTRICT, 0);
 	free_object_addresses(objects);
 	PG_RETURN_VOID();
@@ -477,18 +464,16 @@ queue_purge(PG_FUNCTION_ARGS)
 	queue_check_owner(relid, name);
 	commit_purged(queue->shared);
 
-	/* As its owner: there can be triggers of his on the tables. */
-	owner_begin(table_owner(relid), &saved);
-	SPI_connect();
+	/* As the owner, because the owner's triggers on the tables run. */
+	owner_begin_sql(table_owner(relid), &saved);
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "TRUNCATE");
 	foreach(lc, lcons_oid(relid, table_segments(relid, AccessExclusiveLock)))
 		appendStringInfo(&sql, "%s ONLY %s", sql.len > strlen("TRUNCATE") ? "," : "",
 						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(lfirst_oid(lc))),
 													get_rel_name(lfirst_oid(lc))));
-	execute(sql.data);
-	SPI_finish();
-	owner_end(&saved);
+	owner_execute(sql.data);
+	owner_end_sql(&saved);
 	deferred_delete_all(relid);
 	PG_RETURN_VOID();
 }
@@ -514,15 +499,4 @@ queue_purge_dead_letters(PG_FUNCTION_ARGS)
 
 	commit_dead(queue->shared, -n);
 	PG_RETURN_INT64(n);
-}
-
-/*
- * The end of the extension's script: this database has it from now on.
- * Without shared_preload_libraries there is nobody to tell.
- */
-Datum
-queue_start_workers(PG_FUNCTION_ARGS)
-{
-	database_poke_at_commit(MyDatabaseId);
-	PG_RETURN_VOID();
 }

@@ -34,7 +34,7 @@ PG_FUNCTION_INFO_V1(queue_peek);
 /* From libpq/libpq.h, which needs headers of GSSAPI that need not be there. */
 extern bool pq_check_connection(void);
 
-/* Longest sleep of a waiting receiver: what wakes nobody is found that soon. */
+/* Longest sleep of a waiting receiver: messages that wake nobody are found that soon. */
 #define WAIT_SLICE_MS	1000
 
 static void
@@ -47,7 +47,7 @@ put_message(ReturnSetInfo *rsinfo, const Message *message)
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
 }
 
-/* Make ready to return a set; the caller mostly knows its shape already. */
+/* Prepare to return a set; the executor mostly knows its columns already. */
 static void
 begin_messages(FunctionCallInfo fcinfo)
 {
@@ -66,7 +66,7 @@ return_messages(FunctionCallInfo fcinfo, const Message *messages, int n)
 		put_message((ReturnSetInfo *) fcinfo->resultinfo, &messages[i]);
 }
 
-/* Sleep until woken, until it is time to look, or until the wait is over. */
+/* Sleep until woken, until this time, or for a slice. */
 static void
 sleep_until(TimestampTz when)
 {
@@ -78,10 +78,7 @@ sleep_until(TimestampTz when)
 	CHECK_FOR_INTERRUPTS();
 }
 
-/*
- * A client that has gone cannot do anything with a message, and should not
- * get the next one.
- */
+/* End the session if its client has gone: it must not be given a message. */
 static void
 check_client(void)
 {
@@ -93,35 +90,35 @@ check_client(void)
 }
 
 /*
- * Claim messages, waiting for the first one up to wait microseconds.  The
- * lease begins when the message is claimed; -1 is for the queue's own.
+ * Claim messages, waiting for the first one up to wait microseconds.  lease:
+ * in microseconds from the moment of the claim, -1 for the queue's own.
  */
 static int
 claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 			  int max, Message **messages)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext look = AllocSetContextCreate(caller, "queue look", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext attempt = AllocSetContextCreate(caller, "queue receive", ALLOCSET_DEFAULT_SIZES);
 	int			pending = lease_pending();
 	TimestampTz deadline = 0;
 	int			n;
 
 	for (;;)
 	{
-		/* Each time by name: while we slept it may have been dropped. */
+		/* By name each time: the queue may have been dropped meanwhile. */
 		Queue	   *queue = queue_by_name(argument_text(fcinfo, 0, "queue"), ACL_SELECT | ACL_DELETE);
 		QueueShared *q = queue->shared;
 		TimestampTz now = GetCurrentTimestamp();
 		TimestampTz next;
 
-		/* Be in the list before looking, or a wake-up may be missed. */
+		/* In the list of those who wait before the claim, or a wake-up is missed. */
 		if (wait > 0 && deadline != 0)
 		{
 			check_client();
 			wait_begin(&q->waiters);
 		}
-		MemoryContextReset(look);
-		MemoryContextSwitchTo(look);
+		MemoryContextReset(attempt);
+		MemoryContextSwitchTo(attempt);
 		n = claim_messages(queue, kind, lease >= 0 ? lease : queue->lease, max,
 						   CLAIM_UNLIMITED, messages);
 		MemoryContextSwitchTo(caller);
@@ -129,8 +126,8 @@ claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 			break;
 
 		/*
-		 * What this has settled, a lease that was its message's last say, is
-		 * not to wait for another message to come: its locks are in the way.
+		 * The claim has settled an overdue lease.  Waiting for a message with
+		 * the locks of that would keep others from theirs.
 		 */
 		if (lease_pending() > pending)
 			break;
@@ -177,7 +174,7 @@ queue_pop(PG_FUNCTION_ARGS)
 	n = claim_or_wait(fcinfo, LEASE_TRANSACTION, 0, wait, max, &messages);
 	for (int i = 0; i < n; i++)
 	{
-		/* Somebody's SQL may have deleted it the moment before. */
+		/* Plain SQL may have deleted the message the moment before. */
 		if (!settle_ack(messages[i].receipt))
 			continue;
 		messages[popped] = messages[i];
@@ -188,8 +185,8 @@ queue_pop(PG_FUNCTION_ARGS)
 }
 
 /*
- * Return a segment's unleased messages, from its first undrained block on.
- * That says nothing of the queue's own table, where space is used again.
+ * Return a segment's unleased messages, from its first undrained block on; of
+ * the queue's own table, where space is used again, from the first block on.
  */
 static int
 peek_segment(QueueShared *q, int segno, Snapshot snapshot, ReturnSetInfo *rsinfo, int n, int max)

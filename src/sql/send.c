@@ -23,7 +23,7 @@ PG_FUNCTION_INFO_V1(queue_send_batch);
 
 static const NullableDatum absent = {.isnull = true};
 
-/* Put messages where they wait for their time. */
+/* Insert messages with a delay, in microseconds, into queue.deferred. */
 static void
 send_later(Queue *queue, int n, Message *messages, int64 delay)
 {
@@ -32,7 +32,7 @@ send_later(Queue *queue, int n, Message *messages, int64 delay)
 	for (int i = 0; i < n; i++)
 		messages[i].enqueued_at = now;
 
-	/* This locks the queue too: whoever drops or purges it must see our rows. */
+	/* This locks the queue too, so that who drops or purges it sees the rows. */
 	insert_check(queue, n, messages);
 	for (int i = 0; i < n; i++)
 	{

@@ -26,8 +26,9 @@ PG_FUNCTION_INFO_V1(queue_extend_batch);
 PG_FUNCTION_INFO_V1(queue_release);
 
 /*
- * The rights of the caller on a receipt's queue.  False if the lease has
- * ended: that is no error, and tells nothing about the queue.
+ * Raise 42501 unless the caller may settle this lease.  False if it has ended,
+ * which is no error and tells nothing about the queue.  *checked is the queue
+ * of the lease before, and of this one afterwards.
  */
 static bool
 check_receipt(LeaseRef ref, Oid *checked)
@@ -226,7 +227,7 @@ queue_extend_batch(PG_FUNCTION_ARGS)
 	PG_RETURN_INT32(extend(fcinfo, refs, n));
 }
 
-/* queue.release: (queue, id).  For its owner, when a consumer has it for too long. */
+/* queue.release: (queue, id). */
 Datum
 queue_release(PG_FUNCTION_ARGS)
 {

@@ -13,7 +13,6 @@
 #include "engine/extension.h"
 #include "engine/lease.h"
 #include "engine/problem.h"
-#include "engine/round.h"
 #include "engine/registry.h"
 #include "engine/rights.h"
 #include "fmgr.h"
@@ -27,12 +26,10 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
-#include "workers/database.h"
 
 PG_FUNCTION_INFO_V1(queue_stats);
 PG_FUNCTION_INFO_V1(queue_lease_list);
 PG_FUNCTION_INFO_V1(queue_maintenance_list);
-PG_FUNCTION_INFO_V1(queue_database_list);
 
 /* Columns of queue_stats. */
 enum
@@ -51,7 +48,7 @@ typedef struct StatsRow
 	bool		isnull[STATS_COLUMNS];
 } StatsRow;
 
-/* Lock a table to look at it, if nobody keeps us from that. */
+/* Lock a table for reading, if that needs no waiting. */
 static bool
 try_lock(Oid relid)
 {
@@ -72,7 +69,7 @@ segment_size(Oid relid, int64 *bytes, int *nsegments)
 		return false;
 	rel = try_relation_open(relid, NoLock);
 	if (rel == NULL)
-		return true;			/* dropped by hand, and not yet missed */
+		return true;			/* dropped by SQL a moment ago */
 	(*nsegments)++;
 	*bytes += (int64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
 	toast_relid = rel->rd_rel->reltoastrelid;
@@ -104,8 +101,8 @@ segment_sizes(QueueShared *q, StatsRow *row)
 }
 
 /*
- * The queue's shared element, loaded if nobody has used the queue before.
- * NULL if that would mean to wait for somebody's lock.
+ * The queue's shared element, loaded if this is the queue's first use.  NULL
+ * if that would wait for a lock.
  */
 static QueueShared *
 find_shared(Oid relid)
@@ -153,8 +150,8 @@ read_stats(Oid relid, StatsRow *row)
 }
 
 /*
- * A queue that cannot be read, whatever the reason, has NULLs in its row and
- * leaves the rows of the others be.
+ * queue.queue_stats: (queue).  A queue that cannot be read, whatever the
+ * reason, has NULLs in its row and does not keep the others' from being shown.
  */
 Datum
 queue_stats(PG_FUNCTION_ARGS)
@@ -179,7 +176,7 @@ queue_stats(PG_FUNCTION_ARGS)
 	{
 		read_stats(relid, &row);
 
-		/* Which lets go of the locks, too. */
+		/* This releases the locks, too. */
 		RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -205,11 +202,24 @@ queue_stats(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), row.values, row.isnull)));
 }
 
+/* queue.lease_list: (). */
 Datum
 queue_lease_list(PG_FUNCTION_ARGS)
 {
-	static const char *const kinds[] = {"receive", "pop", "relay"};
-	static const char *const states[] = {NULL, "held", "settling", "returned", "returned", "held", "returned", "held"};
+	static const char *const kinds[] = {
+		[LEASE_TIMED] = "receive",
+		[LEASE_TRANSACTION] = "pop",
+		[LEASE_PROCESS] = "relay",
+	};
+	static const char *const states[] = {
+		[LEASE_HELD] = "held",
+		[LEASE_SETTLING] = "settling",
+		[LEASE_RETURNED] = "returned",
+		[LEASE_CHECKING] = "returned",
+		[LEASE_MOVING] = "held",
+		[LEASE_LEAVING] = "returned",
+		[LEASE_BUSY] = "held",
+	};
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	LeaseCursor cursor = 0;
 	Lease		lease;
@@ -272,44 +282,6 @@ queue_maintenance_list(PG_FUNCTION_ARGS)
 		values[5] = TimestampTzGetDatum(problem->first_failed_at);
 		values[6] = TimestampTzGetDatum(problem->last_failed_at);
 		values[7] = TimestampTzGetDatum(problem->retry_at);
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
-	}
-	return (Datum) 0;
-}
-
-Datum
-queue_database_list(PG_FUNCTION_ARGS)
-{
-	static const char *const states[] = {"waiting", "starting", "starting", "running"};
-	static const char *const problems[] = {
-		NULL, "out of background worker slots", "the worker failed, see the server log"
-	};
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-
-	shmem_require();
-	InitMaterializedSRF(fcinfo, 0);
-	for (int i = 0; i < MAX_DATABASES; i++)
-	{
-		DatabaseInfo db;
-		Datum		values[8] = {0};
-		bool		isnull[8] = {false};
-
-		if (!database_read(i, &db))
-			continue;
-
-		values[0] = ObjectIdGetDatum(db.dboid);
-		values[1] = CStringGetTextDatum(db.blockers > 0 ? "blocked" : states[db.state]);
-		values[2] = Int32GetDatum(db.pid);
-		isnull[2] = (db.pid == 0);
-		isnull[3] = isnull[7] = (db.problem == PROBLEM_NONE);
-		if (db.problem != PROBLEM_NONE)
-			values[3] = CStringGetTextDatum(problems[db.problem]);
-		isnull[4] = (db.problem != PROBLEM_NO_SLOT);
-		if (db.problem == PROBLEM_NO_SLOT)
-			values[4] = CStringGetTextDatum("max_worker_processes");
-		values[5] = Int32GetDatum(db.problem == PROBLEM_NONE ? 0 : db.failures);
-		values[6] = TimestampTzGetDatum(db.since);
-		values[7] = TimestampTzGetDatum(db.not_before);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
 	}
 	return (Datum) 0;

@@ -60,7 +60,7 @@ refuse_given(Queue *queue, HeapTuple row, TupleDesc desc, AttrNumber column)
 				 errhint("Leave the column out: messages get it from the queue.")));
 }
 
-/* BEFORE INSERT on a queue's table: give the row what only we can. */
+/* BEFORE INSERT on a queue's table: give the row its id, and check it. */
 Datum
 queue_before_insert(PG_FUNCTION_ARGS)
 {

@@ -24,14 +24,18 @@
 #include "compat.h"
 #include "engine/round.h"
 #include "engine/shared.h"
+#include "fmgr.h"
+#include "funcapi.h"
 #include "miscadmin.h"
 #include "relay/relay.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 #include "workers/database.h"
 
 /* Workers at most that are starting or have yet to look for the extension. */
@@ -77,6 +81,9 @@ static List *poked_databases = NIL;
 
 /* In a maintenance worker, its database's element. */
 static int	my_element = -1;
+
+PG_FUNCTION_INFO_V1(queue_start_workers);
+PG_FUNCTION_INFO_V1(queue_database_list);
 
 Size
 database_shmem_size(void)
@@ -507,4 +514,57 @@ database_read(int element, DatabaseInfo *info)
 	info->not_before = db->not_before;
 	LWLockRelease(&shared->lock);
 	return OidIsValid(info->dboid) && info->state != DATABASE_ABSENT;
+}
+
+/*
+ * For SQL
+ */
+
+/*
+ * The end of the extension's script: this database has it from now on.
+ * Without shared_preload_libraries there is nobody to tell.
+ */
+Datum
+queue_start_workers(PG_FUNCTION_ARGS)
+{
+	database_poke_at_commit(MyDatabaseId);
+	PG_RETURN_VOID();
+}
+
+Datum
+queue_database_list(PG_FUNCTION_ARGS)
+{
+	static const char *const states[] = {"waiting", "starting", "starting", "running"};
+	static const char *const problems[] = {
+		NULL, "out of background worker slots", "the worker failed, see the server log"
+	};
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	shmem_require();
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < MAX_DATABASES; i++)
+	{
+		DatabaseInfo db;
+		Datum		values[8] = {0};
+		bool		isnull[8] = {false};
+
+		if (!database_read(i, &db))
+			continue;
+
+		values[0] = ObjectIdGetDatum(db.dboid);
+		values[1] = CStringGetTextDatum(db.blockers > 0 ? "blocked" : states[db.state]);
+		values[2] = Int32GetDatum(db.pid);
+		isnull[2] = (db.pid == 0);
+		isnull[3] = isnull[7] = (db.problem == PROBLEM_NONE);
+		if (db.problem != PROBLEM_NONE)
+			values[3] = CStringGetTextDatum(problems[db.problem]);
+		isnull[4] = (db.problem != PROBLEM_NO_SLOT);
+		if (db.problem == PROBLEM_NO_SLOT)
+			values[4] = CStringGetTextDatum("max_worker_processes");
+		values[5] = Int32GetDatum(db.problem == PROBLEM_NONE ? 0 : db.failures);
+		values[6] = TimestampTzGetDatum(db.since);
+		values[7] = TimestampTzGetDatum(db.not_before);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
+	}
+	return (Datum) 0;
 }

@@ -13,6 +13,8 @@
 #include <signal.h>
 
 #include "access/xact.h"
+#include "background.h"
+#include "backoff.h"
 #include "compat.h"
 #include "engine/extension.h"
 #include "engine/problem.h"
@@ -27,7 +29,6 @@
 #include "stop_point.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "storage/lwlock.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -131,13 +132,11 @@ static void
 back_off(Backoff *backoff, int sqlstate)
 {
 	bool		locked = (sqlstate == ERRCODE_LOCK_NOT_AVAILABLE);
-	int			delay = locked ? LOCKED_FIRST_MS : FAILURE_FIRST_MS;
-	int			last = locked ? LOCKED_LAST_MS : FAILURE_LAST_MS;
+	int64		delay;
 
-	for (int i = 0; i < backoff->failures && delay < last; i++)
-		delay *= 2;
-	delay = Min(delay, last);
 	backoff->failures++;
+	delay = locked ? backoff_delay(backoff->failures, LOCKED_FIRST_MS, LOCKED_LAST_MS) :
+		backoff_delay(backoff->failures, FAILURE_FIRST_MS, FAILURE_LAST_MS);
 	backoff->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
 }
 
@@ -166,21 +165,12 @@ attempt(Backoff *backoff, Oid relid, const char *activity, const char *details,
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData  *error =
+			background_failed(context, geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE);
 
-		/* As autovacuum does when a table's turn fails. */
-		HOLD_INTERRUPTS();
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
-			EmitErrorReport();
-		LWLockReleaseAll();
-		AbortOutOfAnyTransaction();
-		FlushErrorState();
 		back_off(backoff, error->sqlerrcode);
 		problem_report(relid, activity, error->sqlerrcode, error->message, backoff->not_before);
 		FreeErrorData(error);
-		RESUME_INTERRUPTS();
 		done = false;
 	}
 	PG_END_TRY();
