@@ -13,6 +13,10 @@ PG_CPPFLAGS = -Isrc '-DPGDLLEXPORT=__attribute__((visibility("default")))'
 
 REGRESS := $(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))
 ISOLATION := $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))
+# Races need a library that can be stopped in the middle: see src/stop_point.h.
+ifeq ($(findstring -DQUEUE_STOP_POINTS,$(COPT)),)
+ISOLATION := $(filter-out race-%,$(ISOLATION))
+endif
 TAP_TESTS = 1
 PROVE_TESTS := $(sort $(wildcard test/t/*.pl))
 PROVE_FLAGS += -I ./test/perl

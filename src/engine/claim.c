@@ -19,6 +19,7 @@
 #include "engine/settle.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "stop_point.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -167,12 +168,14 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 	scan.expires_at = (kind == LEASE_TIMED) ? scan.now + lease : DT_NOEND;
 	scan.max = Min(max, queue_max_leases);
 	lease_reserve(scan.max + 1);
+	STOP_POINT("claim");
 
 	/*
 	 * Not the caller's snapshot, which in REPEATABLE READ is too old to see
 	 * what was sent since.
 	 */
 	scan.snapshot = RegisterSnapshot(GetLatestSnapshot());
+	STOP_POINT("claim-snapshot");
 	overdue_claim(queue, &scan);
 	claim_returned(&scan);
 

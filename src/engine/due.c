@@ -16,6 +16,7 @@
 #include "engine/extension.h"
 #include "engine/leased.h"
 #include "miscadmin.h"
+#include "stop_point.h"
 #include "storage/ipc.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -83,6 +84,7 @@ claim_due(ClaimScan *scan, TimestampTz from, Snapshot snapshot)
 		 * Lease first and look again then: who had the message before us may
 		 * have acknowledged it since our snapshot.
 		 */
+		STOP_POINT("due-found");
 		taking = take_due(scan, &lease);
 		if (taking == LEASE_TAKEN_ALREADY)
 			continue;
@@ -143,7 +145,9 @@ due_claim(ClaimScan *scan)
 	debt.from = bound_raise(&q->next_due);
 	PG_ENSURE_ERROR_CLEANUP(pay_due_debt, PointerGetDatum(&debt));
 	{
+		STOP_POINT("due-raised");
 		snapshot = RegisterSnapshot(GetLatestSnapshot());
+		STOP_POINT("due-snapshot");
 		left = claim_due(scan, debt.from, snapshot);
 		UnregisterSnapshot(snapshot);
 

@@ -16,6 +16,7 @@
 #include "engine/reader.h"
 #include "engine/tuple.h"
 #include "miscadmin.h"
+#include "stop_point.h"
 #include "storage/bufmgr.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -365,6 +366,7 @@ frontier_claim(ClaimScan *scan)
 			break;
 		}
 		needed = scan_notes(scan);
+		STOP_POINT("claim-noted");
 		if (needed == SCAN_DONE)
 			needed = scan_forward(scan);
 		if (needed == SCAN_DONE && !scan_full(scan) && q->reader.scanned == pg_atomic_read_u64(&q->lane.appended))

@@ -16,6 +16,7 @@
 #include "engine/tables.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "stop_point.h"
 #include "storage/lmgr.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -42,6 +43,8 @@ open_tail(Queue *queue, int *segno)
 		int			tail = pg_atomic_read_u32(&q->lane.tail);
 		Segment    *seg = &q->segments[tail];
 		Relation	rel;
+
+		STOP_POINT("send-tail");
 
 		/* While we waited for the table the queue can have been dropped. */
 		if (pg_atomic_read_u32(&q->generation) != queue->generation)
@@ -74,8 +77,10 @@ put_tuple(QueueShared *q, int segno, Relation rel, HeapTuple tuple, int64 id)
 	BlockNumber block = space_reserve(space, rel, space_needed(rel, tuple));
 	SegmentPlace place;
 
+	STOP_POINT("send-reserved");
 	RelationSetTargetBlock(rel, block);
 	heap_insert(rel, tuple, GetCurrentCommandId(true), HEAP_INSERT_SKIP_FSM, NULL);
+	STOP_POINT("send-inserted");
 	place = place_of_tid(&tuple->t_self);
 	if (unlikely(PlaceBlock(place) != block))
 		space_skip(space, PlaceBlock(place));

@@ -10,6 +10,7 @@
 #include "engine/lease.h"
 #include "engine/lease_account.h"
 #include "miscadmin.h"
+#include "stop_point.h"
 #include "storage/procarray.h"
 #include "utils/timestamp.h"
 
@@ -69,6 +70,7 @@ lease_overdue(QueueShared *q, TimestampTz now, LeaseDue due, void *arg, Lease *o
 	 * return counts as well: our caller may not get round to all of it.
 	 */
 	(void) lease_raise_look(q);
+	STOP_POINT("expiry-raised");
 	while (lease_next(&cursor, &lease))
 	{
 		TimestampTz due_at;
@@ -82,6 +84,7 @@ lease_overdue(QueueShared *q, TimestampTz now, LeaseDue due, void *arg, Lease *o
 		if (due_at <= now && n < max)
 			overdue[n++] = lease;
 	}
+	STOP_POINT("expiry-searched");
 	lease_look_by(q, next);
 	return n;
 }

@@ -15,6 +15,7 @@
 #include "compat.h"
 #include "engine/deferred.h"
 #include "engine/leased.h"
+#include "stop_point.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
@@ -164,6 +165,7 @@ leased_delete(Relation rel, Lease *lease, bool wait, HeapTuple *copy)
 
 	/* Pinned still: nobody can prune the tuple and put another in its place. */
 	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+	STOP_POINT("settle-seen");
 	result = heap_delete(rel, &lease->place.tid, GetCurrentCommandId(true), InvalidSnapshot,
 						 wait, &tmfd, false);
 	ReleaseBuffer(buffer);

@@ -15,6 +15,7 @@
 #include "engine/settle.h"
 #include "guard.h"
 #include "miscadmin.h"
+#include "stop_point.h"
 #include "utils/timestamp.h"
 
 /* Leases looked at in one claim. */
@@ -128,6 +129,7 @@ overdue_claim(Queue *queue, ClaimScan *scan)
 
 	overdue = palloc(sizeof(Lease) * OVERDUE_BATCH);
 	n = lease_overdue(q, scan->now, overdue_at, queue, overdue, OVERDUE_BATCH);
+	STOP_POINT("expiry-found");
 	qsort(overdue, n, sizeof(Lease), compare_leases);
 	lease_reserve(2 * n + scan->max + 1);
 	for (int i = 0; i < n; i++)

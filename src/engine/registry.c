@@ -20,6 +20,7 @@
 #include "engine/tables.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "stop_point.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -271,6 +272,7 @@ attach_shared(Queue *queue, bool may_retry)
 	QueueShared *found = NULL;
 	int			owned = 0;
 
+	STOP_POINT("attach");
 	LWLockAcquire(&queue_state->registry_lock, LW_EXCLUSIVE);
 	for (int i = 0; i < queue_max_queues && found == NULL; i++)
 	{

@@ -21,6 +21,7 @@
 #include "guc.h"
 #include "message.h"
 #include "miscadmin.h"
+#include "stop_point.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/lsyscache.h"
@@ -253,6 +254,8 @@ segment_load(QueueShared *q, uint32 generation, Oid queue, const char *name)
 						   ninfos, QUEUE_MAX_SEGMENTS)));
 	qsort(infos, ninfos, sizeof(SegmentInfo), compare_age);
 
+	STOP_POINT("load-gathered");
+
 	/* Without its own table, or its element, the queue has been dropped. */
 	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
 	same = ninfos > 0 && infos[0].is_parent &&
@@ -303,6 +306,7 @@ reset_segment(QueueShared *q, int segno, Relation rel)
 	Segment    *seg = &q->segments[segno];
 	BlockNumber known;
 
+	STOP_POINT("segment-changed");
 	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
 
 	/* In this order: what senders publish can only be less than what there is. */

@@ -18,6 +18,7 @@
 #include "engine/registry.h"
 #include "engine/settle.h"
 #include "engine/tables.h"
+#include "stop_point.h"
 #include "storage/lmgr.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
@@ -78,6 +79,7 @@ settle_ack_lease(LeaseRef ref, SettleTable *table)
 
 	if (!lease_begin_settle(ref, &lease))
 		return false;
+	STOP_POINT("settle-begun");
 	rel = open_leased(&lease, true, table, &locked);
 	if (rel != NULL && leased_delete(rel, &lease, true, NULL) == TM_Ok)
 		return true;
@@ -119,6 +121,7 @@ settle_failed(LeaseRef ref, const Failure *failure, SettleTable *table, Failed *
 	if (!(failure->expired_by != 0 ? lease_begin_expire(ref, failure->expired_by, &lease) :
 		  lease_begin_settle(ref, &lease)))
 		return FAILURE_ENDED;
+	STOP_POINT("settle-begun");
 	lease_mark(ref, LEASE_GONE);
 
 	rel = open_leased(&lease, failure->wait, table, &locked);

@@ -32,6 +32,7 @@
 #include "relay/server.h"
 #include "relay/session.h"
 #include "relay/supervision.h"
+#include "stop_point.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
@@ -279,6 +280,8 @@ claim(int max)
 		MemoryContextDelete(context);
 		return 0;
 	}
+
+	STOP_POINT("relay-claimed");
 
 	/* Ours from here on, to be given back when the process ends. */
 	batch = hand_batch(context);

@@ -18,6 +18,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "stop_point.h"
 #include "storage/bufmgr.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
@@ -135,6 +136,7 @@ claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 			deadline = now + wait;
 			continue;
 		}
+		STOP_POINT("receive-sleep");
 		next = claim_next_look(q);
 		sleep_until(Min(deadline, next));
 	}

@@ -9,6 +9,7 @@
 #include "engine/problem.h"
 #include "engine/settle.h"
 #include "miscadmin.h"
+#include "stop_point.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "workers/expiry.h"
@@ -86,6 +87,8 @@ expire_leases(void)
 	if (expired == NULL)
 		expired = MemoryContextAlloc(TopMemoryContext, sizeof(Lease) * EXPIRE_BATCH);
 	n = lease_expired(now, expired, EXPIRE_BATCH, &next);
+	if (n > 0)
+		STOP_POINT("expiry-found");
 
 	/* Together if that goes; or one by one, so that each has its own error. */
 	if (n > 0 && !expire(expired, n, now, &done))

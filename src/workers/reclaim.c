@@ -35,6 +35,7 @@
 #include "guc.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "stop_point.h"
 #include "storage/bufmgr.h"
 #include "storage/predicate.h"
 #include "utils/builtins.h"
@@ -265,6 +266,8 @@ truncate_if_drained(ReclaimRound *round, QueueShared *q, int segno)
 	seg->drained = drained_up_to(rel, seg->drained);
 	drained = seg->drained >= RelationGetNumberOfBlocks(rel);
 	relation_close(rel, AccessShareLock);
+	if (drained)
+		STOP_POINT("reclaim-drained");
 
 	if (!drained ||
 		(pg_atomic_read_u32(&q->lane.tail) == segno && !leave_idle_tail(q, segno)) ||
@@ -278,6 +281,7 @@ truncate_if_drained(ReclaimRound *round, QueueShared *q, int segno)
 	if (drained)
 		set_new_storage(rel);
 	relation_close(rel, NoLock);
+	STOP_POINT("reclaim-decided");
 
 	/*
 	 * While we have the lock: a sender that waits for it finds the segment
@@ -436,6 +440,7 @@ sweep_segment(QueueShared *q, int segno)
 		if (!to_end && block > end && block < known)
 			continue;
 		n = frontier_page_tuples(rel, block, snapshot, false, tuples);
+		STOP_POINT("sweep-read");
 		for (int i = 0; i < n; i++)
 			note_found(q, segno,
 					   MakePlace(block, ItemPointerGetOffsetNumber(&tuples[i]->t_self)),
@@ -662,8 +667,10 @@ move_stragglers(ReclaimRound *round, int segno)
 	n = lease_in_segment(q, segno, refs, STRAGGLER_BATCH);
 	for (int i = 0; i < n; i++)
 	{
-		if (lease_begin_move(refs[i], &lease))
-			move_message(queue, rel, &lease);
+		if (!lease_begin_move(refs[i], &lease))
+			continue;
+		STOP_POINT("move-begun");
+		move_message(queue, rel, &lease);
 	}
 
 	/* Those that came meanwhile are left for the next time. */
