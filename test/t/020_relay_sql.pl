@@ -8,6 +8,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use QueueNode;
 use Test::More;
+use Wait;
 
 my $node = queue_node('primary', conf => "queue.max_leases = 64\nrestart_after_crash = on");
 my $messages = 3000;
@@ -18,13 +19,6 @@ sub relay_pid
 	my ($name) = @_;
 	return $node->safe_psql('postgres',
 		qq{SELECT pid FROM pg_stat_activity WHERE application_name = 'queue relay $name'});
-}
-
-sub wait_until
-{
-	my ($condition, $test) = @_;
-	ok($node->poll_query_until('postgres', "SELECT $condition"), $test);
-	return;
 }
 
 $node->safe_psql('postgres', q{
@@ -73,7 +67,7 @@ FROM generate_series(1, $n) i});
 				q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'queue relay r'});
 		}
 	}
-	wait_until("(SELECT count(*) = $messages * 9 / 10 FROM got)"
+	wait_until($node, "(SELECT count(*) = $messages * 9 / 10 FROM got)"
 		  . " AND (SELECT count(*) = $messages / 10 FROM queue.dead_letters)",
 		"$procedure: everything is taken or dead");
 	is( $node->safe_psql('postgres', q{
@@ -111,11 +105,11 @@ SELECT queue.send('q', '3', 'b');
 SELECT queue.send('q', '{"gated": 4}');
 SELECT queue.send('q', '5');
 });
-wait_until('(SELECT count(*) = 2 FROM got)', 'other keys go on');
-wait_until(q{(SELECT failed >= 6 FROM queue.relays)}, 'while failed messages are retried');
+wait_until($node, '(SELECT count(*) = 2 FROM got)', 'other keys go on');
+wait_until($node, q{(SELECT failed >= 6 FROM queue.relays)}, 'while failed messages are retried');
 is($node->safe_psql('postgres', 'SELECT payload FROM got ORDER BY payload'), "3\n5", 'and nothing of that key');
 $node->safe_psql('postgres', 'UPDATE gate SET closed = false');
-wait_until('(SELECT count(*) = 5 FROM got)', 'everything comes in the end');
+wait_until($node, '(SELECT count(*) = 5 FROM got)', 'everything comes in the end');
 is($node->safe_psql('postgres', q{SELECT payload FROM got WHERE key = 'a' ORDER BY n}),
 	qq({"gated": 1}\n2), 'in order for the key');
 
@@ -125,10 +119,10 @@ SELECT queue.create('other');
 SELECT count(queue.send('other', '{}')) FROM generate_series(1, 100);
 CREATE TABLE receipts AS SELECT receipt FROM queue.receive('other', 100, lease => '1 hour');
 SELECT queue.send('q', '6');});
-wait_until(q{(SELECT last_error LIKE 'all 64 leases are in use' FROM queue.relays)}, 'a lack of leases is shown');
+wait_until($node, q{(SELECT last_error LIKE 'all 64 leases are in use' FROM queue.relays)}, 'a lack of leases is shown');
 my $pid = relay_pid('r');
 $node->safe_psql('postgres', q{SELECT queue.ack_batch(array_agg(receipt)) FROM receipts});
-wait_until('(SELECT count(*) = 6 FROM got)', 'and over when there are some');
+wait_until($node, '(SELECT count(*) = 6 FROM got)', 'and over when there are some');
 is(relay_pid('r'), $pid, 'by the same worker');
 
 # A handler at work is interrupted
@@ -141,16 +135,16 @@ END $$;});
 my $session = $node->background_psql('postgres');
 $session->query_safe('SELECT pg_advisory_lock(4711)');
 $node->safe_psql('postgres', q{SELECT queue.send('q', '7')});
-wait_until(q{(SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)}, 'a handler waits');
+wait_until($node, q{(SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)}, 'a handler waits');
 is($node->safe_psql('postgres', q{SELECT state, in_flight FROM queue.relays}), 'running|1', 'and its relay runs');
 $node->safe_psql('postgres', q{SELECT queue.pause_relay('r')});
-wait_until(q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')}, 'pause interrupts it');
+wait_until($node, q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')}, 'pause interrupts it');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM queue.leases WHERE queue = 'q' AND state = 'held'}),
 	'0', 'its lease is given back');
 $session->query_safe('SELECT pg_advisory_unlock(4711)');
 $session->quit;
 $node->safe_psql('postgres', q{SELECT queue.resume_relay('r')});
-wait_until('(SELECT count(*) = 7 FROM got)', 'and the message taken again');
+wait_until($node, '(SELECT count(*) = 7 FROM got)', 'and the message taken again');
 
 # A cancelled handler is no attempt of the message's
 $node->safe_psql('postgres', q{
@@ -166,13 +160,13 @@ BEGIN
 END $$;
 SELECT queue.send('q', '8', 'a');
 });
-wait_until('(SELECT count(*) = 1 FROM got)', 'a cancelled handler is called again');
+wait_until($node, '(SELECT count(*) = 1 FROM got)', 'a cancelled handler is called again');
 is($node->safe_psql('postgres', 'SELECT payload FROM got'), '1', 'as the first attempt');
 
 # A restart brings everything back
 $node->restart;
 $node->safe_psql('postgres', q{SELECT queue.send('q', '9')});
-wait_until('(SELECT count(*) = 2 FROM got)', 'the relay comes back after a restart');
+wait_until($node, '(SELECT count(*) = 2 FROM got)', 'the relay comes back after a restart');
 
 # What a procedure sets is not there for the next message, of the same
 # transaction or another, whatever the database has set.
@@ -216,11 +210,11 @@ SET ROLE somebody;
 SELECT queue.create_relay('litter', 'q', options => '{"procedure": "public.litter"}');
 RESET ROLE;
 SELECT queue.send('q', to_jsonb(i)) FROM generate_series(1, 20) i;});
-wait_until('(SELECT count(*) = 20 FROM seen)', 'a procedure that litters');
+wait_until($node, '(SELECT count(*) = 20 FROM seen)', 'a procedure that litters');
 for my $n (1 .. 3)
 {
 	$node->safe_psql('postgres', q{SELECT queue.send('q', '"much"')});
-	wait_until('(SELECT count(*) = 20 + ' . $n . ' FROM seen)', "much, $n");
+	wait_until($node, '(SELECT count(*) = 20 + ' . $n . ' FROM seen)', "much, $n");
 }
 is($node->safe_psql('postgres', 'SELECT DISTINCT text FROM seen'),
 	'somebody somebody here 5MB none t 0 0 0', 'finds nothing of it');
@@ -240,7 +234,7 @@ $locker->query_safe(q{BEGIN; CREATE PROCEDURE other(m queue.message) LANGUAGE sq
 is($node->safe_psql('postgres', q{SET statement_timeout = '10 s'; SELECT count(*) FROM queue.relays}),
 	'1', 'nor for a relay that is being created');
 $node->safe_psql('postgres', q{SELECT queue.send('q', '10')});
-wait_until(q{(SELECT published > 0 FROM queue.relays WHERE name = 'r')}, 'and the others go on');
+wait_until($node, q{(SELECT published > 0 FROM queue.relays WHERE name = 'r')}, 'and the others go on');
 $locker->query_safe('ROLLBACK');
 $locker->quit;
 

@@ -10,6 +10,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use QueueNode;
 use Test::More;
+use Wait;
 
 my $source = queue_node('source');
 my $target = queue_node('target');
@@ -35,18 +36,11 @@ host all all 127.0.0.1/32 scram-sha-256
 HBA
 $target->restart;
 
-sub wait_until
-{
-	my ($condition, $test) = @_;
-	ok($source->poll_query_until('postgres', "SELECT $condition"), $test);
-	return;
-}
-
 # What the relay says is wrong.
 sub wait_for_error
 {
 	my ($name, $pattern, $test) = @_;
-	wait_until("(SELECT state = 'backing off' AND last_error ~ '$pattern' FROM queue.relays WHERE name = '$name')",
+	wait_until($source, "(SELECT state = 'backing off' AND last_error ~ '$pattern' FROM queue.relays WHERE name = '$name')",
 		$test);
 	return;
 }
@@ -64,7 +58,7 @@ $source->safe_psql('postgres', q{
 SELECT queue.send('orders', '{"a": [1, "ü", null]}', 'k', '{"h": {"x": 1.5}}');
 SELECT queue.send_bytes('orders', '\x00ff');
 SELECT queue.send('orders', 'null');});
-wait_until('(SELECT published = 3 FROM queue.relays)', 'messages are published');
+wait_until($source, '(SELECT published = 3 FROM queue.relays)', 'messages are published');
 is( $target->safe_psql('postgres', 'SELECT key, payload, body, headers FROM queues.arrivals ORDER BY id'),
 	qq(k|{"a": [1, "ü", null]}||{"h": {"x": 1.5}}\n||\\x00ff|\n|null||), 'and arrive as they were sent');
 drain($target, 'arrivals');
@@ -103,7 +97,7 @@ FROM generate_series(1, $messages) i});
 			q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'relay'});
 	}
 }
-wait_until('(SELECT count(*) = 0 FROM queues.orders)', 'all is published in the end');
+wait_until($source, '(SELECT count(*) = 0 FROM queues.orders)', 'all is published in the end');
 is( $target->safe_psql('postgres', q{
 SELECT count(*), count(DISTINCT payload) FROM queues.arrivals}),
 	($rounds * $messages) . '|' . ($rounds * $messages), 'each message arrived, and once');
@@ -125,13 +119,13 @@ my $here = $source->background_psql('postgres');
 $here->query_safe('BEGIN; SELECT FROM queues.orders FOR UPDATE');
 $there->query_safe('COMMIT');
 $there->quit;
-wait_until(q{(SELECT count(*) = 1 FROM pg_stat_activity
+wait_until($source, q{(SELECT count(*) = 1 FROM pg_stat_activity
 	WHERE application_name = 'queue relay r' AND wait_event_type = 'Lock')}, 'it has arrived and waits to be deleted');
 $source->safe_psql('postgres',
 	q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'queue relay r'});
 $here->query_safe('ROLLBACK');
 $here->quit;
-wait_until('(SELECT count(*) = 0 FROM queues.orders)', 'another worker publishes it again');
+wait_until($source, '(SELECT count(*) = 0 FROM queues.orders)', 'another worker publishes it again');
 is($target->safe_psql('postgres', 'SELECT count(*) FROM queues.arrivals'), '1', 'and it has arrived once');
 
 # Two who send the same at the same time: the second waits for the first.
@@ -166,7 +160,7 @@ BEGIN; INSERT INTO known VALUES ($n); SELECT queue.send('orders', '$n'); COMMIT;
 	is($source->safe_psql('postgres', "SELECT count(*) FROM known WHERE n = $n"),
 		'1', "what went with message $n is there after a crash");
 }
-wait_until('(SELECT count(*) = 0 FROM queues.orders)', 'nothing is left');
+wait_until($source, '(SELECT count(*) = 0 FROM queues.orders)', 'nothing is left');
 is($target->safe_psql('postgres', 'SELECT payload FROM queues.arrivals'), '5', 'and nothing came twice');
 $source->append_conf('postgresql.conf', 'synchronous_commit = on');
 $source->reload;
@@ -182,7 +176,7 @@ SELECT queue.send('orders', '"€"', 'k');
 SELECT queue.send('orders', '3', 'k');
 SELECT queue.send('orders', '"€"');
 SELECT queue.send('orders', '5');});
-wait_until('(SELECT count(*) = 0 FROM queues.orders) AND (SELECT count(*) = 2 FROM queue.dead_letters)',
+wait_until($source, '(SELECT count(*) = 0 FROM queues.orders) AND (SELECT count(*) = 2 FROM queue.dead_letters)',
 	'what cannot be converted is dead');
 is( $source->safe_psql('postgres', q{SELECT DISTINCT payload, attempts, reason, error FROM queue.dead_letters}),
 	'"€"|2|max_attempts|character with byte sequence 0xe2 0x82 0xac in encoding "UTF8" has no equivalent in encoding "LATIN1"',
@@ -209,7 +203,7 @@ wait_for_error('l', 'could not look up host name', 'an unknown host');
 $source->safe_psql('postgres', qq{
 ALTER SERVER latin OPTIONS (SET host '127.0.0.1');
 ALTER USER MAPPING FOR CURRENT_USER SERVER latin OPTIONS (SET password '$password');});
-wait_until('(SELECT count(*) = 0 FROM queues.orders)', 'all are over when the cause is');
+wait_until($source, '(SELECT count(*) = 0 FROM queues.orders)', 'all are over when the cause is');
 is($source->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters'), '2', 'with no attempt counted');
 
 # A server that takes connections and says nothing: nobody waits for us.
@@ -220,7 +214,7 @@ $source->safe_psql('postgres', q{SELECT queue.send('orders', '9')});
 ok(IO::Select->new($silent)->can_read($PostgreSQL::Test::Utils::timeout_default), 'the relay connects');
 $source->safe_psql('postgres', 'DROP DATABASE unrelated');
 $source->safe_psql('postgres', q{SELECT queue.drop_relay('l')});
-wait_until(q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')},
+wait_until($source, q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')},
 	'a relay that waits for an answer is interrupted');
 
 # Who is no superuser has to have a password that is asked for.
@@ -242,7 +236,7 @@ wait_for_error('o', 'password is required', 'no password in the mapping');
 $source->safe_psql('postgres', q{ALTER USER MAPPING FOR owner SERVER target OPTIONS (SET user 'trusted', ADD password 'any')});
 wait_for_error('o', 'password is required: the server', 'a password nobody asked for');
 $source->safe_psql('postgres', qq{ALTER USER MAPPING FOR owner SERVER target OPTIONS (SET user 'relay', SET password '$password')});
-wait_until('(SELECT count(*) = 0 FROM queues.orders)', 'the right one');
+wait_until($source, '(SELECT count(*) = 0 FROM queues.orders)', 'the right one');
 
 # A superuser's mapping without one gets nothing from the environment either.
 $source->safe_psql('postgres', q{

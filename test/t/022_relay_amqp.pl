@@ -10,6 +10,7 @@ use PostgreSQL::Test::Utils;
 use QueueNode;
 use RabbitMQ;
 use Test::More;
+use Wait;
 
 RabbitMQ::require_or_skip();
 
@@ -18,25 +19,18 @@ my $broker = RabbitMQ->new(tls => 1, config => "max_message_size = 100000\n");
 my $node = queue_node('source');
 my $password = $broker->password;
 
-sub wait_until
-{
-	my ($condition, $test) = @_;
-	ok($node->poll_query_until('postgres', "SELECT $condition"), $test);
-	return;
-}
-
 # What the relay says is wrong.
 sub wait_for_error
 {
 	my ($pattern, $test) = @_;
-	wait_until("(SELECT state = 'backing off' AND last_error ~ '$pattern' FROM queue.relays)", $test);
+	wait_until($node, "(SELECT state = 'backing off' AND last_error ~ '$pattern' FROM queue.relays)", $test);
 	return;
 }
 
 sub wait_until_published
 {
 	my ($test) = @_;
-	wait_until('(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)', $test);
+	wait_until($node, '(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)', $test);
 	return;
 }
 
@@ -138,7 +132,7 @@ SELECT queue.send('events', '1', 'z', '{"kind": "late"}');
 SELECT queue.send('events', '2', 'z', '{"kind": "order.z"}');
 SELECT queue.send('events', '3', 'y', '{"kind": "order.y"}');});
 my $failed = $node->safe_psql('postgres', 'SELECT failed FROM queue.relays');
-wait_until("(SELECT failed >= $failed + 3 FROM queue.relays)", 'a message is refused again and again');
+wait_until($node, "(SELECT failed >= $failed + 3 FROM queue.relays)", 'a message is refused again and again');
 is(join(' ', map { $_->{body} } $client->drain('all')), '3', 'other keys go on');
 $client->bind_queue('all', 'events', 'late');
 wait_until_published('until there is a way for it');
@@ -212,13 +206,13 @@ $node->safe_psql('postgres', qq{
 SELECT count(*) FROM queue.send_batch('events',
 	(SELECT array_agg(to_jsonb(repeat('x', 50000))) FROM generate_series(1, 500) i), NULL,
 	(SELECT array_agg('{"kind": "order.x"}'::jsonb) FROM generate_series(1, 500) i))});
-wait_until(q{(SELECT last_error = 'broker takes no messages for now: low on memory' FROM queue.relays)},
+wait_until($node, q{(SELECT last_error = 'broker takes no messages for now: low on memory' FROM queue.relays)},
 	'a broker that is out of memory');
 $node->safe_psql('postgres', 'DROP DATABASE unrelated');
 $node->safe_psql('postgres', q{SELECT queue.pause_relay('r')});
-wait_until(q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')}, 'keeps nobody waiting');
+wait_until($node, q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')}, 'keeps nobody waiting');
 $node->safe_psql('postgres', q{SELECT queue.resume_relay('r')});
-wait_until('(SELECT in_flight > 0 FROM queue.relays)', 'the relay tries again');
+wait_until($node, '(SELECT in_flight > 0 FROM queue.relays)', 'the relay tries again');
 $broker->control('set_vm_memory_high_watermark', '0.9');
 wait_until_published('and goes on when there is memory');
 $client = $broker->connect;
@@ -233,10 +227,10 @@ $node->safe_psql('postgres', qq{
 SELECT count(*) FROM queue.send_batch('events',
 	(SELECT array_agg(to_jsonb(repeat('x', 50000))) FROM generate_series(1, 500) i), NULL,
 	(SELECT array_agg('{"kind": "order.x"}'::jsonb) FROM generate_series(1, 500) i))});
-wait_until('(SELECT in_flight > 0 FROM queue.relays)', 'messages are on their way to a silent broker');
+wait_until($node, '(SELECT in_flight > 0 FROM queue.relays)', 'messages are on their way to a silent broker');
 $node->safe_psql('postgres', 'DROP DATABASE unrelated');
 $node->safe_psql('postgres', q{SELECT queue.alter_relay('r', '{"batch": 100}')});
-wait_until(q{(SELECT count(*) = 0 FROM queue.leases WHERE kind = 'relay')
+wait_until($node, q{(SELECT count(*) = 0 FROM queue.leases WHERE kind = 'relay')
 	AND (SELECT state <> 'running' FROM queue.relays)}, 'which keeps nobody waiting either');
 kill('CONT', $broker->pid);
 wait_until_published('all is published when the broker goes on');
