@@ -41,37 +41,6 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
-#if PG_VERSION_NUM >= 190000
-#define insert_index_tuples(target, slot, estate) \
-	ExecInsertIndexTuples(target, estate, 0, slot, NIL, NULL)
-#elif PG_VERSION_NUM >= 160000
-#define insert_index_tuples(target, slot, estate) \
-	ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL, false)
-#else
-#define insert_index_tuples(target, slot, estate) \
-	ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL)
-#endif
-
-#if PG_VERSION_NUM >= 190000
-#define define_index(relid, statement) \
-	DefineIndex(NULL, relid, statement, InvalidOid, InvalidOid, InvalidOid, -1, \
-				false, true, false, false, true)
-#elif PG_VERSION_NUM >= 160000
-#define define_index(relid, statement) \
-	DefineIndex(relid, statement, InvalidOid, InvalidOid, InvalidOid, -1, \
-				false, true, false, false, true)
-#else
-#define define_index(relid, statement) \
-	DefineIndex(relid, statement, InvalidOid, InvalidOid, InvalidOid, \
-				false, true, false, false, true)
-#endif
-
-#if PG_VERSION_NUM >= 160000
-#define columns_by_name(to, from)	build_attrmap_by_name(to, from, false)
-#else
-#define columns_by_name(to, from)	build_attrmap_by_name(to, from)
-#endif
-
 /* A column without a value from the sender. */
 typedef struct ColumnDefault
 {
@@ -358,7 +327,7 @@ constrained_copy_indexes(Relation parent, Oid segment, bool evaluate)
 			  !index_may_be_evaluated(index, Anum_pg_index_indpred))))
 		{
 			Relation	rel = table_open(segment, NoLock);
-			AttrMap    *map = columns_by_name(RelationGetDescr(rel), RelationGetDescr(parent));
+			AttrMap    *map = build_attrmap_by_name(RelationGetDescr(rel), RelationGetDescr(parent), false);
 			Oid			constraint;
 			IndexStmt  *statement = generateClonedIndexStmt(NULL, index, map, &constraint);
 

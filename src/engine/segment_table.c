@@ -22,6 +22,7 @@
 #include "catalog/toasting.h"
 #include "commands/tablecmds.h"
 #include "commands/tablespace.h"
+#include "compat.h"
 #include "engine/constrained.h"
 #include "engine/segment.h"
 #include "mb/pg_wchar.h"
@@ -259,11 +260,7 @@ off(char *namespace, char *option)
 bool
 segment_create(Oid parent, bool wait)
 {
-#if PG_VERSION_NUM >= 180000
-	static const char *const toast_namespaces[] = HEAP_RELOPT_NAMESPACES;
-#else
-	static char *toast_namespaces[] = HEAP_RELOPT_NAMESPACES;
-#endif
+	static RELOPT_NAMESPACE toast_namespaces[] = HEAP_RELOPT_NAMESPACES;
 	CreateStmt *stmt = makeNode(CreateStmt);
 	char	   *namespace;
 	Relation	rel;

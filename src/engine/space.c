@@ -11,6 +11,7 @@
 
 #include "access/heaptoast.h"
 #include "access/htup_details.h"
+#include "compat.h"
 #include "engine/space.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
@@ -90,7 +91,6 @@ room_forget(SegmentShared *seg, BlockNumber nblocks)
 static void
 add_blocks(Relation rel, int n)
 {
-#if PG_VERSION_NUM >= 160000
 	Buffer		buffers[MAX_EXTEND];
 	uint32		added = 0;
 
@@ -101,10 +101,6 @@ add_blocks(Relation rel, int n)
 		for (int i = 0; i < added; i++)
 			ReleaseBuffer(buffers[i]);
 	}
-#else
-	for (int i = 0; i < n; i++)
-		ReleaseBuffer(ReadBufferExtended(rel, MAIN_FORKNUM, P_NEW, RBM_NORMAL, NULL));
-#endif
 }
 
 /* Extend the table unless somebody has just done so. */

@@ -161,11 +161,7 @@ check_server(Oid serverid, Oid role)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("server \"%s\" is not one a relay can publish to", server->servername),
 				 errhint("Create it with foreign data wrapper queue_amqp or queue_postgres.")));
-#if PG_VERSION_NUM >= 160000
 	result = object_aclcheck(ForeignServerRelationId, serverid, role, ACL_USAGE);
-#else
-	result = pg_foreign_server_aclcheck(serverid, role, ACL_USAGE);
-#endif
 	if (result != ACLCHECK_OK)
 		aclcheck_error(result, OBJECT_FOREIGN_SERVER, server->servername);
 	return kind;
@@ -208,21 +204,21 @@ check_role(Oid role)
 	int			n = 0;
 	ListCell   *cell;
 
-#if PG_VERSION_NUM < 170000
-	/* From 17 on a background worker can run as any role. */
-	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
-	bool		login;
+	if (WORKERS_LOG_IN)
+	{
+		HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+		bool		login;
 
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for role %u", role);
-	login = ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
-	ReleaseSysCache(tuple);
-	if (!login)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("role \"%s\" is not permitted to log in", GetUserNameFromId(role, false)),
-				 errdetail("A relay's worker connects as the relay's owner.")));
-#endif
+		if (!HeapTupleIsValid(tuple))
+			elog(ERROR, "cache lookup failed for role %u", role);
+		login = ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
+		ReleaseSysCache(tuple);
+		if (!login)
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("role \"%s\" is not permitted to log in", GetUserNameFromId(role, false)),
+					 errdetail("A relay's worker connects as the relay's owner.")));
+	}
 
 	if (superuser_arg(role))
 		return;
@@ -374,11 +370,7 @@ change_owner(Oid anchor, const char *name)
 {
 	Oid			role = get_role_oid(name, false);
 
-#if PG_VERSION_NUM >= 160000
 	check_can_set_role(GetUserId(), role);
-#else
-	check_is_member_of_role(GetUserId(), role);
-#endif
 	check_role(role);
 	AlterTypeOwner_oid(anchor, role, true);
 	CommandCounterIncrement();

@@ -444,11 +444,7 @@ routine_kind(Oid procedure)
 Oid
 relay_procedure_find(const char *name)
 {
-	List	   *names = stringToQualifiedNameList(name
-#if PG_VERSION_NUM >= 160000
-												  ,NULL
-#endif
-		);
+	List	   *names = stringToQualifiedNameList(name, NULL);
 	Oid			message = get_rel_type_id(extension_relation("message"));
 	Oid			procedure = find_routine(names, message);
 
@@ -484,11 +480,7 @@ relay_procedure_check(Oid procedure, Oid owner, bool *batch)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("%s does not take a message", format_procedure(procedure))));
 	*batch = args[0] != message;
-#if PG_VERSION_NUM >= 160000
 	if (object_aclcheck(ProcedureRelationId, procedure, owner, ACL_EXECUTE) != ACLCHECK_OK)
-#else
-	if (pg_proc_aclcheck(procedure, owner, ACL_EXECUTE) != ACLCHECK_OK)
-#endif
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for procedure %s", format_procedure(procedure))));
@@ -613,11 +605,7 @@ relay_server_options(const RelayConfig *relay, List **server_options,
 		text_say(error, "server \"%s\" is not one a relay can publish to", server->servername);
 		return 0;
 	}
-#if PG_VERSION_NUM >= 160000
 	allowed = object_aclcheck(ForeignServerRelationId, server->serverid, relay->owner, ACL_USAGE);
-#else
-	allowed = pg_foreign_server_aclcheck(server->serverid, relay->owner, ACL_USAGE);
-#endif
 	if (allowed != ACLCHECK_OK)
 	{
 		text_say(error, "permission denied for server \"%s\"", server->servername);

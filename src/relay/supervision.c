@@ -19,6 +19,7 @@
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "common/pg_prng.h"
+#include "compat.h"
 #include "guc.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -308,7 +309,7 @@ find_problem(RelayConfig *relay)
 		relay->problem = "the relay's owner does not exist any more";
 		return;
 	}
-	if (PG_VERSION_NUM < 170000 && !((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin)
+	if (WORKERS_LOG_IN && !((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin)
 		relay->problem = "the relay's owner is not permitted to log in";
 	ReleaseSysCache(tuple);
 }

@@ -15,6 +15,7 @@
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
+#include "compat.h"
 #include "engine/lease.h"
 #include "engine/registry.h"
 #include "engine/wake.h"
@@ -30,13 +31,7 @@ static ProcessUtility_hook_type prev_process_utility_hook = NULL;
 static bool
 owns(Oid classid, Oid objectid)
 {
-#if PG_VERSION_NUM >= 160000
 	return object_ownercheck(classid, objectid, GetUserId());
-#else
-	return classid == DatabaseRelationId ?
-		pg_database_ownercheck(objectid, GetUserId()) :
-		pg_extension_ownercheck(objectid, GetUserId());
-#endif
 }
 
 /*

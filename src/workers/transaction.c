@@ -6,6 +6,7 @@
 
 #include "access/relation.h"
 #include "access/xact.h"
+#include "compat.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/guc.h"
@@ -28,9 +29,6 @@ static const char *const settings[][2] = {
 	{"default_transaction_deferrable", "off"},
 	{"statement_timeout", "0"},
 	{"idle_in_transaction_session_timeout", "0"},
-#if PG_VERSION_NUM >= 170000
-	{"transaction_timeout", "0"},
-#endif
 };
 
 const char *worker_lock_timeout = "0";
@@ -57,6 +55,8 @@ worker_begin(void)
 	/* Outside the transaction, as they are to hold at its start. */
 	for (int i = 0; i < lengthof(settings); i++)
 		enforce_setting(settings[i][0], settings[i][1]);
+	if (HAS_TRANSACTION_TIMEOUT)
+		enforce_setting("transaction_timeout", "0");
 	enforce_setting("lock_timeout", worker_lock_timeout);
 
 	/* A database can have a session_authorization, too. */
