@@ -161,11 +161,9 @@ ok( $node->poll_query_until(
 
 # A setting of the database
 is($node->psql('postgres', q{SET ROLE stranger; SET queue.sweep_interval = 1}), 3, 'settings are for superusers');
-my $worker = q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'queue maintenance'};
-my $pid = $node->safe_psql('postgres', $worker);
+my $pid = worker_pid($node);
 $node->safe_psql('postgres', q{ALTER DATABASE postgres SET queue.sweep_interval = '1s'});
-ok($node->poll_query_until('postgres', "SELECT count(*) > 0 FROM ($worker) w WHERE pid <> $pid"),
-	'ALTER DATABASE SET replaces the worker');
+ok(wait_for_worker($node, 'postgres', $pid), 'ALTER DATABASE SET replaces the worker');
 $node->safe_psql('postgres', q{
 SET session_replication_role = replica;
 INSERT INTO queues."q$1" (id, enqueued_at, payload) VALUES (1000001, now(), '"swept"')});
