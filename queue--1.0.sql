@@ -373,7 +373,8 @@ AS 'MODULE_PATHNAME', 'queue_postgres_validator' LANGUAGE C STRICT;
 CREATE FOREIGN DATA WRAPPER queue_postgres NO HANDLER VALIDATOR queue.postgres_validator;
 COMMENT ON FOREIGN DATA WRAPPER queue_postgres IS 'queues in another PostgreSQL database, for queue.create_relay';
 
-CREATE FUNCTION queue.create_relay(name text, queue text, server text DEFAULT NULL, options jsonb DEFAULT '{}')
+CREATE FUNCTION queue.create_relay(name text, queue text, server text DEFAULT NULL,
+	options jsonb DEFAULT '{}')
 RETURNS void
 AS 'MODULE_PATHNAME', 'queue_create_relay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.create_relay IS

@@ -282,7 +282,9 @@ segment_create(Oid parent, bool wait)
 
 	namespace = get_namespace_name(RelationGetNamespace(rel));
 	stmt->relation = makeRangeVar(namespace,
-								  segment_free_name(RelationGetRelationName(rel), '$', RelationGetNamespace(rel)), -1);
+								  segment_free_name(RelationGetRelationName(rel), '$',
+													RelationGetNamespace(rel)),
+								  -1);
 	stmt->relation->relpersistence = rel->rd_rel->relpersistence;
 	stmt->inhRelations = list_make1(makeRangeVar(namespace, pstrdup(RelationGetRelationName(rel)), -1));
 	stmt->options = list_make3(off(NULL, "autovacuum_enabled"), off("toast", "autovacuum_enabled"),

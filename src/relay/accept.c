@@ -181,7 +181,8 @@ queue_relay_accept(PG_FUNCTION_ARGS)
 	queue_lock(relid, NameStr(queue->name), RowExclusiveLock);
 
 	n = elements(fcinfo, ARG_IDS, INT8OID, -1, &columns[ARG_IDS], &nulls[ARG_IDS]);
-	elements(fcinfo, ARG_ENQUEUED_ATS, TIMESTAMPTZOID, n, &columns[ARG_ENQUEUED_ATS], &nulls[ARG_ENQUEUED_ATS]);
+	elements(fcinfo, ARG_ENQUEUED_ATS, TIMESTAMPTZOID, n, &columns[ARG_ENQUEUED_ATS],
+			 &nulls[ARG_ENQUEUED_ATS]);
 	elements(fcinfo, ARG_PAYLOADS, JSONBOID, n, &columns[ARG_PAYLOADS], &nulls[ARG_PAYLOADS]);
 	elements(fcinfo, ARG_BODIES, BYTEAOID, n, &columns[ARG_BODIES], &nulls[ARG_BODIES]);
 	elements(fcinfo, ARG_KEYS, TEXTOID, n, &columns[ARG_KEYS], &nulls[ARG_KEYS]);

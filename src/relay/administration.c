@@ -418,7 +418,8 @@ queue_alter_relay(PG_FUNCTION_ARGS)
 
 	/* A procedure is changed or kept, and never removed. */
 	merged = merge_options(DirectFunctionCall2(jsonb_concat,
-											   DirectFunctionCall1(jsonb_in, CStringGetDatum("{\"procedure\": \"\"}")),
+											   DirectFunctionCall1(jsonb_in,
+																   CStringGetDatum("{\"procedure\": \"\"}")),
 											   values[Anum_relay_options - 1]), options);
 	if (kind == RELAY_SQL && sink_option(relay_options_parse(merged), "procedure", NULL) == NULL)
 		missing_procedure();

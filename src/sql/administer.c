@@ -412,7 +412,8 @@ check_no_relay(Oid relid, const char *name)
 					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 					 errmsg("cannot drop queue \"%s\" because a relay reads it", name),
 					 errdetail("The relay is \"%s\".",
-							   TextDatumGetCString(heap_getattr(tuple, Anum_relay_name, RelationGetDescr(rel), &isnull))),
+							   TextDatumGetCString(heap_getattr(tuple, Anum_relay_name,
+																RelationGetDescr(rel), &isnull))),
 					 errhint("Drop it first with queue.drop_relay().")));
 	}
 	systable_endscan(scan);

@@ -327,8 +327,9 @@ append_header(StringInfo out, const Message *message, const char *name, int leng
 			appendBinaryStringInfo(out, v->val.string.val, Min(v->val.string.len, SHORT_STRING + 1));
 			return true;
 		case jbvNumeric:
-			appendStringInfoString(out, DatumGetCString(DirectFunctionCall1(numeric_out,
-																			NumericGetDatum(v->val.numeric))));
+			appendStringInfoString(out,
+								   DatumGetCString(DirectFunctionCall1(numeric_out,
+																	   NumericGetDatum(v->val.numeric))));
 			return true;
 		case jbvBool:
 			appendStringInfoString(out, v->val.boolean ? "true" : "false");
