@@ -53,7 +53,8 @@ for my $round (1 .. 5)
 	is( $node->safe_psql(
 			'postgres', q{
 SELECT count(*) FROM sent FULL JOIN (
-	SELECT id FROM acked UNION ALL SELECT id FROM queues.q UNION ALL SELECT id FROM queue.deferred) m USING (id)
+	SELECT id FROM acked UNION ALL SELECT id FROM queues.q UNION ALL SELECT id FROM queue.deferred
+) m USING (id)
 WHERE sent IS NULL OR m IS NULL}),
 		'0', "round $round: each message sent is in the queue or acknowledged, and no other is");
 	is( $node->safe_psql(
