@@ -26,15 +26,14 @@ my $long_literal = 40;
 # Which files a folder's may include, as patterns of paths below src in which
 # "*" stands for a name and "**" for a path.  The first row that fits a file is
 # its law.  None of it allows for circles.
-my @basics = map { "$_.h" } qw(argument backoff compat duration guc message stop_point);
 my @law = (
 	[ 'queue.c', '**' ],
-	[ '*', @basics ],
-	[ 'engine/*', @basics, 'engine/*' ],
-	[ 'sql/*', @basics, 'engine/*', 'sql/*', 'workers/*', 'relay/*' ],
-	[ 'workers/*', @basics, 'engine/*', 'workers/*', 'relay/*' ],
-	[ 'relay/*', @basics, 'engine/*', 'workers/*', 'relay/*', 'sinks/text.h' ],
-	[ 'sinks/sql.c', @basics, 'engine/*', 'workers/*', 'relay/*', 'sinks/*' ],
+	[ '*', '*' ],
+	[ 'engine/*', '*', 'engine/*' ],
+	[ 'sql/*', '*', 'engine/*', 'sql/*', 'workers/*', 'relay/*' ],
+	[ 'workers/*', '*', 'engine/*', 'workers/*', 'relay/*' ],
+	[ 'relay/*', '*', 'engine/*', 'workers/*', 'relay/*', 'sinks/text.h' ],
+	[ 'sinks/sql.c', '*', 'engine/*', 'workers/*', 'relay/*', 'sinks/*' ],
 	[ 'sinks/**', 'compat.h', 'message.h', 'relay/sink.h', 'sinks/**' ]);
 
 # Circles that must be: their rooms in alphabetical order, and why.

@@ -102,7 +102,8 @@ release=${1:-}
 shift
 if [ "$(id -u)" -ne 0 ]; then
 	{ command -v sudo >/dev/null && sudo -v; } || cannot 'this needs root'
-	exec sudo --preserve-env=XDG_CACHE_HOME,http_proxy,https_proxy,no_proxy,QUEUE_TEST_TIMEOUT "$0" "$release" "$@"
+	exec sudo --preserve-env=XDG_CACHE_HOME,http_proxy,https_proxy,no_proxy,QUEUE_TEST_TIMEOUT \
+		"$0" "$release" "$@"
 fi
 
 cache=$(cache_directory)

@@ -188,7 +188,8 @@
 	(heap_delete) (rel, tid, cid, (changing_partition) ? TABLE_DELETE_CHANGING_PARTITION : 0, \
 				   crosscheck, wait, tmfd)
 #define FuncnameGetCandidates(names, nargs, argnames, variadic, defaults, out_arguments, missing_ok) \
-	(FuncnameGetCandidates) (names, nargs, argnames, variadic, defaults, out_arguments, missing_ok, &(int) {0})
+	(FuncnameGetCandidates) (names, nargs, argnames, variadic, defaults, out_arguments, missing_ok, \
+							 &(int) {0})
 #endif
 
 /* A tranche of lightweight locks is named where it is made since 19, before that by each process. */

@@ -384,7 +384,8 @@ queue_alter_relay(PG_FUNCTION_ARGS)
 
 	/* A procedure is changed or kept, and never removed. */
 	merged = merge_options(DirectFunctionCall2(jsonb_concat,
-											   DirectFunctionCall1(jsonb_in, CStringGetDatum("{\"procedure\": \"\"}")),
+											   DirectFunctionCall1(jsonb_in,
+																   CStringGetDatum("{\"procedure\": \"\"}")),
 											   values[Anum_relay_options - 1]), options);
 	if (!kind->has_server && relay_options_get(relay_options_list(merged), "procedure") == NULL)
 		missing_procedure();

@@ -216,7 +216,8 @@ follow(RelayConfig *relay, Relation rel)
 
 	server = OidIsValid(relay->server) ?
 		GetForeignServerExtended(relay->server, FSV_MISSING_OK) : NULL;
-	procedure = OidIsValid(relay->procedure) && SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(relay->procedure)) ?
+	procedure = OidIsValid(relay->procedure) &&
+		SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(relay->procedure)) ?
 		format_procedure_qualified(relay->procedure) : NULL;
 	if ((server && (relay->server_name == NULL || strcmp(server->servername, relay->server_name) != 0)) ||
 		(procedure && (relay->procedure_name == NULL || strcmp(procedure, relay->procedure_name) != 0)))

@@ -250,7 +250,8 @@ queue_relay_list(PG_FUNCTION_ARGS)
 			GetForeignServerExtended(relay->server, FSV_MISSING_OK) : NULL;
 		values[LIST_NAME] = CStringGetTextDatum(relay->name);
 		values[LIST_QUEUE] = text_or_null(get_rel_name(relay->queue), &nulls[LIST_QUEUE]);
-		values[LIST_SERVER] = text_or_null(server ? server->servername : relay->server_name, &nulls[LIST_SERVER]);
+		values[LIST_SERVER] = text_or_null(server ? server->servername : relay->server_name,
+										   &nulls[LIST_SERVER]);
 		values[LIST_STATE] = CStringGetTextDatum(state_name(relay, &slot));
 		values[LIST_PUBLISHED] = Int64GetDatum(pg_atomic_read_u64(&slot.published));
 		values[LIST_FAILED] = Int64GetDatum(pg_atomic_read_u64(&slot.failed));
@@ -280,7 +281,8 @@ queue_relay_list(PG_FUNCTION_ARGS)
 		nulls[LIST_LAST_ERROR_AT] = slot.last_error_at == 0;
 		values[LIST_STARTED_AT] = TimestampTzGetDatum(slot.started_at);
 		nulls[LIST_STARTED_AT] = slot.pid == 0;
-		values[LIST_OWNER] = text_or_null(OidIsValid(relay->owner) ? GetUserNameFromId(relay->owner, true) : NULL,
+		values[LIST_OWNER] = text_or_null(OidIsValid(relay->owner) ?
+										  GetUserNameFromId(relay->owner, true) : NULL,
 										  &nulls[LIST_OWNER]);
 		values[LIST_OPTIONS] = shown_options(relay, OidIsValid(relay->procedure) ?
 											 format_procedure(relay->procedure) : relay->procedure_name);

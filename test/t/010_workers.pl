@@ -135,7 +135,8 @@ $node->wait_for_log(
 ok(1, 'a database without a worker is in the log');
 is( $node->safe_psql(
 		'one', q{
-SELECT database, state, problem, setting, failures > 0, since < retry_at FROM queue.databases WHERE problem IS NOT NULL}),
+SELECT database, state, problem, setting, failures > 0, since < retry_at
+FROM queue.databases WHERE problem IS NOT NULL}),
 	'plain|waiting|out of background worker slots|max_worker_processes|t|t',
 	'and in the view, with the setting to raise');
 

@@ -73,7 +73,8 @@ BEGIN
 	RETURN a OPERATOR(pg_catalog.=) b;
 END $$;
 CREATE FUNCTION queues.equal(a regclass, b oid) RETURNS boolean LANGUAGE sql AS 'SELECT queues.equal(b, a)';
-CREATE FUNCTION queues.equal(a regclass, b regclass) RETURNS boolean LANGUAGE sql AS 'SELECT queues.equal(b::oid, a)';
+CREATE FUNCTION queues.equal(a regclass, b regclass) RETURNS boolean LANGUAGE sql
+	AS 'SELECT queues.equal(b::oid, a)';
 CREATE FUNCTION queues.less(a timestamptz, b timestamptz) RETURNS boolean LANGUAGE sql AS
 	$$ SELECT queues.equal(0::oid, 0::regclass) $$;
 CREATE OPERATOR queues.= (LEFTARG = oid, RIGHTARG = regclass, FUNCTION = queues.equal);

@@ -258,7 +258,8 @@ SKIP:
 CREATE EXTENSION pgaudit;
 CREATE ROLE auditor;
 GRANT SELECT, INSERT, DELETE ON queues.orders TO auditor;
-CREATE FUNCTION place() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RETURN queue.send('orders', '7'); END $$;});
+CREATE FUNCTION place() RETURNS bigint LANGUAGE plpgsql
+	AS $$ BEGIN RETURN queue.send('orders', '7'); END $$;});
 	my $audited = sub {
 		my ($settings) = @_;
 		my $offset = -s $node->logfile;
