@@ -9,7 +9,6 @@
 #define QUEUE_COMPAT_H
 
 #include "fmgr.h"
-#include "fmgr.h"
 #include "storage/buf_internals.h"
 #include "storage/proc.h"
 #include "utils/rel.h"
@@ -113,6 +112,27 @@
 #else
 #define PAGE_IS_LOCKED(buffer) \
 	LWLockHeldByMe(BufferDescriptorGetContentLock(GetBufferDescriptor((buffer) - 1)))
+#endif
+
+/* Whether anybody has a spinlock: who asks should be the one. */
+#ifdef S_LOCK_FREE
+#define SPINLOCK_IS_TAKEN(lock)	(!S_LOCK_FREE(lock))
+#else
+#define SPINLOCK_IS_TAKEN(lock)	true
+#endif
+
+/* Whether this process has a table locked for its extension. */
+#define EXTENSION_LOCK(rel) \
+	&(LOCKTAG) { \
+		.locktag_field1 = (rel)->rd_lockInfo.lockRelId.dbId, \
+		.locktag_field2 = (rel)->rd_lockInfo.lockRelId.relId, \
+		.locktag_type = LOCKTAG_RELATION_EXTEND, \
+		.locktag_lockmethodid = DEFAULT_LOCKMETHOD \
+	}
+#if PG_VERSION_NUM >= 170000
+#define EXTENSION_IS_LOCKED(rel) LockHeldByMe(EXTENSION_LOCK(rel), ExclusiveLock, false)
+#else
+#define EXTENSION_IS_LOCKED(rel) LockHeldByMe(EXTENSION_LOCK(rel), ExclusiveLock)
 #endif
 
 /* Add up to n blocks, of max at most, to a table whose extension lock is held. */

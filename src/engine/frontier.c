@@ -331,6 +331,7 @@ open_ahead(ClaimScan *scan)
 {
 	QueueShared *q = scan->q;
 
+	Assert(!LWLockHeldByMe(&q->lock));
 	if (pg_atomic_read_u64(&q->lane.appended) == q->reader.scanned)
 		return;
 	for (int i = 0; i < q->lane.nscan; i++)

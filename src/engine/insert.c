@@ -77,6 +77,7 @@ put_tuple(QueueShared *q, int segno, Relation rel, HeapTuple tuple, int64 id)
 	BlockNumber block = space_reserve(space, rel, space_needed(rel, tuple));
 	SegmentPlace place;
 
+	Assert(CheckRelationLockedByMe(rel, RowExclusiveLock, true));
 	STOP_POINT("send-reserved");
 	RelationSetTargetBlock(rel, block);
 	heap_insert(rel, tuple, GetCurrentCommandId(true), HEAP_INSERT_SKIP_FSM, NULL);
@@ -183,6 +184,7 @@ insert_slots(QueueShared *q, int segno, Relation rel, TupleTableSlot **slots, in
 	Space	   *space = &q->segments[segno].space;
 	int			done = 0;
 
+	Assert(CheckRelationLockedByMe(rel, RowExclusiveLock, true));
 	while (done < n)
 	{
 		uint32		need = space_needed(rel, ((HeapTupleTableSlot *) slots[done])->tuple);

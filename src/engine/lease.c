@@ -174,6 +174,15 @@ slot_queue(const LeaseSlot *slot)
 	return &queue_state->queues[slot->queue];
 }
 
+/* Whether a slot is somebody's alone: of who asks, that is. */
+static inline bool pg_attribute_unused()
+is_ours(LeaseRef ref)
+{
+	LeaseState	state = WORD_STATE(pg_atomic_read_u64(&ref_slot(ref)->word));
+
+	return state != LEASE_FREE && state != LEASE_HELD;
+}
+
 /* A slot that is ours is in another state from now on, its fields written. */
 static void
 set_state(LeaseRef ref, LeaseState state)
@@ -429,6 +438,7 @@ free_slot(LeaseRef ref)
 {
 	LeaseSlot  *slot = ref_slot(ref);
 
+	Assert(is_ours(ref));
 	leave_place(REF_SLOTNO(ref), slot->current);
 	if (slot->kind == LEASE_TIMED)
 		pg_atomic_fetch_sub_u32(&leases->timed, 1);
@@ -449,6 +459,7 @@ return_slot(LeaseRef ref)
 {
 	LeaseSlot  *slot = ref_slot(ref);
 
+	Assert(is_ours(ref));
 	if (slot->kind == LEASE_TIMED)
 		pg_atomic_fetch_sub_u32(&leases->timed, 1);
 	slot->kind = LEASE_TRANSACTION;

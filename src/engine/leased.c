@@ -51,6 +51,7 @@ is_message(Relation rel, const Lease *lease, ItemId item, Buffer buffer)
 	HeapTupleHeader header = (HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item);
 	HeapTupleData tuple;
 
+	Assert(PAGE_IS_LOCKED(buffer));
 	if (lease->place.segment != LEASE_IN_DEFERRED)
 		return tuple_message_id(header) == lease->id;
 
@@ -71,6 +72,7 @@ lock_leased(Relation rel, Lease *lease, Buffer *buffer)
 {
 	bool		looked = false;
 
+	Assert(CheckRelationLockedByMe(rel, AccessShareLock, true));
 	for (;;)
 	{
 		ItemId		item = lock_tuple(rel, &lease->place.tid, buffer);
@@ -93,6 +95,7 @@ lock_leased(Relation rel, Lease *lease, Buffer *buffer)
 static HeapTuple
 copy_leased(Relation rel, const Lease *lease, ItemId item, Buffer buffer)
 {
+	Assert(PAGE_IS_LOCKED(buffer));
 	return tuple_copy((HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item),
 							   ItemIdGetLength(item), RelationGetRelid(rel),
 							   ItemPointerGetBlockNumber(&lease->place.tid),
@@ -148,6 +151,7 @@ leased_delete(Relation rel, Lease *lease, bool wait, HeapTuple *copy)
 	TM_FailureData tmfd;
 	TM_Result	result;
 
+	Assert(CheckRelationLockedByMe(rel, RowExclusiveLock, true));
 	while ((item = lock_leased(rel, lease, &buffer)) != NULL &&
 		   !is_inserted((HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item), &inserter))
 	{

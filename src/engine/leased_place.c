@@ -7,6 +7,7 @@
 #include "postgres.h"
 
 #include "common/hashfn.h"
+#include "compat.h"
 #include "engine/leased_place.h"
 #include "engine/shared.h"
 #include "guc.h"
@@ -116,6 +117,7 @@ leased_place_find(int bucket, int queue, const LeasePlace *place, int64 id)
 {
 	int			number = buckets[bucket];
 
+	Assert(SPINLOCK_IS_TAKEN(&shared->mutex[bucket % HASH_LOCKS]));
 	while (number >= 0)
 	{
 		PlaceEntry *entry = &shared->entries[number];
@@ -143,6 +145,7 @@ leased_place_put(int bucket, int entry, int queue, const LeasePlace *place, int6
 {
 	PlaceEntry *mine = &shared->entries[entry];
 
+	Assert(SPINLOCK_IS_TAKEN(&shared->mutex[bucket % HASH_LOCKS]));
 	mine->place = *place;
 	mine->id = id;
 	mine->queue = queue;

@@ -57,6 +57,7 @@ find_problem(Oid relid, const char *activity)
 {
 	Problem    *unused = NULL;
 
+	Assert(LWLockHeldByMeInMode(&shared->lock, LW_EXCLUSIVE));
 	for (int i = 0; i < MAX_PROBLEMS; i++)
 	{
 		Problem    *problem = &shared->problems[i];

@@ -329,10 +329,13 @@ segment_open(QueueShared *q, int segno, LOCKMODE lockmode)
 {
 	Segment    *seg = &q->segments[segno];
 	Oid			relid = seg->relid;
-	Relation	rel = table_open_if_any(relid, lockmode);
+	Relation	rel;
 	uint32		known;
 	BlockNumber nblocks;
 
+	/* A table's lock may have to be waited for, the queue's must not be held meanwhile. */
+	Assert(!LWLockHeldByMe(&q->lock));
+	rel = table_open_if_any(relid, lockmode);
 	if (unlikely(rel == NULL || !table_check(q->relid, rel)))
 	{
 		if (rel == NULL && tables_nowait)

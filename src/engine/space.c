@@ -148,6 +148,7 @@ add_blocks(Relation rel, int n)
 	Buffer		buffers[MAX_EXTEND];
 	uint32		added = 0;
 
+	Assert(EXTENSION_IS_LOCKED(rel));
 	for (int done = 0; done < n; done += added)
 	{
 		(void) EXTEND_TABLE(rel, n - done, buffers, &added);

@@ -67,6 +67,7 @@ unlist(WaitList *list, int procno)
 {
 	WaitSlot   *slot = &wait_slots[procno];
 
+	Assert(SPINLOCK_IS_TAKEN(&list->mutex));
 	if (slot->prev >= 0)
 		wait_slots[slot->prev].next = slot->next;
 	else

@@ -91,6 +91,7 @@ relay_shmem_init(void)
 RelaySlot *
 relay_slot_find(Oid dboid, const char *name)
 {
+	Assert(LWLockHeldByMe(&relay_shared->lock));
 	for (int i = 0; i < queue_max_relays; i++)
 	{
 		RelaySlot  *slot = &relay_shared->slots[i];
@@ -136,6 +137,7 @@ relay_slots_of(Oid owner, Oid except_dboid)
 static void
 note_error(RelaySlot *slot, const char *text, bool trouble)
 {
+	Assert(LWLockHeldByMeInMode(&relay_shared->lock, LW_EXCLUSIVE));
 	text_clean(slot->last_error, RELAY_ERROR_SIZE, text, strlen(text), GetDatabaseEncoding());
 	slot->last_error_at = GetCurrentTimestamp();
 	slot->trouble = trouble;
@@ -165,6 +167,7 @@ note_end(RelaySlot *slot, bool failed)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
+	Assert(LWLockHeldByMeInMode(&relay_shared->lock, LW_EXCLUSIVE));
 	if (slot->stop || !failed || now - slot->started_at > LIVED_LONG)
 		slot->failures = 0;
 	if (failed)
@@ -235,6 +238,7 @@ relay_attach(int slotno)
 static void
 stop_worker(RelaySlot *slot)
 {
+	Assert(LWLockHeldByMeInMode(&relay_shared->lock, LW_EXCLUSIVE));
 	if (slot->starting || slot->pid != 0)
 		slot->stop = true;
 	if (slot->pid != 0)
@@ -248,6 +252,7 @@ start_worker(RelaySlot *slot)
 	BackgroundWorker worker = {0};
 	int			slotno = slot - relay_shared->slots;
 
+	Assert(LWLockHeldByMeInMode(&relay_shared->lock, LW_EXCLUSIVE));
 	slot->generation++;
 	slot->started_at = GetCurrentTimestamp();
 	slot->starting = true;
@@ -295,6 +300,7 @@ assign_slot(RelayConfig *relay)
 {
 	RelaySlot  *slot = relay_slot_find(MyDatabaseId, relay->name);
 
+	Assert(LWLockHeldByMeInMode(&relay_shared->lock, LW_EXCLUSIVE));
 	if (slot == NULL && !relay->superuser &&
 		relay_slots_of(relay->owner, InvalidOid) >= relay_role_limit())
 		return NULL;
@@ -326,6 +332,7 @@ supervise_one(RelayConfig *relay, TimestampTz now, TimestampTz *next)
 {
 	RelaySlot  *slot = assign_slot(relay);
 
+	Assert(LWLockHeldByMeInMode(&relay_shared->lock, LW_EXCLUSIVE));
 	if (slot == NULL)
 		return;					/* all in use: queue.relays says so */
 

@@ -431,6 +431,7 @@ maintenance_round(void)
 	List	   *queues;
 	ListCell   *lc;
 
+	STOP_POINT("maintenance");
 	round_begin(database_element());
 	exit_unless_wanted();
 

@@ -37,6 +37,7 @@
 #include "pgstat.h"
 #include "stop_point.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "storage/predicate.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -211,6 +212,7 @@ set_new_files(Relation rel)
 	List	   *indexes = RelationGetIndexList(rel);
 	ListCell   *lc;
 
+	Assert(CheckRelationLockedByMe(rel, AccessExclusiveLock, false));
 	RELATION_SET_NEW_FILE(rel);
 	foreach(lc, indexes)
 	{
