@@ -170,11 +170,13 @@ connection_init(RelaySlot *of_slot, const RelayConfig *of_relay, Hand *of_hand,
 
 	context = AllocSetContextCreate(TopMemoryContext, "queue relay connection",
 									ALLOCSET_DEFAULT_SIZES);
-	scratch = AllocSetContextCreate(TopMemoryContext, "queue relay callback", ALLOCSET_DEFAULT_SIZES);
+	scratch = AllocSetContextCreate(TopMemoryContext, "queue relay callback",
+									ALLOCSET_DEFAULT_SIZES);
 	call.items = MemoryContextAlloc(TopMemoryContext, config->window * sizeof(SinkItem *));
 	initStringInfo(&call.data);
 	waiting.max_sockets = 4;
-	waiting.sockets = MemoryContextAlloc(TopMemoryContext, waiting.max_sockets * sizeof(SinkSocket));
+	waiting.sockets = MemoryContextAlloc(TopMemoryContext,
+										 waiting.max_sockets * sizeof(SinkSocket));
 }
 
 /*
@@ -507,8 +509,10 @@ connection_sleep(TimestampTz until)
 	now = GetCurrentTimestamp();
 	if (until <= now)
 		timeout = 0;
+	else if (until > now + SLEEP_MAX)
+		timeout = SLEEP_MAX / 1000;
 	else
-		timeout = until > now + SLEEP_MAX ? SLEEP_MAX / 1000 : TimestampDifferenceMilliseconds(now, until);
+		timeout = TimestampDifferenceMilliseconds(now, until);
 	sleep_for(timeout);
 	ResetLatch(MyLatch);
 }

@@ -42,7 +42,8 @@
  *	Waiting: only open() may wait, only by the process's latch, checking for
  *	interrupts, and for some seconds at most.  close() may wait for threads of
  *	its own to end, not for the other side.  publish(), poll() and wait() send
- *	and read what goes at once.
+ *	and read what goes at once.  (A disk of this machine is no other side, and
+ *	sql's work is done in poll().)
  *
  *	Memory: open() runs in the connection's context, which lives until after
  *	close(); encode(), publish(), poll() and wait() run in one that is reset
@@ -218,7 +219,10 @@ typedef struct SinkRoutine
 	 */
 	bool		(*encode) (Sink *sink, const SinkItem *item, StringInfo out, char *error);
 
-	/* Take a call of one item or more; the array is the relay's. */
+	/*
+	 * Take a call of one item or more.  The array is the relay's; what was
+	 * encoded of the items lies one behind the other, in their order.
+	 */
 	SinkState	(*publish) (Sink *sink, SinkItem **items, int n, char *error);
 
 	/*

@@ -55,6 +55,7 @@ extern void suspicion_confirmed(Suspicion *suspicion, int window);
  * refusal of that message.
  */
 extern void suspicion_begin_loss(Suspicion *suspicion, int n, Loss loss);
-extern bool suspicion_lost(Suspicion *suspicion, Suspect *suspect, int n, Loss loss, int max_attempts);
+extern bool suspicion_lost(Suspicion *suspicion, Suspect *suspect, int n, Loss loss,
+						   int max_attempts);
 
 #endif							/* QUEUE_RELAY_SUSPICION_H */

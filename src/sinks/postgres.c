@@ -53,7 +53,7 @@ typedef enum Column
 {
 	COLUMN_ID,
 	COLUMN_ENQUEUED_AT,
-	COLUMN_PAYLOAD,
+	COLUMN_PAYLOAD,				/* encoded, and so are those below, in this order */
 	COLUMN_BODY,
 	COLUMN_KEY,
 	COLUMN_HEADERS,
@@ -314,7 +314,7 @@ static const Oid column_array_types[NCOLUMNS] = {
 /*
  * The parameters are arrays in binary format, a column of the messages each.
  * What is encoded of a message is its element of each array in turn, which
- * begins with its length.
+ * begins with its length; but for its id and time, which need no encoding.
  */
 
 static void
@@ -366,54 +366,31 @@ append_jsonb(StringInfo buf, struct varlena *value)
 	return true;
 }
 
-/* False if it is larger than any message may be. */
-static bool
-append_column(StringInfo buf, const Message *message, Column column)
-{
-	switch (column)
-	{
-		case COLUMN_ID:
-			append_int64(buf, message->id);
-			return true;
-		case COLUMN_ENQUEUED_AT:
-			append_int64(buf, message->enqueued_at);
-			return true;
-		case COLUMN_PAYLOAD:
-			return append_jsonb(buf, message->payload);
-		case COLUMN_BODY:
-			return append_varlena(buf, message->body);
-		case COLUMN_KEY:
-			return append_varlena(buf, message->key);
-		case COLUMN_HEADERS:
-			return append_jsonb(buf, message->headers);
-		case NCOLUMNS:
-			break;
-	}
-	return true;
-}
-
 static bool
 postgres_encode(Sink *base, const SinkItem *item, StringInfo out, char *error)
 {
-	if (!content_is_one(item->message, error))
+	const Message *message = item->message;
+
+	if (!content_is_one(message, error))
 		return false;
-	for (int column = 0; column < NCOLUMNS; column++)
-	{
-		if (!append_column(out, item->message, column))
-			return sink_too_large(error);
-	}
-	return true;
+	return (append_jsonb(out, message->payload) &&
+			append_varlena(out, message->body) &&
+			append_varlena(out, message->key) &&
+			append_jsonb(out, message->headers)) || sink_too_large(error);
 }
 
-/* The bytes of an element, its length included. */
-static int
-element_size(const char *element)
+/* Append the element that is next in data; returns where it ends. */
+static const char *
+append_element(StringInfo buf, const char *data)
 {
 	uint32		n;
 
-	memcpy(&n, element, sizeof(n));
+	memcpy(&n, data, sizeof(n));
 	n = pg_ntoh32(n);
-	return sizeof(n) + (n == PG_UINT32_MAX ? 0 : n);	/* that much is NULL */
+	if (n == PG_UINT32_MAX)
+		n = 0;					/* NULL */
+	appendBinaryStringInfoNT(buf, data, sizeof(n) + n);
+	return data + sizeof(n) + n;
 }
 
 /* Begin an array of n elements. */
@@ -510,15 +487,12 @@ postgres_publish(Sink *base, SinkItem **items, int n, char *error)
 		begin_array(&columns[column], column, n);
 	for (int i = 0; i < n; i++)
 	{
-		const char *element = items[i]->data;
+		const char *data = items[i]->data;
 
-		for (int column = 0; column < NCOLUMNS; column++)
-		{
-			int			size = element_size(element);
-
-			appendBinaryStringInfo(&columns[column], element, size);
-			element += size;
-		}
+		append_int64(&columns[COLUMN_ID], items[i]->message->id);
+		append_int64(&columns[COLUMN_ENQUEUED_AT], items[i]->message->enqueued_at);
+		for (int column = COLUMN_PAYLOAD; column < NCOLUMNS; column++)
+			data = append_element(&columns[column], data);
 	}
 	for (int column = 0; column < NCOLUMNS; column++)
 	{
