@@ -159,7 +159,9 @@ SELECT count(*) FROM (SELECT id < lag(id) OVER (PARTITION BY key ORDER BY n) AS 
 
 -- An altered relay goes on with what it is now.
 TRUNCATE relay_got;
+CREATE TEMP TABLE relay_altered AS SELECT pg_catalog.clock_timestamp() AS at;
 SELECT queue.alter_relay('one', '{"procedure": "relay_one"}');
+CALL wait_until($$(SELECT started_at > at FROM queue.relays, relay_altered WHERE name = 'one')$$);
 SELECT queue.send('relay_test', '{"bad": "it"}') IS NOT NULL;
 CALL wait_until($$(SELECT count(*) = 1 FROM queue.dead_letters WHERE queue = 'relay_test' AND error = 'cannot take it')$$);
 

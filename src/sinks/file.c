@@ -147,11 +147,12 @@ cut_torn(FileSink *sink, off_t size, char *error)
 static bool
 close_file(FileSink *sink, char *error)
 {
+	TimestampTz now = GetCurrentTimestamp();
 	char		name[MAXPGPATH];
 	struct stat st;
 
 	/* Names sort as the files were written, whatever the clock does. */
-	sink->closed_at = Max(sink->closed_at + 1, GetCurrentTimestamp());
+	sink->closed_at = Max(sink->closed_at + 1, now);
 	for (;;)
 	{
 		struct pg_tm tm;
