@@ -84,7 +84,7 @@ server_differs(void)
 	background_begin();
 	MemoryContextSwitchTo(context);
 	differs = OidIsValid(relay->server) &&
-		relay_server_read(relay, &kind, &server, &mapping, error) != server_hash;
+		relay_server_read(relay->server, relay->owner, &kind, &server, &mapping, error) != server_hash;
 	background_end();
 	MemoryContextDelete(context);
 	return differs;
@@ -159,7 +159,7 @@ connect_sink(void)
 	sink_config.trusted = superuser_arg(relay->owner);
 	if (OidIsValid(relay->server))
 	{
-		server_hash = relay_server_read(relay, &kind, &server, &mapping, error);
+		server_hash = relay_server_read(relay->server, relay->owner, &kind, &server, &mapping, error);
 		ok = server_hash != 0;
 	}
 	if (ok)
