@@ -33,15 +33,15 @@ COMMENT ON TYPE queue.message IS 'A message as a consumer sees it; receipt is NU
 
 -- One row per queue.  The C code reads it through a relation cache
 -- invalidated by the queue's table, so change it with queue.alter() only.
-CREATE TABLE queue.queue (
+CREATE TABLE queue.queue_definition (
 	relid        regclass PRIMARY KEY,
 	lease        interval NOT NULL,
 	max_attempts integer NOT NULL,
 	backoff      interval NOT NULL,
 	backoff_max  interval NOT NULL
 );
-GRANT SELECT ON queue.queue TO PUBLIC;
-SELECT pg_catalog.pg_extension_config_dump('queue.queue', '');
+GRANT SELECT ON queue.queue_definition TO PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('queue.queue_definition', '');
 
 -- Every message with a due time: delayed sends and failed attempts.
 CREATE TABLE queue.deferred (
@@ -63,12 +63,13 @@ SELECT pg_catalog.pg_extension_config_dump('queue.deferred', '');
 
 -- Messages that nobody could process, by their queue's table.  Nobody reads
 -- this one: see the view queue.dead_letters.
-CREATE TABLE queue.dead_letter (
+CREATE TABLE queue.dead (
 	relid       regclass NOT NULL,
 	attempts    integer NOT NULL,
 	id          bigint NOT NULL,
 	died_at     timestamptz NOT NULL,
 	enqueued_at timestamptz NOT NULL,
+	expires_at  timestamptz,
 	priority    smallint,
 	key         text,
 	headers     jsonb,
@@ -78,13 +79,13 @@ CREATE TABLE queue.dead_letter (
 	error       text,
 	PRIMARY KEY (relid, id, died_at)
 );
-SELECT pg_catalog.pg_extension_config_dump('queue.dead_letter', '');
+SELECT pg_catalog.pg_extension_config_dump('queue.dead', '');
 
 -- One row per relay; the maintenance worker keeps a process running for each.
 -- anchor: the type queues."$<name>", whose owner is the relay's owner, and
 -- which depends on the queue and the server or the procedure.  server,
 -- procedure: their names, for a restored anchor that depends on none as yet.
-CREATE TABLE queue.relay (
+CREATE TABLE queue.relay_definition (
 	name      text PRIMARY KEY,
 	anchor    regtype UNIQUE NOT NULL,
 	queue     regclass NOT NULL,
@@ -93,7 +94,7 @@ CREATE TABLE queue.relay (
 	options   jsonb NOT NULL,
 	paused    boolean NOT NULL DEFAULT false
 );
-SELECT pg_catalog.pg_extension_config_dump('queue.relay', '');
+SELECT pg_catalog.pg_extension_config_dump('queue.relay_definition', '');
 
 -- Messages that arrived through a relay's postgres sink, kept long enough to
 -- recognise one that is sent again because its confirmation was lost.
@@ -121,9 +122,9 @@ CREATE FUNCTION queue.create(name text,
 RETURNS void
 AS 'MODULE_PATHNAME', 'queue_create' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.create IS
-'Creates a queue: the table queues.<name>, owned by the caller, and its segments. Needs CREATE on schema queues. A table of the caller''s that is there already, as after a restore of definitions alone, becomes a queue with what is in it. lease: how long a receiver has a message unless it asks otherwise. max_attempts: deliveries before a message goes to the dead letters. backoff, backoff_max: the wait after the first failure, doubled by each further one up to the maximum. durable: false makes it unlogged, emptied by a crash. Errors: 42710 if it exists, 22023 for a value out of range, 53400 when queue.max_queues_per_role are in use.';
+'Creates a queue: the table queues.<name>, owned by the caller, and its segments. A table of the caller''s that is there already, as after a restore of definitions alone, becomes a queue with what is in it. name: 1 to 55 bytes without dollar signs. lease: for how long a receiver has a message unless it asks otherwise, more than 0. max_attempts: deliveries before a message goes to the dead letters, at least 1. backoff, backoff_max: the wait after the first failure, doubled by each further one up to the maximum. durable: false makes it unlogged, emptied by a crash. Intervals: ten years at most. Needs CREATE on schema queues. Errors: 42710 if it exists, 42602 invalid name, 22004 NULL argument, 22023 value out of range, 42501 no right, 53400 when queue.max_queues or queue.max_queues_per_role are in use, 0A000 a table with constraints that a queue cannot have.';
 
-CREATE FUNCTION queue.alter(name text,
+CREATE FUNCTION queue.alter(queue text,
 	lease interval DEFAULT NULL,
 	max_attempts integer DEFAULT NULL,
 	backoff interval DEFAULT NULL,
@@ -131,19 +132,19 @@ CREATE FUNCTION queue.alter(name text,
 RETURNS void
 AS 'MODULE_PATHNAME', 'queue_alter' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.alter IS
-'Changes the settings that are given and keeps the rest. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 22023 for a value out of range.';
+'Changes the settings that are given and keeps those that are NULL. lease, max_attempts, backoff, backoff_max: as for queue.create. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 22004 NULL queue, 22023 value out of range.';
 
-CREATE FUNCTION queue.drop(name text)
+CREATE FUNCTION queue.drop(queue text)
 RETURNS void
 AS 'MODULE_PATHNAME', 'queue_drop' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.drop IS
-'Drops a queue with all its messages, deferred ones and dead letters. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 2BP01 if a relay still reads it.';
+'Drops a queue with all its messages, deferred ones and dead letters. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 22004 NULL queue, 2BP01 if a relay still reads it or another object depends on it.';
 
-CREATE FUNCTION queue.purge(name text)
+CREATE FUNCTION queue.purge(queue text)
 RETURNS void
 AS 'MODULE_PATHNAME', 'queue_purge' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.purge IS
-'Removes every message of a queue, leased and deferred ones included, by TRUNCATE; dead letters stay. Waits for transactions that are sending to it. Owner only. Errors: 42704 unknown queue, 42501 not the owner.';
+'Removes every message of a queue, leased and deferred ones included, by TRUNCATE; dead letters stay. Waits for transactions that are sending to it. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 22004 NULL queue.';
 
 --
 -- Send
@@ -154,21 +155,21 @@ CREATE FUNCTION queue.send(queue text, payload jsonb,
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'queue_send' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.send IS
-'Sends one message in the caller''s transaction and returns its id, unique in the queue and never reused. headers must be an object. delay: not to be received before this much later. Needs INSERT on queues.<queue>. Errors: 42704 unknown queue, 42501 no right, 22004 NULL queue or payload, 22023 bad headers or delay.';
+'Sends one message in the caller''s transaction and returns its id, unique in the queue and never reused. payload: any jsonb value. key: what the message is about; relays keep messages of one key in order. headers: a JSON object. delay: not to be received before this much later, ten years at most. Needs INSERT on queues.<queue>. Errors: 42704 unknown queue, 42501 no right, 22004 NULL queue or payload, 22023 bad headers or delay, 23502 or 23514 a constraint of the owner''s is violated.';
 
 CREATE FUNCTION queue.send_bytes(queue text, body bytea,
 	key text DEFAULT NULL, headers jsonb DEFAULT NULL, delay interval DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'queue_send_bytes' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.send_bytes IS
-'Like queue.send, for a body of bytes instead of a jsonb payload.';
+'Like queue.send, for a body of bytes instead of a jsonb payload. key, headers, delay: as there. Errors: as queue.send; 22004 NULL queue or body.';
 
 CREATE FUNCTION queue.send_batch(queue text, payloads jsonb[],
 	keys text[] DEFAULT NULL, headers jsonb[] DEFAULT NULL, delay interval DEFAULT NULL)
 RETURNS SETOF bigint
 AS 'MODULE_PATHNAME', 'queue_send_batch' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1000;
 COMMENT ON FUNCTION queue.send_batch IS
-'Sends one message for each payload and returns their ids in the same order. keys and headers, where given, have as many elements as payloads. An empty array sends nothing. Errors: as queue.send, and 2202E for arrays of different lengths.';
+'Sends one message for each payload and returns their ids in the same order. keys, headers: with as many elements as payloads, or NULL for none. delay: for all of them. An empty array sends nothing. Errors: as queue.send, and 22004 a NULL among payloads, 2202E arrays of different lengths, 54000 more than ten million elements.';
 
 --
 -- Receive and settle
@@ -181,7 +182,7 @@ CREATE FUNCTION queue.receive(queue text,
 RETURNS SETOF queue.message
 AS 'MODULE_PATHNAME', 'queue_receive' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10;
 COMMENT ON FUNCTION queue.receive IS
-'Leases up to max_messages messages to the caller. lease: for how long, the queue''s own by default. wait: how long to wait in the server when there is none. A transaction that rolls back gives its leases back. Needs SELECT and DELETE on queues.<queue>. Errors: 42704 unknown queue, 42501 no right, 22023 for a value out of range, 53400 when queue.max_leases is used up.';
+'Leases up to max_messages messages to the caller, with receipts to settle them. max_messages: at least 1. lease: for how long, more than 0 and ten years at most, the queue''s own by default. wait: how long to wait in the server when there is none, ten years at most, not at all by default. A transaction that rolls back gives its leases back. Needs SELECT and DELETE on queues.<queue>. Errors: 42704 unknown queue, 42501 no right, 22004 NULL queue or max_messages, 22023 value out of range, 53400 when queue.max_leases or queue.max_leases_per_role are used up.';
 
 CREATE FUNCTION queue.pop(queue text,
 	max_messages integer DEFAULT 1,
@@ -189,61 +190,61 @@ CREATE FUNCTION queue.pop(queue text,
 RETURNS SETOF queue.message
 AS 'MODULE_PATHNAME', 'queue_pop' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10;
 COMMENT ON FUNCTION queue.pop IS
-'Receives and deletes up to max_messages messages in the caller''s transaction; a rollback puts them back. Rights and errors as queue.receive.';
+'Receives and deletes up to max_messages messages in the caller''s transaction; a rollback puts them back. max_messages: at least 1. wait: as for queue.receive. Rights and errors: as queue.receive.';
 
 CREATE FUNCTION queue.peek(queue text, max_messages integer DEFAULT 10)
 RETURNS SETOF queue.message
 AS 'MODULE_PATHNAME', 'queue_peek' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10;
 COMMENT ON FUNCTION queue.peek IS
-'Shows up to max_messages committed messages nobody has leased, oldest first, and takes none. Needs SELECT on queues.<queue>.';
+'Shows up to max_messages committed messages that are not on lease, oldest first, and takes none. max_messages: at least 1. Needs SELECT on queues.<queue>. Errors: 42704 unknown queue, 42501 no right, 22004 NULL queue or max_messages, 22023 value out of range.';
 
 CREATE FUNCTION queue.ack(receipt bigint)
 RETURNS boolean
 AS 'MODULE_PATHNAME', 'queue_ack' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.ack IS
-'Deletes the message in the caller''s transaction. false when the receipt''s lease has ended, and nothing is done. Needs DELETE on the queue. Errors: 42501 no right.';
+'Deletes the message of a receipt in the caller''s transaction. false when the receipt''s lease has ended, and nothing is done; NULL for NULL. Needs DELETE on the queue. Errors: 42501 no right.';
 
 CREATE FUNCTION queue.ack_batch(receipts bigint[])
 RETURNS integer
 AS 'MODULE_PATHNAME', 'queue_ack_batch' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.ack_batch IS
-'Like queue.ack for each receipt; NULLs are passed over. Returns how many were acknowledged.';
+'Like queue.ack for each receipt; NULLs are passed over. Returns how many were acknowledged. Errors: 42501 no right, 54000 more than ten million elements.';
 
 CREATE FUNCTION queue.nack(receipt bigint, delay interval DEFAULT NULL, error text DEFAULT NULL)
 RETURNS boolean
 AS 'MODULE_PATHNAME', 'queue_nack' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.nack IS
-'Reports a failed attempt: the message comes back after delay, by default the queue''s back-off, or goes to the dead letters after max_attempts. false when the lease has ended. Errors: 42501 no right, 22023 negative delay.';
+'Reports a failed attempt: the message comes back after delay, or goes to the dead letters after max_attempts. delay: ten years at most, the queue''s back-off by default. error: kept with the message. false when the lease has ended; NULL for a NULL receipt. Needs DELETE on the queue. Errors: 42501 no right, 22023 delay out of range.';
 
 CREATE FUNCTION queue.nack_batch(receipts bigint[], delay interval DEFAULT NULL, error text DEFAULT NULL)
 RETURNS integer
 AS 'MODULE_PATHNAME', 'queue_nack_batch' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.nack_batch IS
-'Like queue.nack for each receipt. Returns how many leases still held.';
+'Like queue.nack for each receipt; NULLs are passed over. delay, error: for all of them. Returns how many leases still held. Errors: as queue.nack, and 54000 more than ten million elements.';
 
 CREATE FUNCTION queue.reject(receipt bigint, reason text DEFAULT NULL)
 RETURNS boolean
 AS 'MODULE_PATHNAME', 'queue_reject' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.reject IS
-'Moves the message to the dead letters at once, with the reason given. false when the lease has ended.';
+'Moves the message of a receipt to the dead letters at once. reason: shown there, rejected by default. false when the lease has ended; NULL for a NULL receipt. Needs DELETE on the queue. Errors: 42501 no right.';
 
 CREATE FUNCTION queue.extend(receipt bigint, lease interval DEFAULT NULL)
 RETURNS boolean
 AS 'MODULE_PATHNAME', 'queue_extend' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.extend IS
-'Makes the lease end this long from now, by default the queue''s own lease. Takes effect at once, whatever becomes of the transaction. false when the lease has ended.';
+'Makes the lease of a receipt end this long from now. lease: more than 0 and ten years at most, the queue''s own by default. Takes effect at once, whatever becomes of the transaction. false when the lease has ended; NULL for a NULL receipt. Needs DELETE on the queue. Errors: 42501 no right, 22023 lease out of range.';
 
 CREATE FUNCTION queue.extend_batch(receipts bigint[], lease interval DEFAULT NULL)
 RETURNS integer
 AS 'MODULE_PATHNAME', 'queue_extend_batch' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.extend_batch IS
-'Like queue.extend for each receipt. Returns how many leases still held.';
+'Like queue.extend for each receipt; NULLs are passed over. Returns how many leases still held. Errors: as queue.extend, and 54000 more than ten million elements.';
 
 CREATE FUNCTION queue.release(queue text, id bigint)
 RETURNS boolean
 AS 'MODULE_PATHNAME', 'queue_release' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.release IS
-'Ends the lease on a message, which goes back to the head of its queue with no attempt counted; the receipt is good for nothing then. Takes effect at once, whatever becomes of the transaction. false when there is no lease, or its consumer is just settling it. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 55006 if a relay has the message.';
+'Ends the lease on a message, which goes back to the head of its queue with no attempt counted; the receipt is good for nothing then. id: the message''s. Takes effect at once, whatever becomes of the transaction. false when there is no lease, or its consumer is just settling it. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 22004 NULL argument, 55006 if a relay has the message.';
 
 --
 -- Dead letters
@@ -253,27 +254,27 @@ CREATE FUNCTION queue.redrive(queue text, max_messages integer DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'queue_redrive' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.redrive IS
-'Sends dead letters back to their queue, oldest first, with their ids and with no attempts counted. max_messages: how many at most, NULL for all. Returns how many. Needs INSERT and DELETE on queues.<queue>.';
+'Sends dead letters back to their queue, oldest first, with their ids and with no attempts counted. max_messages: how many at most, at least 1, NULL for all. Returns how many. Needs INSERT and DELETE on queues.<queue>. Errors: 42704 unknown queue, 42501 no right, 22004 NULL queue, 22023 value out of range.';
 
 CREATE FUNCTION queue.purge_dead_letters(queue text)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'queue_purge_dead_letters' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.purge_dead_letters IS
-'Deletes the dead letters of a queue and returns how many. Owner only.';
+'Deletes the dead letters of a queue and returns how many. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 22004 NULL queue.';
 
 --
--- A plain INSERT INTO queues.<name> reaches the engine through these.
+-- A plain INSERT INTO queues.<queue> reaches the engine through these.
 --
 
 CREATE FUNCTION queue.before_insert() RETURNS trigger
 AS 'MODULE_PATHNAME', 'queue_before_insert' LANGUAGE C;
 COMMENT ON FUNCTION queue.before_insert() IS
-'Trigger of every queue table: gives a row inserted by SQL its id and checks it.';
+'Trigger of every queue table: gives a row inserted by SQL its id and checks it. Errors: 428C9 an id was given, 22023 bad headers, 39P01 not called by a queue''s trigger.';
 
 CREATE FUNCTION queue.after_insert() RETURNS trigger
 AS 'MODULE_PATHNAME', 'queue_after_insert' LANGUAGE C;
 COMMENT ON FUNCTION queue.after_insert() IS
-'Trigger of every queue table: tells the engine where a row inserted by SQL lies.';
+'Trigger of every queue table: tells the engine where a row inserted by SQL lies. Errors: 39P01 not called by a queue''s trigger.';
 
 --
 -- Views
@@ -285,7 +286,7 @@ CREATE FUNCTION queue.queue_stats(queue regclass,
 	OUT oldest_enqueued_at timestamptz, OUT waiting integer, OUT segments integer, OUT bytes bigint)
 AS 'MODULE_PATHNAME', 'queue_stats' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.queue_stats IS
-'Counters of one queue, from shared memory; for the view queue.stats.';
+'Counters of one queue, given by its table, from shared memory; for the view queue.stats. bytes: on disk, indexes not included. NULL for a caller without SELECT on the queue who is no member of pg_monitor, and where it cannot be read now.';
 
 CREATE FUNCTION queue.lease_list(
 	OUT queue regclass, OUT id bigint, OUT attempts integer, OUT kind text, OUT state text,
@@ -309,7 +310,7 @@ CREATE FUNCTION queue.database_list(
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'queue_database_list' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.database_list IS
-'Databases and their maintenance workers; for the view queue.databases.';
+'Databases and their maintenance workers; for the view queue.databases. For pg_monitor.';
 REVOKE ALL ON FUNCTION queue.database_list FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION queue.database_list TO pg_monitor;
 
@@ -318,12 +319,12 @@ SELECT c.relname::text AS name,
 	pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
 	q.lease, q.max_attempts, q.backoff, q.backoff_max,
 	c.relpersistence = 'p' AS durable
-FROM queue.queue q JOIN pg_catalog.pg_class c ON c.oid = q.relid;
+FROM queue.queue_definition q JOIN pg_catalog.pg_class c ON c.oid = q.relid;
 GRANT SELECT ON queue.queues TO PUBLIC;
 
 CREATE VIEW queue.stats AS
 SELECT c.relname::text AS queue, s.*
-FROM queue.queue q JOIN pg_catalog.pg_class c ON c.oid = q.relid,
+FROM queue.queue_definition q JOIN pg_catalog.pg_class c ON c.oid = q.relid,
 	LATERAL queue.queue_stats(q.relid) s
 WHERE pg_catalog.has_table_privilege(q.relid, 'SELECT') OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
 GRANT SELECT ON queue.stats TO PUBLIC;
@@ -335,7 +336,7 @@ CREATE VIEW queue.dead_letters WITH (security_barrier) AS
 SELECT (SELECT c.relname::text FROM pg_catalog.pg_class c WHERE c.oid = d.relid) AS queue,
 	d.id, d.key, d.priority, d.headers, d.payload, d.body, d.attempts, d.reason, d.error,
 	d.enqueued_at, d.died_at
-FROM queue.dead_letter d
+FROM queue.dead d
 WHERE pg_catalog.has_table_privilege(d.relid, 'SELECT');
 GRANT SELECT ON queue.dead_letters TO PUBLIC;
 
@@ -367,16 +368,22 @@ COMMENT ON VIEW queue.databases IS
 -- name it knows which options there are, and queue_<kind>.
 CREATE FUNCTION queue.amqp_validator(text[], oid) RETURNS void
 AS 'MODULE_PATHNAME', 'queue_sink_validator' LANGUAGE C STRICT;
+COMMENT ON FUNCTION queue.amqp_validator IS
+'Checks the options of servers and user mappings of queue_amqp. Errors: 22023 unknown option or bad value, 42501 an option that the caller may not set.';
 CREATE FOREIGN DATA WRAPPER queue_amqp NO HANDLER VALIDATOR queue.amqp_validator;
 COMMENT ON FOREIGN DATA WRAPPER queue_amqp IS 'RabbitMQ and other AMQP 0-9-1 brokers, for queue.create_relay';
 
 CREATE FUNCTION queue.postgres_validator(text[], oid) RETURNS void
 AS 'MODULE_PATHNAME', 'queue_sink_validator' LANGUAGE C STRICT;
+COMMENT ON FUNCTION queue.postgres_validator IS
+'Checks the options of servers and user mappings of queue_postgres. Errors: as queue.amqp_validator.';
 CREATE FOREIGN DATA WRAPPER queue_postgres NO HANDLER VALIDATOR queue.postgres_validator;
 COMMENT ON FOREIGN DATA WRAPPER queue_postgres IS 'queues in another PostgreSQL database, for queue.create_relay';
 
 CREATE FUNCTION queue.file_validator(text[], oid) RETURNS void
 AS 'MODULE_PATHNAME', 'queue_sink_validator' LANGUAGE C STRICT;
+COMMENT ON FUNCTION queue.file_validator IS
+'Checks the options of servers and user mappings of queue_file. Errors: as queue.amqp_validator.';
 CREATE FOREIGN DATA WRAPPER queue_file NO HANDLER VALIDATOR queue.file_validator;
 COMMENT ON FOREIGN DATA WRAPPER queue_file IS 'files of JSON lines on this server, for queue.create_relay';
 
@@ -384,25 +391,28 @@ CREATE FUNCTION queue.create_relay(name text, queue text, server text DEFAULT NU
 RETURNS void
 AS 'MODULE_PATHNAME', 'queue_create_relay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.create_relay IS
-'Starts a worker that publishes the messages of a queue. server: a server of a foreign data wrapper queue_..., or NULL for a procedure in this database. options: see the manual; an unknown one is an error. Needs SELECT and DELETE on the queue, and USAGE on the server. The worker acts as the caller.';
+'Starts a worker that publishes the messages of a queue. name: the relay''s, 1 to 62 bytes without control characters. server: a server of a foreign data wrapper queue_..., or NULL for a procedure in this database. options: a JSON object, see the manual. The worker acts as the caller. Needs SELECT and DELETE on the queue, and USAGE on the server or EXECUTE on the procedure. Errors: 42710 if it exists, 42704 unknown queue or server, 42501 no right, 22004 NULL name or queue, 22023 bad name or options, 55000 the library of the sink is not installed, 53400 when queue.max_relays_per_role are in use.';
 
 CREATE FUNCTION queue.alter_relay(name text, options jsonb DEFAULT NULL, owner text DEFAULT NULL)
 RETURNS void
 AS 'MODULE_PATHNAME', 'queue_alter_relay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.alter_relay IS
-'Merges options into those of a relay, a null value removing one, or gives it to another role, which the caller must be a member of; and restarts its worker. Owner of the relay only.';
+'Merges options into those of a relay, a null value removing one, or gives it to another role, which the caller must be a member of; and restarts its worker. options: a JSON object. owner: the new owner. At least one of them. Owner of the relay only. Errors: 42704 unknown relay, 42501 no right, 22004 NULL name, or nothing to change, 22023 bad options.';
 
 CREATE FUNCTION queue.pause_relay(name text) RETURNS void
 AS 'MODULE_PATHNAME', 'queue_pause_relay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION queue.pause_relay IS 'Stops a relay''s worker until queue.resume_relay. Owner of the relay only.';
+COMMENT ON FUNCTION queue.pause_relay IS
+'Stops a relay''s worker until queue.resume_relay. Owner of the relay only. Errors: 42704 unknown relay, 42501 not the owner, 22004 NULL name.';
 
 CREATE FUNCTION queue.resume_relay(name text) RETURNS void
 AS 'MODULE_PATHNAME', 'queue_resume_relay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION queue.resume_relay IS 'Lets a paused relay run again. Owner of the relay only.';
+COMMENT ON FUNCTION queue.resume_relay IS
+'Lets a paused relay run again. Owner of the relay only. Errors: as queue.pause_relay.';
 
 CREATE FUNCTION queue.drop_relay(name text) RETURNS void
 AS 'MODULE_PATHNAME', 'queue_drop_relay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION queue.drop_relay IS 'Removes a relay; its queue and its messages stay. Owner of the relay only.';
+COMMENT ON FUNCTION queue.drop_relay IS
+'Removes a relay; its queue and its messages stay. Owner of the relay only. Errors: as queue.pause_relay.';
 
 CREATE FUNCTION queue.relay_list(
 	OUT name text, OUT queue text, OUT server text,
@@ -413,7 +423,7 @@ CREATE FUNCTION queue.relay_list(
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'queue_relay_list' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.relay_list IS
-'The relays the caller owns, or whose queue he may read; all for members of pg_monitor. For the view queue.relays.';
+'The relays the caller owns, or whose queue the caller may read; all for members of pg_monitor. lag_seconds: age of the oldest message not yet published. For the view queue.relays.';
 
 CREATE VIEW queue.relays AS
 SELECT name, queue, server, state, published, failed, in_flight,
@@ -427,7 +437,7 @@ CREATE FUNCTION queue.relay_accept(source text, queue text, ids bigint[], enqueu
 RETURNS integer
 AS 'MODULE_PATHNAME', 'queue_relay_accept' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.relay_accept IS
-'Sends the messages that have not arrived from this source before, and returns how many those were. source names the sending queue for good; ids and enqueued_ats are those the messages have there. Needs INSERT on queues.<queue>. Errors: 42704 unknown queue, 42501 no right, 22004 NULL argument, 2202E arrays of different lengths, 22023 bad message.';
+'Sends the messages that have not arrived from this source before, and returns how many those were. source: names the sending queue for good. ids, enqueued_ats: those the messages have there. payloads, bodies: one of them for each message, the other NULL. keys, headers: NULL elements for none. Needs INSERT on queues.<queue>. Errors: 42704 unknown queue, 42501 no right, 22004 NULL argument, or NULL among ids or enqueued_ats, 2202E arrays of different lengths, 22023 bad message, 54000 more than ten million elements.';
 
 -- The launcher starts this database's maintenance worker when this commits.
 CREATE FUNCTION queue.start_workers() RETURNS void

@@ -30,13 +30,6 @@ cannot()
 	exit $not_made
 }
 
-# How this machine reaches its mirror.
-mirror()
-{
-	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
-		grep -m 1 -E '^https?://.*/debian/?$' || say http://deb.debian.org/debian
-}
-
 apt_settings()
 {
 	apt-config dump Acquire | grep -E '^Acquire::(https?::Proxy|Check-|Force|Retries)' || true
@@ -102,21 +95,18 @@ finish()
 	fi
 	exit "$status"
 }
-trap finish EXIT
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
+at_end finish
 
 release=${1:-}
 [[ $release =~ ^[a-z]+$ ]] || fail "there is no release \"$release\": bookworm, trixie and forky are some"
 shift
 if [ "$(id -u)" -ne 0 ]; then
-	command -v sudo >/dev/null && sudo -v || cannot 'this needs root'
-	exec sudo --preserve-env=XDG_CACHE_HOME,http_proxy,https_proxy,no_proxy,QUEUE_TEST_TIMEOUT "$0" "$release" "$@"
+	{ command -v sudo >/dev/null && sudo -v; } || cannot 'this needs root'
+	exec sudo --preserve-env=XDG_CACHE_HOME,http_proxy,https_proxy,no_proxy,QUEUE_TEST_TIMEOUT \
+		"$0" "$release" "$@"
 fi
 
-cache=$(realpath -m "${XDG_CACHE_HOME:-/var/cache}")/queue-test
-[[ $cache/ != "$root"/* ]] || fail "$cache is inside the checkout (set XDG_CACHE_HOME)"
+cache=$(cache_directory)
 (install_packages debootstrap) || cannot 'there is no debootstrap'
 mkdir -p "$cache" || cannot 'there is no place to keep it'
 unshare --mount --pid --ipc --fork --mount-proc true || cannot 'namespaces are not allowed here'

@@ -37,6 +37,16 @@ fail()
 	exit 1
 }
 
+# Call a function at the end, however it comes.
+at_end()
+{
+	# shellcheck disable=SC2064 # its name is known now
+	trap "$1" EXIT
+	trap 'exit 129' HUP
+	trap 'exit 130' INT
+	trap 'exit 143' TERM
+}
+
 as_root()
 {
 	if [ "$(id -u)" -eq 0 ]; then
@@ -74,6 +84,27 @@ available()
 update_package_lists()
 {
 	as_root env DEBIAN_FRONTEND=noninteractive apt-get -q update 2>&1 | show_apt || true
+}
+
+# How this machine reaches its mirror of Debian.
+mirror()
+{
+	# shellcheck disable=SC2016 # apt-get fills it in
+	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+		grep -m 1 -E '^https?://.*/debian/?$' || say http://deb.debian.org/debian
+}
+
+# Where what takes long to get is kept, from one run to the next.
+cache_directory()
+{
+	local base=${HOME:-/var/tmp}/.cache
+
+	if [ "$(id -u)" -eq 0 ]; then
+		base=/var/cache
+	fi
+	base=$(realpath -m "${XDG_CACHE_HOME:-$base}")/queue-test
+	[[ $base/ != "$root"/* ]] || fail "$base is inside the checkout (set XDG_CACHE_HOME)"
+	say "$base"
 }
 
 # Install those of the packages that are missing, without letting Debian start
@@ -219,18 +250,23 @@ keep_directory()
 	fi
 }
 
-# Build a copy of the checkout in our directory, and install it.
-build()
+# Build a copy of the checkout in our directory.
+compile()
 {
-	local installer=() target
-
 	step "Building with $("$pg_config" --version) in $dir/build"
 	own_directory build
 	tar -C "$root" --exclude=./.git --exclude='*.o' --exclude='*.bc' --exclude='*.so' \
 		--exclude='./tmp_*' -cf - . | as_user tar -C "$dir/build" -xf -
 	as_user make -s -C "$dir/build" -j"$(nproc)" PG_CONFIG="$pg_config" "$@" >"$dir/build.log" 2>&1 ||
 		{ tail -n 40 "$dir/build.log"; fail "the build failed, see $dir/build.log"; }
+}
 
+# The same, and install it.
+build()
+{
+	local installer=() target
+
+	compile "$@"
 	for target in "$("$pg_config" --pkglibdir)" "$("$pg_config" --sharedir)/extension"; do
 		[ -w "$target" ] || installer=(as_root)
 	done

@@ -1,7 +1,102 @@
 --
--- Errors: the codes that a driver sees
+-- Errors: what is wrong with which argument, and the codes that a driver sees
 --
 SELECT queue.create('e');
+-- NULL
+SELECT queue.create(NULL);
+SELECT queue.create('f', lease => NULL);
+SELECT queue.create('f', max_attempts => NULL);
+SELECT queue.create('f', backoff => NULL);
+SELECT queue.create('f', backoff_max => NULL);
+SELECT queue.create('f', durable => NULL);
+SELECT queue.alter(NULL);
+SELECT queue.drop(NULL);
+SELECT queue.purge(NULL);
+SELECT queue.send(NULL, '1');
+SELECT queue.send('e', NULL);
+SELECT queue.send_bytes(NULL, '1');
+SELECT queue.send_bytes('e', NULL);
+SELECT queue.send_batch(NULL, '{1}');
+SELECT queue.send_batch('e', NULL);
+SELECT queue.receive(NULL);
+SELECT queue.receive('e', NULL);
+SELECT queue.pop(NULL);
+SELECT queue.pop('e', NULL);
+SELECT queue.peek(NULL);
+SELECT queue.peek('e', NULL);
+SELECT queue.release(NULL, 1);
+SELECT queue.release('e', NULL);
+SELECT queue.redrive(NULL);
+SELECT queue.purge_dead_letters(NULL);
+SELECT queue.create_relay(NULL, 'e');
+SELECT queue.create_relay('r', NULL);
+SELECT queue.alter_relay(NULL);
+SELECT queue.pause_relay(NULL);
+SELECT queue.resume_relay(NULL);
+SELECT queue.drop_relay(NULL);
+SELECT queue.relay_accept(NULL, 'e', '{}', '{}', '{}', '{}', '{}', '{}');
+SELECT queue.relay_accept('here', NULL, '{}', '{}', '{}', '{}', '{}', '{}');
+SELECT queue.relay_accept('here', 'e', NULL, '{}', '{}', '{}', '{}', '{}');
+SELECT queue.relay_accept('here', 'e', '{}', NULL, '{}', '{}', '{}', '{}');
+SELECT queue.relay_accept('here', 'e', '{}', '{}', NULL, '{}', '{}', '{}');
+SELECT queue.relay_accept('here', 'e', '{}', '{}', '{}', NULL, '{}', '{}');
+SELECT queue.relay_accept('here', 'e', '{}', '{}', '{}', '{}', NULL, '{}');
+SELECT queue.relay_accept('here', 'e', '{}', '{}', '{}', '{}', '{}', NULL);
+-- A NULL receipt is nobody's.
+SELECT queue.ack(NULL), queue.ack_batch(NULL), queue.nack(NULL), queue.nack_batch(NULL),
+	queue.reject(NULL), queue.extend(NULL), queue.extend_batch(NULL);
+-- Elements that are NULL
+SELECT queue.send_batch('e', '{1,NULL}');
+SELECT queue.relay_accept('here', 'e', '{1,NULL}', '{today,today}', '{1,2}', '{NULL,NULL}', '{a,b}', '{NULL,NULL}');
+SELECT queue.relay_accept('here', 'e', '{1,2}', '{NULL,today}', '{1,2}', '{NULL,NULL}', '{a,b}', '{NULL,NULL}');
+SELECT queue.ack_batch('{NULL,1}'), queue.nack_batch('{NULL,1}'), queue.extend_batch('{NULL,1}');
+-- Arrays of different lengths, and too long ones
+SELECT queue.send_batch('e', '{1}', keys => '{}');
+SELECT queue.send_batch('e', '{1}', headers => ARRAY['{}', '{}']::jsonb[]);
+SELECT queue.relay_accept('here', 'e', '{1}', '{}', '{1}', '{NULL}', '{a}', '{NULL}');
+SELECT queue.relay_accept('here', 'e', '{1}', '{today}', '{}', '{NULL}', '{a}', '{NULL}');
+SELECT queue.relay_accept('here', 'e', '{1}', '{today}', '{1}', '{}', '{a}', '{NULL}');
+SELECT queue.relay_accept('here', 'e', '{1}', '{today}', '{1}', '{NULL}', '{}', '{NULL}');
+SELECT queue.relay_accept('here', 'e', '{1}', '{today}', '{1}', '{NULL}', '{a}', '{}');
+SELECT queue.send_batch('e', array_fill(NULL::jsonb, ARRAY[10000001]));
+SELECT queue.ack_batch(array_fill(NULL::bigint, ARRAY[10000001]));
+SELECT queue.nack_batch(array_fill(NULL::bigint, ARRAY[10000001]));
+SELECT queue.extend_batch(array_fill(NULL::bigint, ARRAY[10000001]));
+SELECT queue.relay_accept('here', 'e', array_fill(NULL::bigint, ARRAY[10000001]), '{}', '{}', '{}', '{}', '{}');
+-- Numbers
+SELECT queue.create('f', max_attempts => 0);
+SELECT queue.alter('e', max_attempts => -1);
+SELECT queue.receive('e', 0);
+SELECT queue.pop('e', -1);
+SELECT queue.peek('e', 0);
+SELECT queue.redrive('e', 0);
+-- Intervals
+SELECT queue.create('f', lease => '0');
+SELECT queue.create('f', backoff => '-1 s');
+SELECT queue.create('f', backoff_max => '-178000000 years');
+SELECT queue.alter('e', lease => '11 years');
+SELECT queue.alter('e', backoff => '-1 s');
+SELECT queue.alter('e', backoff_max => '178000000 years');
+SELECT queue.send('e', '1', delay => '-1 s');
+SELECT queue.send_bytes('e', '1', delay => '11 years');
+SELECT queue.send_batch('e', '{1}', delay => '-1 s');
+SELECT queue.receive('e', lease => '0');
+SELECT queue.receive('e', wait => '-1 s');
+SELECT queue.pop('e', wait => '11 years');
+SELECT queue.nack(1, delay => '-1 s');
+SELECT queue.nack_batch('{1}', delay => '11 years');
+SELECT queue.extend(1, lease => '0');
+SELECT queue.extend_batch('{1}', lease => '11 years');
+-- Headers
+SELECT queue.send('e', '1', headers => '[]');
+SELECT queue.send_bytes('e', '1', headers => '"text"');
+SELECT queue.send_batch('e', '{1,2}', headers => ARRAY['{}', 'null']::jsonb[]);
+SELECT queue.relay_accept('here', 'e', '{1}', '{today}', '{1}', '{NULL}', '{a}', '{5}');
+INSERT INTO queues.e (payload, headers) VALUES ('1', '[]');
+-- Nothing was sent, and there is nobody new.
+SELECT sent FROM queue.stats WHERE queue = 'e';
+SELECT name FROM queue.queues;
+
 \set VERBOSITY sqlstate
 -- 42704 undefined_object
 SELECT queue.send('nowhere', '1');
@@ -38,6 +133,8 @@ SELECT queue.drop(NULL);
 SELECT queue.create('f', lease => NULL);
 -- 2202E array_subscript_error
 SELECT queue.send_batch('e', '{1}', keys => '{}');
+-- 54000 program_limit_exceeded
+SELECT queue.ack_batch(array_fill(NULL::bigint, ARRAY[10000001]));
 -- 428C9 generated_always
 INSERT INTO queues.e (id, payload) VALUES (1, '1');
 -- 25006 read_only_sql_transaction

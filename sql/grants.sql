@@ -71,7 +71,7 @@ SELECT queue.send('g', '1');
 SELECT payload FROM queue.deferred;
 SELECT * FROM queues.g;
 SELECT * FROM queues."g$1";
-UPDATE queue.queue SET max_attempts = 1;
+UPDATE queue.queue_definition SET max_attempts = 1;
 
 -- The right is needed when it is used: taken away, it is gone.
 RESET ROLE;

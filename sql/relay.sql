@@ -149,9 +149,9 @@ SELECT queue.alter_relay('one', '{"bach": 10}');
 SELECT queue.alter_relay('one', '{"procedure": null}');
 SELECT queue.alter_relay('one', NULL);
 SELECT queue.alter_relay('one', '{"procedure": "relay_many", "batch": 7, "max_attempts": 3}');
-SELECT options FROM queue.relay WHERE name = 'one';
+SELECT options FROM queue.relay_definition WHERE name = 'one';
 SELECT queue.alter_relay('one', '{"max_attempts": null}');
-SELECT options FROM queue.relay WHERE name = 'one';
+SELECT options FROM queue.relay_definition WHERE name = 'one';
 SELECT queue.resume_relay('one');
 CALL wait_until($$(SELECT count(*) = 100 FROM relay_got)$$);
 SELECT count(DISTINCT id) FROM relay_got;
@@ -180,7 +180,7 @@ CALL wait_until($$(SELECT state = 'idle' AND last_error IS NULL FROM queue.relay
 
 -- A new name is no new procedure.
 ALTER PROCEDURE relay_one RENAME TO relay_renamed;
-CALL wait_until($$(SELECT procedure = 'public.relay_renamed(queue.message)' FROM queue.relay WHERE name = 'one')$$);
+CALL wait_until($$(SELECT procedure = 'public.relay_renamed(queue.message)' FROM queue.relay_definition WHERE name = 'one')$$);
 SELECT options FROM queue.relays WHERE name = 'one';
 SELECT queue.send('relay_test', '{"n": 7}') IS NOT NULL;
 CALL wait_until($$(SELECT count(*) = 2 FROM relay_got)$$);
@@ -205,7 +205,7 @@ SELECT queue.drop_relay('no_such_relay');
 SELECT queue.pause_relay(NULL);
 SELECT count(*) FROM queue.relays;
 SELECT count(*) FROM queue.relay_list();
-SELECT * FROM queue.relay;
+SELECT * FROM queue.relay_definition;
 RESET ROLE;
 GRANT SELECT, DELETE ON queues.relay_test TO regress_relay_owner;
 SET ROLE regress_relay_owner;

@@ -57,15 +57,15 @@ SET ROLE regress_relay_b;
 CREATE SERVER relay_server FOREIGN DATA WRAPPER queue_amqp OPTIONS (host '127.0.0.1', port '2');
 GRANT USAGE ON FOREIGN SERVER relay_server TO PUBLIC;
 RESET ROLE;
-SELECT name FROM queue.relay ORDER BY name;
+SELECT name FROM queue.relay_definition ORDER BY name;
 BEGIN;
 DROP PROCEDURE regress_relay.take CASCADE;
-SELECT count(*) FROM queue.relay;
+SELECT count(*) FROM queue.relay_definition;
 ROLLBACK;
-SELECT count(*) FROM queue.relay;
+SELECT count(*) FROM queue.relay_definition;
 BEGIN;
 DROP TABLE queues.relay_objects CASCADE;
-SELECT count(*) FROM queue.relay;
+SELECT count(*) FROM queue.relay_definition;
 ROLLBACK;
 
 -- A replaced procedure is the same, one of that name in another schema is not.
@@ -101,7 +101,7 @@ REASSIGN OWNED BY regress_relay_a TO regress_relay_b;
 SELECT owner FROM queue.relays WHERE name = 'p';
 REVOKE USAGE ON FOREIGN DATA WRAPPER queue_amqp FROM regress_relay_a, regress_relay_b;
 DROP OWNED BY regress_relay_b CASCADE;
-SELECT count(*) FROM queue.relay;
+SELECT count(*) FROM queue.relay_definition;
 SELECT count(*) FROM pg_type WHERE typname LIKE '$%' AND typnamespace = 'queues'::regnamespace;
 CALL wait_for($$(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay' AND datname = current_database())$$);
 
@@ -110,7 +110,7 @@ CALL wait_for($$(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 
 CREATE PROCEDURE relay_take(m queue.message) LANGUAGE sql AS 'SELECT';
 SELECT queue.create_relay('p', 'relay_objects', options => '{"procedure": "relay_take"}');
 DROP TYPE queues."$p";
-SELECT count(*) FROM queue.relay;
+SELECT count(*) FROM queue.relay_definition;
 CREATE TYPE queues."$p" AS ();
 SELECT queue.create_relay('p', 'relay_objects', options => '{"procedure": "relay_take"}');
 SELECT queue.create_relay('p', 'relay_objects', options => '{"procedure": "relay_take"}');
@@ -180,7 +180,7 @@ SELECT queue.create_relay('p4', 'relay_objects', options => '{"procedure": "regr
 DROP OWNED BY regress_relay_a CASCADE;
 SELECT name FROM queue.relays;
 SELECT queue.drop_relay('s');
-SELECT count(*) FROM queue.relay;
+SELECT count(*) FROM queue.relay_definition;
 SELECT queue.drop('relay_objects');
 DROP SERVER relay_server CASCADE;
 DROP PROCEDURE wait_for;

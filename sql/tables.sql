@@ -114,8 +114,8 @@ SELECT queue.send('u', '1') IS NOT NULL AS sent;
 DROP TABLE queues.u CASCADE;
 SELECT count(*) FROM queue.queues WHERE name = 'u';
 RESET ROLE;
-SELECT (SELECT count(*) FROM queue.deferred) AS deferred, (SELECT count(*) FROM queue.dead_letter) AS dead,
-	(SELECT count(*) FROM queue.queue WHERE relid NOT IN (SELECT oid FROM pg_class)) AS settings;
+SELECT (SELECT count(*) FROM queue.deferred) AS deferred, (SELECT count(*) FROM queue.dead) AS dead,
+	(SELECT count(*) FROM queue.queue_definition WHERE relid NOT IN (SELECT oid FROM pg_class)) AS settings;
 SET ROLE regress_mallory;
 SELECT queue.create('u');
 SELECT payload FROM queue.pop('u', 10);
@@ -223,7 +223,8 @@ RESET queue.max_queues_per_role;
 
 -- A table that looks like a queue's becomes one, with what is in it.
 SET ROLE regress_alice;
-CREATE TABLE queues.restored (id bigint NOT NULL, enqueued_at timestamptz NOT NULL, expires_at timestamptz,
+CREATE TABLE queues.restored (id bigint NOT NULL, enqueued_at timestamptz NOT NULL, key_hash bigint,
+	expires_at timestamptz,
 	priority smallint, key text, headers jsonb, payload jsonb, body bytea, note text);
 CREATE TABLE queues."restored$1" () INHERITS (queues.restored);
 INSERT INTO queues.restored (id, enqueued_at, payload) VALUES (4711, now(), '"old"');
@@ -244,7 +245,8 @@ SELECT queue.send('restored', '"new"') > 4712 AS higher;
 INSERT INTO queues.restored (payload) VALUES ('"newest"') RETURNING id > 4713 AS higher;
 SELECT payload FROM queue.pop('restored', 10) ORDER BY id;
 SELECT queue.drop('restored');
-CREATE TABLE queues.restored (id bigint NOT NULL, enqueued_at timestamptz NOT NULL, expires_at timestamptz,
+CREATE TABLE queues.restored (id bigint NOT NULL, enqueued_at timestamptz NOT NULL, key_hash bigint,
+	expires_at timestamptz,
 	priority smallint, key text, headers jsonb, payload jsonb, body bytea);
 SELECT queue.drop('restored');
 SELECT count(*) FROM pg_class WHERE relname LIKE 'restored%';
@@ -252,6 +254,6 @@ SELECT count(*) FROM pg_class WHERE relname LIKE 'restored%';
 -- DROP OWNED drops queues like anything else.
 RESET ROLE;
 DROP OWNED BY regress_alice, regress_mallory CASCADE;
-SELECT (SELECT count(*) FROM queue.queue) AS queues, (SELECT count(*) FROM queue.deferred) AS deferred;
+SELECT (SELECT count(*) FROM queue.queue_definition) AS queues, (SELECT count(*) FROM queue.deferred) AS deferred;
 DROP SCHEMA regress_place CASCADE;
 DROP ROLE regress_alice, regress_mallory;

@@ -57,3 +57,17 @@ SELECT queue.queue_stats(NULL);
 SELECT queue.drop('v');
 SELECT queue.drop('w');
 SELECT queue FROM queue.stats;
+
+-- Tables and views have names of their own.
+SELECT relkind, string_agg(relname, ' ' ORDER BY relname) AS names
+	FROM pg_class WHERE relnamespace = 'queue'::regnamespace AND relkind IN ('r', 'v') GROUP BY 1 ORDER BY 1;
+-- A queue is always the argument "queue", but where it is to be created.
+SELECT proargnames[1] AS first, string_agg(proname, ' ' ORDER BY proname) AS functions
+	FROM pg_proc WHERE pronamespace = 'queue'::regnamespace AND proargnames IS NOT NULL AND pronargs > 0
+	GROUP BY 1 ORDER BY 1;
+-- Every function has a comment, which names its arguments but for those that are plain.
+SELECT proname FROM pg_proc WHERE pronamespace = 'queue'::regnamespace AND obj_description(oid, 'pg_proc') IS NULL;
+SELECT proname, argument
+	FROM pg_proc, unnest(proargnames[:pronargs]) argument
+	WHERE pronamespace = 'queue'::regnamespace AND argument NOT IN ('queue', 'receipt', 'receipts', 'name')
+	AND obj_description(oid, 'pg_proc') NOT LIKE '%' || argument || '%' ORDER BY 1, 2;

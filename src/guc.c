@@ -1,6 +1,6 @@
 /*
  * guc.c
- *		Settings of the extension (queue.*).
+ *		Settings: the extension's (queue.*), and what our sessions override.
  */
 #include "postgres.h"
 
@@ -8,7 +8,6 @@
 
 #include "guc.h"
 #include "miscadmin.h"
-#include "utils/guc.h"
 
 int			queue_max_queues = 128;
 int			queue_max_queues_per_role = -1;
@@ -116,4 +115,14 @@ guc_init(void)
 	}
 
 	MarkGUCPrefixReserved("queue");
+}
+
+void
+guc_override(const char *name, const char *value, GucSource source)
+{
+	const char *now = GetConfigOption(name, false, false);
+
+	/* What RESET goes back to may be another's even where the value is ours. */
+	if (source == PGC_S_OVERRIDE || now == NULL || strcmp(now, value) != 0)
+		SetConfigOption(name, value, PGC_SUSET, source);
 }

@@ -1,9 +1,11 @@
 /*
  * guc.h
- *		Settings of the extension (queue.*).
+ *		Settings: the extension's (queue.*), and what our sessions override.
  */
 #ifndef QUEUE_GUC_H
 #define QUEUE_GUC_H
+
+#include "utils/guc.h"
 
 extern int	queue_max_queues;	/* postmaster */
 extern int	queue_max_queues_per_role;	/* -1: half of them */
@@ -16,6 +18,15 @@ extern int	queue_sweep_interval;	/* superuser, in seconds */
 extern int	queue_straggler_age;	/* superuser, in seconds */
 extern int	queue_inbox_retention;	/* superuser, in minutes */
 
+/* The search_path for SQL that runs as anybody and is ours. */
+#define SAFE_SEARCH_PATH	"pg_catalog, pg_temp"
+
 extern void guc_init(void);
+
+/*
+ * Set a setting of PostgreSQL's in a session of ours: PGC_S_SESSION until
+ * somebody else sets it, PGC_S_OVERRIDE as the value RESET goes back to.
+ */
+extern void guc_override(const char *name, const char *value, GucSource source);
 
 #endif							/* QUEUE_GUC_H */

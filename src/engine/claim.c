@@ -4,114 +4,28 @@
  */
 #include "postgres.h"
 
-#include "access/detoast.h"
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "engine/claim.h"
 #include "engine/deferred.h"
+#include "engine/due.h"
+#include "engine/extension.h"
 #include "engine/frontier.h"
-#include "engine/guard.h"
-#include "engine/place.h"
-#include "engine/registry.h"
-#include "engine/segment.h"
+#include "engine/lease_account.h"
+#include "engine/leased.h"
+#include "engine/overdue.h"
+#include "engine/round.h"
 #include "engine/settle.h"
 #include "guc.h"
 #include "miscadmin.h"
-#include "utils/builtins.h"
+#include "stop_point.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
-#include "workers/worker.h"
 
 /* While a transaction holds messages up, look whether it has let go of them. */
 #define LOOK_INTERVAL_MS	100
-
-/* A value being read. */
-typedef struct Reading
-{
-	Datum		value;
-	struct varlena *result;
-} Reading;
-
-static void
-read_toasted(void *arg)
-{
-	Reading    *reading = arg;
-
-	reading->result = PG_DETOAST_DATUM_COPY(reading->value);
-}
-
-/*
- * A varlena in full; what was stored plain stays in its tuple.  What cannot
- * be read, because its toast is gone or spoilt, is that message's trouble.
- */
-static void *
-read_value(Datum value, bool isnull, const char **unreadable)
-{
-	Reading		reading = {.value = value};
-	ErrorData  *error;
-
-	if (isnull)
-		return NULL;
-	if (likely(!VARATT_IS_EXTERNAL(DatumGetPointer(value)) &&
-			   !VARATT_IS_COMPRESSED(DatumGetPointer(value))))
-		return PG_DETOAST_DATUM(value);
-
-	if (guard_run(read_toasted, &reading, &error))
-		return reading.result;
-	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_INTERNAL_ERROR)
-		ReThrowError(error);
-	*unreadable = error->message;
-	return NULL;
-}
-
-const char *
-claim_read(HeapTuple tuple, TupleDesc desc, bool deferred, Message *message)
-{
-	Datum		values[MaxHeapAttributeNumber];
-	bool		isnull[MaxHeapAttributeNumber];
-	const char *unreadable = NULL;
-
-	heap_deform_tuple(tuple, desc, values, isnull);
-
-#define VALUE(column)	(values[(deferred ? Anum_deferred_##column : Anum_message_##column) - 1])
-#define ISNULL(column)	(isnull[(deferred ? Anum_deferred_##column : Anum_message_##column) - 1])
-	memset(message, 0, sizeof(Message));
-	message->id = DatumGetInt64(VALUE(id));
-	message->attempts = deferred ? DatumGetInt32(values[Anum_deferred_attempts - 1]) + 1 : 1;
-	message->has_priority = !ISNULL(priority);
-	if (message->has_priority)
-		message->priority = DatumGetInt16(VALUE(priority));
-	message->enqueued_at = DatumGetTimestampTz(VALUE(enqueued_at));
-	message->key = read_value(VALUE(key), ISNULL(key), &unreadable);
-	message->headers = read_value(VALUE(headers), ISNULL(headers), &unreadable);
-	message->payload = read_value(VALUE(payload), ISNULL(payload), &unreadable);
-	message->body = read_value(VALUE(body), ISNULL(body), &unreadable);
-	message->xmin = HeapTupleHeaderXminFrozen(tuple->t_data) ?
-		FrozenTransactionId : HeapTupleHeaderGetRawXmin(tuple->t_data);
-#undef VALUE
-#undef ISNULL
-	return unreadable;
-}
-
-/* What a message will take in memory. */
-static Size
-message_bytes(HeapTuple tuple, TupleDesc desc)
-{
-	Datum		values[MaxHeapAttributeNumber];
-	bool		isnull[MaxHeapAttributeNumber];
-	Size		bytes = tuple->t_len;
-
-	if (!HeapTupleHasVarWidth(tuple))
-		return bytes;
-	heap_deform_tuple(tuple, desc, values, isnull);
-	for (int i = 0; i < desc->natts; i++)
-	{
-		if (!isnull[i] && TupleDescAttr(desc, i)->attlen == -1)
-			bytes += toast_raw_datum_size(values[i]);
-	}
-	return bytes;
-}
 
 /* Take the oldest returned lease, if the queue is still the one we look at. */
 static bool
@@ -135,7 +49,7 @@ static void
 claim_returned(ClaimScan *scan)
 {
 	QueueShared *q = scan->q;
-	int			n = pg_atomic_read_u32(&q->nreturned);
+	int			n = lease_count_returned(q);
 	Lease		lease;
 
 	for (; n > 0 && scan->nclaims < scan->max && take_returned(scan, &lease); n--)
@@ -146,18 +60,18 @@ claim_returned(ClaimScan *scan)
 		Verdict		verdict = VERDICT_DEAD;
 
 		rel = deferred ? try_relation_open(lease.place.relid, AccessShareLock) :
-			frontier_open(scan, lease.place.segment);
+			scan_open(scan, lease.place.segment);
 		if (rel != NULL)
-			verdict = place_fetch(rel, &lease, scan->snapshot, &tuple);
+			verdict = leased_fetch(rel, &lease, scan->snapshot, &tuple);
 		if (rel != NULL && deferred)
 			relation_close(rel, AccessShareLock);
 		if (verdict == VERDICT_LIVE)
 		{
 			lease_renew(&lease.ref, lease.attempts, scan->kind, scan->now, scan->expires_at);
-			frontier_add_claim(scan, lease.ref, lease.id, lease.attempts,
+			scan_add_claim(scan, lease.ref, lease.id, lease.attempts,
 							   lease.place.segment)->tuple = tuple;
-			if (pg_atomic_read_u64(&q->ready) > 0)
-				pg_atomic_fetch_sub_u64(&q->ready, 1);
+			if (counter_read(&q->counters, COUNTER_READY) > 0)
+				counter_add(&q->counters, COUNTER_READY, -1);
 		}
 		else if (verdict == VERDICT_WAIT)
 			lease_put_back(lease.ref);
@@ -205,14 +119,15 @@ build_messages(ClaimScan *scan, Size max_bytes, Message **result)
 			/* Before it is read, as a few bytes can be the sign of many. */
 			if (max_bytes != CLAIM_UNLIMITED)
 			{
-				bytes += message_bytes(claim->tuple, desc);
+				bytes += message_size(claim->tuple, desc);
 				if (n > 0 && bytes > max_bytes)
 				{
 					lease_give_back(claim->ref);
 					continue;
 				}
 			}
-			unreadable = claim_read(claim->tuple, desc, is_deferred, &messages[n]);
+			unreadable = message_deform(is_deferred ? &deferred_columns : &message_columns,
+										claim->tuple, desc, &messages[n]);
 		}
 		messages[n].attempts = claim->attempts;
 		messages[n].receipt = lease_receipt(claim->ref);
@@ -246,33 +161,34 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 
 	memset(&scan, 0, sizeof(scan));
 	scan.q = q;
+	scan.relid = queue->relid;
 	scan.generation = queue->generation;
 	scan.kind = kind;
 	scan.now = GetCurrentTimestamp();
 	scan.expires_at = (kind == LEASE_TIMED) ? scan.now + lease : DT_NOEND;
 	scan.max = Min(max, queue_max_leases);
 	lease_reserve(scan.max + 1);
+	STOP_POINT("claim");
 
 	/*
 	 * Not the caller's snapshot, which in REPEATABLE READ is too old to see
 	 * what was sent since.
 	 */
 	scan.snapshot = RegisterSnapshot(GetLatestSnapshot());
-	settle_overdue(queue, &scan);
+	STOP_POINT("claim-snapshot");
+	overdue_claim(queue, &scan);
 	claim_returned(&scan);
 
 	/* Those had a slot; what is taken from here on needs another. */
 	scan.max = scan.nclaims + lease_allowance(q, scan.max - scan.nclaims);
-	deferred_claim(&scan, queue->relid);
+	due_claim(&scan);
 	if (scan.nclaims < scan.max)
 	{
 		int			before = scan.nclaims;
-		int64		ready;
 
 		frontier_claim(&scan);
-		ready = (int64) pg_atomic_sub_fetch_u64(&q->ready, scan.nclaims - before);
-		if (ready < 0)
-			pg_atomic_write_u64(&q->ready, 0);
+		if (counter_add(&q->counters, COUNTER_READY, before - scan.nclaims) < 0)
+			counter_write(&q->counters, COUNTER_READY, 0);
 	}
 	UnregisterSnapshot(scan.snapshot);
 
@@ -291,12 +207,12 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 	if (scan.nclaims > 1)
 		qsort(scan.claims, scan.nclaims, sizeof(Claim), compare_claims);
 	n = build_messages(&scan, max_bytes, messages);
-	frontier_close(&scan);
+	scan_close(&scan);
 
 	if (n > 0)
 	{
-		pg_atomic_write_u64(&q->frontier_time, (*messages)[n - 1].enqueued_at);
-		pg_atomic_fetch_add_u64(&q->received, n);
+		pg_atomic_write_u64(&q->reader.time, (*messages)[n - 1].enqueued_at);
+		counter_add(&q->counters, COUNTER_RECEIVED, n);
 		if (kind == LEASE_TIMED)
 			maintenance_wake_by(MyDatabaseId, scan.expires_at);
 	}
@@ -306,8 +222,8 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 TimestampTz
 claim_next_look(QueueShared *q)
 {
-	TimestampTz due = (TimestampTz) pg_atomic_read_u64(&q->next_due);
-	TimestampTz overdue = (TimestampTz) pg_atomic_read_u64(&q->next_expiry);
+	TimestampTz due = bound_read(&q->next_due);
+	TimestampTz overdue = lease_next_look(q);
 	TimestampTz next = Min(due, overdue);
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz look = TimestampTzPlusMilliseconds(now, LOOK_INTERVAL_MS);
@@ -315,7 +231,7 @@ claim_next_look(QueueShared *q)
 	/* What is due and was not to be had is held up by a transaction, too. */
 	if (next <= now)
 		return look;
-	if (pg_atomic_read_u32(&q->nlooks) > 0 || pg_atomic_read_u32(&q->nreturned) > 0)
+	if (notes_any(&q->reader.notes) || lease_count_returned(q) > 0)
 		return Min(next, look);
 	return next;
 }

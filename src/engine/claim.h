@@ -5,31 +5,9 @@
 #ifndef QUEUE_ENGINE_CLAIM_H
 #define QUEUE_ENGINE_CLAIM_H
 
-#include "access/htup_details.h"
 #include "engine/lease.h"
 #include "engine/registry.h"
-
-/* A message in the current memory context, every value detoasted. */
-typedef struct Message
-{
-	int64		receipt;		/* 0: no lease */
-	int64		id;
-	int			attempts;		/* this delivery's number, from 1 */
-	int16		priority;
-	bool		has_priority;
-	TimestampTz enqueued_at;
-	text	   *key;			/* NULL if none, like the rest */
-	struct varlena *headers;	/* jsonb */
-	struct varlena *payload;	/* jsonb */
-	bytea	   *body;
-	TransactionId xmin;			/* who inserted it */
-} Message;
-
-/*
- * Take a message apart that lies in a segment, or in queue.deferred.  Returns
- * why a value of it cannot be read and was left out, or NULL.
- */
-extern const char *claim_read(HeapTuple tuple, TupleDesc desc, bool deferred, Message *message);
+#include "message.h"
 
 /*
  * Lease up to max messages, in order of id, into an array palloc'd in the

@@ -35,42 +35,10 @@
 #include "rewrite/rewriteHandler.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/datum.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
-
-#if PG_VERSION_NUM >= 190000
-#define insert_index_tuples(target, slot, estate) \
-	ExecInsertIndexTuples(target, estate, 0, slot, NIL, NULL)
-#elif PG_VERSION_NUM >= 160000
-#define insert_index_tuples(target, slot, estate) \
-	ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL, false)
-#else
-#define insert_index_tuples(target, slot, estate) \
-	ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL)
-#endif
-
-#if PG_VERSION_NUM >= 190000
-#define define_index(relid, statement) \
-	DefineIndex(NULL, relid, statement, InvalidOid, InvalidOid, InvalidOid, -1, \
-				false, true, false, false, true)
-#elif PG_VERSION_NUM >= 160000
-#define define_index(relid, statement) \
-	DefineIndex(relid, statement, InvalidOid, InvalidOid, InvalidOid, -1, \
-				false, true, false, false, true)
-#else
-#define define_index(relid, statement) \
-	DefineIndex(relid, statement, InvalidOid, InvalidOid, InvalidOid, \
-				false, true, false, false, true)
-#endif
-
-#if PG_VERSION_NUM >= 160000
-#define columns_by_name(to, from)	build_attrmap_by_name(to, from, false)
-#else
-#define columns_by_name(to, from)	build_attrmap_by_name(to, from)
-#endif
 
 /* A column without a value from the sender. */
 typedef struct ColumnDefault
@@ -103,7 +71,7 @@ constrained_needed(Relation rel)
 	if (constr != NULL &&
 		(constr->num_check > 0 || constr->num_defval > 0 || constr->has_generated_stored))
 		return true;
-	for (int i = Anum_message_expires_at - 1; i < desc->natts; i++)
+	for (int i = Anum_message_enqueued_at; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
 
@@ -196,6 +164,32 @@ check_default_headers(Datum headers)
 				 errdetail("The column's default is not.")));
 }
 
+/* What a column's default has made of a message, in a memory context. */
+static void
+take_over_default(Message *message, AttrNumber column, Datum value, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	switch (column)
+	{
+		case Anum_message_expires_at:
+			message->expires_at = DatumGetTimestampTz(value);
+			break;
+		case Anum_message_priority:
+			message->priority = DatumGetInt16(value);
+			message->has_priority = true;
+			break;
+		case Anum_message_key:
+			message->key = DatumGetTextPCopy(value);
+			break;
+		case Anum_message_headers:
+			check_default_headers(value);
+			message->headers = PG_DETOAST_DATUM_COPY(value);
+			break;
+	}
+	MemoryContextSwitchTo(old);
+}
+
 static void
 check_row(Constrained *c)
 {
@@ -227,7 +221,7 @@ check_row(Constrained *c)
 }
 
 HeapTuple
-constrained_form(Constrained *c, Datum *values, bool *isnull)
+constrained_form(Constrained *c, Message *message)
 {
 	TupleDesc	desc = RelationGetDescr(c->rel);
 	TupleTableSlot *slot = c->slot;
@@ -240,25 +234,18 @@ constrained_form(Constrained *c, Datum *values, bool *isnull)
 
 	ExecClearTuple(slot);
 	memset(slot->tts_isnull, true, desc->natts * sizeof(bool));
-	memcpy(slot->tts_values, values, Natts_message * sizeof(Datum));
-	memcpy(slot->tts_isnull, isnull, Natts_message * sizeof(bool));
+	message_fill(&message_columns, message, slot->tts_values, slot->tts_isnull);
 	for (int i = 0; i < desc->natts; i++)
 	{
 		if (!slot->tts_isnull[i] || (c->defaults[i].expr == NULL && !c->defaults[i].domain))
 			continue;
 		apply_default(c, i);
 		if (i < Natts_message && !slot->tts_isnull[i])
-		{
-			Form_pg_attribute att = TupleDescAttr(desc, i);
-
-			if (i == Anum_message_headers - 1)
-				check_default_headers(slot->tts_values[i]);
-			MemoryContextSwitchTo(caller_context);
-			values[i] = datumCopy(slot->tts_values[i], att->attbyval, att->attlen);
-			isnull[i] = false;
-			MemoryContextSwitchTo(GetPerTupleMemoryContext(c->estate));
-		}
+			take_over_default(message, i + 1, slot->tts_values[i], caller_context);
 	}
+	slot->tts_isnull[Anum_message_key_hash - 1] = (message->key == NULL);
+	if (message->key != NULL)
+		slot->tts_values[Anum_message_key_hash - 1] = Int64GetDatum(message_key_hash(message->key));
 	ExecStoreVirtualTuple(slot);
 	slot->tts_tableOid = RelationGetRelid(c->rel);
 
@@ -290,7 +277,7 @@ constrained_index(Constrained *c, HeapTuple tuple)
 	slot->tts_tableOid = RelationGetRelid(c->rel);
 
 	owner_begin(c->rel->rd_rel->relowner, &caller);
-	list_free(insert_index_tuples(c->target, slot, c->estate));
+	list_free(INSERT_INDEX_TUPLES(c->target, slot, c->estate));
 	owner_end(&caller);
 	ExecClearTuple(slot);
 	ResetPerTupleExprContext(c->estate);
@@ -303,73 +290,4 @@ constrained_end(Constrained *c)
 	ExecResetTupleTable(c->estate->es_tupleTable, false);
 	FreeExecutorState(c->estate);
 	pfree(c);
-}
-
-static bool
-is_of_users(Oid function, void *context)
-{
-	return function >= FirstNormalObjectId;
-}
-
-/*
- * Whether the planner might call something of this expression: it does where
- * nothing depends on a column, and puts the bodies of SQL functions in place.
- */
-static bool
-may_be_evaluated(Node *node, void *context)
-{
-	if (node == NULL || IsA(node, Const))
-		return false;
-	if (IsA(node, CoerceToDomain) || check_functions_in_node(node, is_of_users, NULL) ||
-		(!IsA(node, List) && !contain_var_clause(node)))
-		return true;
-	return expression_tree_walker(node, may_be_evaluated, context);
-}
-
-/* The same for the expressions or the predicate of an index. */
-static bool
-index_may_be_evaluated(Relation index, AttrNumber column)
-{
-	bool		isnull;
-	Datum		tree = SysCacheGetAttr(INDEXRELID, index->rd_indextuple, column, &isnull);
-
-	return !isnull && may_be_evaluated(stringToNode(TextDatumGetCString(tree)), NULL);
-}
-
-void
-constrained_copy_indexes(Relation parent, Oid segment, bool evaluate)
-{
-	List	   *indexes = RelationGetIndexList(parent);
-	OwnerContext caller;
-	ListCell   *lc;
-
-	if (indexes == NIL)
-		return;
-	owner_begin(parent->rd_rel->relowner, &caller);
-	foreach(lc, indexes)
-	{
-		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
-
-		/* A unique one could hold for one segment only. */
-		if (!index->rd_index->indisunique && !index->rd_index->indisexclusion &&
-			index->rd_index->indisvalid &&
-			(evaluate ||
-			 (!index_may_be_evaluated(index, Anum_pg_index_indexprs) &&
-			  !index_may_be_evaluated(index, Anum_pg_index_indpred))))
-		{
-			Relation	rel = table_open(segment, NoLock);
-			AttrMap    *map = columns_by_name(RelationGetDescr(rel), RelationGetDescr(parent));
-			Oid			constraint;
-			IndexStmt  *statement = generateClonedIndexStmt(NULL, index, map, &constraint);
-
-			statement->idxname = segment_free_name(psprintf("%s_idx", RelationGetRelationName(rel)), '_',
-												   RelationGetNamespace(rel));
-			table_close(rel, NoLock);
-			define_index(segment, statement);
-			free_attrmap(map);
-		}
-		index_close(index, AccessShareLock);
-	}
-	owner_end(&caller);
-	list_free(indexes);
 }

@@ -7,6 +7,7 @@
 #define QUEUE_ENGINE_CONSTRAINED_H
 
 #include "access/htup.h"
+#include "message.h"
 #include "utils/rel.h"
 
 typedef struct Constrained Constrained;
@@ -22,20 +23,14 @@ extern bool constrained_needed(Relation rel);
 extern Constrained *constrained_begin(Relation rel, Oid queue);
 
 /*
- * The tuple of a message, of Natts_message columns: completed with defaults,
- * which are put in values and isnull too, and generated columns, and checked.
+ * The tuple of a message: completed with defaults, which the message is given
+ * too, and generated columns, and checked.
  */
-extern HeapTuple constrained_form(Constrained *constrained, Datum *values, bool *isnull);
+extern HeapTuple constrained_form(Constrained *constrained, Message *message);
 
 /* Make the index entries of such a tuple once it is in its place. */
 extern void constrained_index(Constrained *constrained, HeapTuple tuple);
 
 extern void constrained_end(Constrained *constrained);
-
-/*
- * DDL: give a new segment the indexes its queue has, unless evaluate is false
- * and there is something in them that the planner might evaluate.
- */
-extern void constrained_copy_indexes(Relation parent, Oid segment, bool evaluate);
 
 #endif							/* QUEUE_ENGINE_CONSTRAINED_H */

@@ -1,13 +1,14 @@
 /*
  * dead_letter.h
- *		Dead letters: queue.dead_letter.
+ *		Dead letters: queue.dead.
  */
 #ifndef QUEUE_ENGINE_DEAD_LETTER_H
 #define QUEUE_ENGINE_DEAD_LETTER_H
 
-#include "engine/claim.h"
+#include "engine/registry.h"
+#include "message.h"
 
-/* Columns of queue.dead_letter. */
+/* Columns of queue.dead. */
 enum
 {
 	Anum_dead_relid = 1,
@@ -15,6 +16,7 @@ enum
 	Anum_dead_id,
 	Anum_dead_died_at,
 	Anum_dead_enqueued_at,
+	Anum_dead_expires_at,
 	Anum_dead_priority,
 	Anum_dead_key,
 	Anum_dead_headers,
@@ -25,8 +27,8 @@ enum
 	Natts_dead = Anum_dead_error
 };
 
-/* Insert a message in queue.dead_letter. */
-extern void dead_letter_insert(Queue *queue, Message *message, const char *reason,
+/* Insert a message in queue.dead. */
+extern void dead_letter_insert(QueueShared *q, const Message *message, const char *reason,
 							   const char *error);
 
 /* Delete all dead letters of a queue; returns how many. */

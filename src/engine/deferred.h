@@ -5,8 +5,9 @@
 #ifndef QUEUE_ENGINE_DEFERRED_H
 #define QUEUE_ENGINE_DEFERRED_H
 
-#include "engine/claim.h"
-#include "engine/frontier.h"
+#include "engine/shared.h"
+#include "message.h"
+#include "utils/relcache.h"
 
 /* Columns of queue.deferred, in this order. */
 enum
@@ -26,11 +27,13 @@ enum
 	Natts_deferred = Anum_deferred_error
 };
 
+extern const MessageColumns deferred_columns;
+
 /*
  * Insert a message that is due at a time, its attempts so far counted; the
  * error is that of the last one, or NULL.  *tid is where it lies, if wanted.
  */
-extern void deferred_insert(Queue *queue, Message *message, TimestampTz due_at,
+extern void deferred_insert(QueueShared *q, const Message *message, TimestampTz due_at,
 							int attempts, const char *error, ItemPointer tid);
 
 /* Whether a row of queue.deferred, its page locked, is this one. */
@@ -41,9 +44,6 @@ extern int	deferred_attempts(Relation rel, HeapTuple tuple);
 
 /* Find a row by its key, wherever it lies by now; false if there is none. */
 extern bool deferred_find(Relation rel, Oid relid, TimestampTz due_at, int64 id, ItemPointer tid);
-
-/* Lease what is due, into scan->claims. */
-extern void deferred_claim(ClaimScan *scan, Oid relid);
 
 /* Delete everything deferred of a queue. */
 extern void deferred_delete_all(Oid relid);

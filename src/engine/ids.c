@@ -2,8 +2,8 @@
  * ids.c
  *		Message ids: a shared counter with a WAL-logged reservation ahead.
  *
- * The queue's sequence counts by IDENTITY_RESERVE; each value v reserves
- * v .. v + IDENTITY_RESERVE - 1 for the counter in shared memory.  What a
+ * The queue's sequence counts by IDS_RESERVED; each value v reserves
+ * v .. v + IDS_RESERVED - 1 for the counter in shared memory.  What a
  * crash leaves of a reservation is never handed out: ids have gaps, and no
  * id is used twice.
  *
@@ -19,6 +19,7 @@
 #include "catalog/pg_sequence.h"
 #include "commands/sequence.h"
 #include "engine/ids.h"
+#include "engine/tables.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
@@ -27,23 +28,35 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-/* The increment of every queue's sequence; see administer.c. */
-#define IDENTITY_RESERVE	1000
+void
+ids_init(IdRange *range)
+{
+	SpinLockInit(&range->mutex);
+	range->next = range->limit = 0;
+}
+
+void
+ids_reset(IdRange *range)
+{
+	SpinLockAcquire(&range->mutex);
+	range->next = range->limit = 0;
+	SpinLockRelease(&range->mutex);
+}
 
 /* Take n reserved ids, if there are as many. */
 static bool
-take_reserved(QueueShared *q, int n, int64 *id)
+take_reserved(IdRange *range, int n, int64 *id)
 {
 	bool		enough;
 
-	SpinLockAcquire(&q->id_mutex);
-	enough = q->id_limit - q->next_id >= n;
+	SpinLockAcquire(&range->mutex);
+	enough = range->limit - range->next >= n;
 	if (enough)
 	{
-		*id = q->next_id;
-		q->next_id += n;
+		*id = range->next;
+		range->next += n;
 	}
-	SpinLockRelease(&q->id_mutex);
+	SpinLockRelease(&range->mutex);
 	return enough;
 }
 
@@ -54,73 +67,72 @@ take_reserved(QueueShared *q, int n, int64 *id)
  * ids never go back.
  */
 static void
-add_reserved(QueueShared *q, int64 first, int64 limit)
+add_reserved(IdRange *range, int64 first, int64 limit)
 {
-	SpinLockAcquire(&q->id_mutex);
-	if (first == q->id_limit)
-		q->id_limit = limit;
-	else if (first > q->id_limit)
+	SpinLockAcquire(&range->mutex);
+	if (first == range->limit)
+		range->limit = limit;
+	else if (first > range->limit)
 	{
-		q->next_id = first;
-		q->id_limit = limit;
+		range->next = first;
+		range->limit = limit;
 	}
-	SpinLockRelease(&q->id_mutex);
+	SpinLockRelease(&range->mutex);
 }
 
 static void
-sequence_altered(Queue *queue, const char *detail)
+sequence_altered(const char *name, Oid sequence, const char *detail)
 {
-	char	   *sequence = get_rel_name(queue->sequence);
+	char	   *sequence_name = get_rel_name(sequence);
 
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("the ids of queue \"%s\" cannot be continued", NameStr(queue->name)),
+			 errmsg("the ids of queue \"%s\" cannot be continued", name),
 			 errdetail_internal("%s", detail),
-			 errhint("Restore the sequence \"%s\": INCREMENT 1000 CACHE 1 NO CYCLE, and a value beyond the id of every message.",
-					 sequence ? sequence : psprintf("%s$id", NameStr(queue->name)))));
+			 errhint("Restore the sequence \"%s\": INCREMENT %d CACHE 1 NO CYCLE, and a value beyond the id of every message.",
+					 sequence_name ? sequence_name : psprintf("%s$id", name), IDS_RESERVED)));
 }
 
-/* Raise an error unless the sequence counts as we made it count. */
+/* Raise an error unless the sequence counts as it was made to. */
 static void
-check_sequence(Queue *queue)
+check_sequence(Oid queue, const char *name, Oid sequence)
 {
 	HeapTuple	tuple = NULL;
 	Form_pg_sequence form;
 	bool		good;
 
 	/* The queue before what belongs to it, as who drops it does. */
-	queue_lock(queue->relid, NameStr(queue->name), RowExclusiveLock);
-	if (OidIsValid(queue->sequence))
+	queue_lock(queue, name, RowExclusiveLock);
+	if (OidIsValid(sequence))
 	{
 		/* As nextval does. */
-		LockRelationOid(queue->sequence, RowExclusiveLock);
-		tuple = SearchSysCache1(SEQRELID, ObjectIdGetDatum(queue->sequence));
+		LockRelationOid(sequence, RowExclusiveLock);
+		tuple = SearchSysCache1(SEQRELID, ObjectIdGetDatum(sequence));
 	}
 	if (!HeapTupleIsValid(tuple))
-		sequence_altered(queue, _("The queue's sequence was dropped."));
+		sequence_altered(name, sequence, _("The queue's sequence was dropped."));
 	form = (Form_pg_sequence) GETSTRUCT(tuple);
-	good = form->seqincrement == IDENTITY_RESERVE && form->seqcache == 1 && !form->seqcycle;
+	good = form->seqincrement == IDS_RESERVED && form->seqcache == 1 && !form->seqcycle;
 	ReleaseSysCache(tuple);
 	if (!good)
-		sequence_altered(queue, _("The queue's sequence was altered."));
+		sequence_altered(name, sequence, _("The queue's sequence was altered."));
 }
 
 /* Draw a reservation. */
 static int64
-draw(Queue *queue)
+draw(IdRange *range, const char *name, Oid sequence)
 {
-	QueueShared *q = queue->shared;
 	int64		limit;
 	int64		reserved;
 
-	SpinLockAcquire(&q->id_mutex);
-	limit = q->id_limit;
-	SpinLockRelease(&q->id_mutex);
+	SpinLockAcquire(&range->mutex);
+	limit = range->limit;
+	SpinLockRelease(&range->mutex);
 
 	/* What others have added by now they drew before us. */
-	reserved = nextval_internal(queue->sequence, false);
+	reserved = nextval_internal(sequence, false);
 	if (reserved < limit)
-		sequence_altered(queue,
+		sequence_altered(name, sequence,
 						 psprintf(_("The queue's sequence was set back: it gave " INT64_FORMAT " after " INT64_FORMAT "."),
 								  reserved, limit - 1));
 	return reserved;
@@ -148,46 +160,45 @@ flush_reservation(Oid sequence)
 
 /* Whole reservations for a batch. */
 static void
-allocate_many(Queue *queue, int n, int64 *ids)
+allocate_many(IdRange *range, Oid queue, const char *name, Oid sequence, int n, int64 *ids)
 {
 	int64		reserved = 0;
 	int			done = 0;
 	int			used = 0;
 
-	check_sequence(queue);
+	check_sequence(queue, name, sequence);
 	while (done < n)
 	{
 		CHECK_FOR_INTERRUPTS();
-		reserved = draw(queue);
-		for (used = 0; used < IDENTITY_RESERVE && done < n; used++)
+		reserved = draw(range, name, sequence);
+		for (used = 0; used < IDS_RESERVED && done < n; used++)
 			ids[done++] = reserved + used;
 	}
-	flush_reservation(queue->sequence);
+	flush_reservation(sequence);
 
 	/* Whoever sends after us gets greater ids. */
-	add_reserved(queue->shared, reserved + used, reserved + IDENTITY_RESERVE);
+	add_reserved(range, reserved + used, reserved + IDS_RESERVED);
 }
 
 void
-identity_allocate(Queue *queue, int n, int64 *ids)
+ids_allocate(IdRange *range, Oid queue, const char *name, Oid sequence, int n, int64 *ids)
 {
-	QueueShared *q = queue->shared;
 	int64		id;
 
-	if (n >= IDENTITY_RESERVE)
+	if (n >= IDS_RESERVED)
 	{
-		allocate_many(queue, n, ids);
+		allocate_many(range, queue, name, sequence, n, ids);
 		return;
 	}
-	while (!take_reserved(q, n, &id))
+	while (!take_reserved(range, n, &id))
 	{
 		int64		reserved;
 
 		CHECK_FOR_INTERRUPTS();
-		check_sequence(queue);
-		reserved = draw(queue);
-		flush_reservation(queue->sequence);
-		add_reserved(q, reserved, reserved + IDENTITY_RESERVE);
+		check_sequence(queue, name, sequence);
+		reserved = draw(range, name, sequence);
+		flush_reservation(sequence);
+		add_reserved(range, reserved, reserved + IDS_RESERVED);
 	}
 	for (int i = 0; i < n; i++)
 		ids[i] = id + i;

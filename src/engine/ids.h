@@ -5,9 +5,30 @@
 #ifndef QUEUE_ENGINE_IDS_H
 #define QUEUE_ENGINE_IDS_H
 
-#include "engine/registry.h"
+#include "storage/s_lock.h"
 
-/* n rising ids, greater than all handed out before; not always consecutive. */
-extern void identity_allocate(Queue *queue, int n, int64 *ids);
+/* The increment of every queue's sequence. */
+#define IDS_RESERVED	1000
+
+/* The ids reserved for a queue: from next up to, but not including, limit. */
+typedef struct IdRange
+{
+	slock_t		mutex;			/* guards the rest */
+	int64		next;
+	int64		limit;
+} IdRange;
+
+extern void ids_init(IdRange *range);
+
+/* None are reserved: the element is to be another queue's. */
+extern void ids_reset(IdRange *range);
+
+/*
+ * n rising ids, greater than all handed out before; not always consecutive.
+ * Locks the queue's table where more have to be reserved.  Errors: 55000 if
+ * the sequence is not as queue.create() made it, 42704 if the queue was dropped.
+ */
+extern void ids_allocate(IdRange *range, Oid queue, const char *name, Oid sequence,
+						 int n, int64 *ids);
 
 #endif							/* QUEUE_ENGINE_IDS_H */

@@ -6,35 +6,33 @@
  * an acknowledgement, an expiry and an extension of the same lease cannot
  * both happen.  Whoever has brought a slot to another state than HELD owns
  * its other fields; RETURNED ones are the list's.  A hash on the message's
- * place finds out that it is leased; its buckets are guarded by spinlocks, a
- * few buckets each.
+ * place finds out that it is leased (leased_place.c).
  *
  * What a transaction did to leases is undone or finished at its end from a
- * list kept by this backend.
+ * list kept by this backend (deed.c).
  */
 #include "postgres.h"
 
 #include "access/transam.h"
 #include "access/xact.h"
-#include "common/hashfn.h"
+#include "engine/deed.h"
 #include "engine/lease.h"
-#include "engine/receipt.h"
-#include "engine/wake.h"
+#include "engine/lease_account.h"
+#include "engine/round.h"
 #include "guc.h"
 #include "miscadmin.h"
-#include "port/pg_bitutils.h"
 #include "storage/procarray.h"
 #include "storage/shmem.h"
 #include "storage/spin.h"
-#include "utils/memutils.h"
 #include "utils/timestamp.h"
-#include "workers/worker.h"
 
-#define HASH_LOCKS		128
-
-/* What a receipt has room for; generation 0 is no lease's. */
+/* What a receipt can hold; generation 0 is no lease's. */
 #define MAX_GENERATION	((UINT64CONST(1) << (RECEIPT_BITS - LEASE_SLOT_BITS)) - 1)
 
+/*
+ * Written by who has brought the word out of HELD, or taken the slot off the
+ * free list; read by others without a lock, see lease_read.
+ */
 typedef struct LeaseSlot
 {
 	pg_atomic_uint64 word;		/* generation << 8 | LeaseState */
@@ -44,60 +42,28 @@ typedef struct LeaseSlot
 	int			kind;			/* LeaseKind */
 	int			pid;
 	int			retries;
-	int			next;			/* in the free or a returned list */
+	int			next;			/* in the free list, under its mutex */
 	TransactionId prepared;		/* took it and was prepared since */
 	TimestampTz leased_at;
 	TimestampTz expires_at;
-
-	/*
-	 * Where the message is, and for as long as it is being moved, where to;
-	 * each has an entry of the hash, numbered 2 * slot + element.
-	 */
-	int			current;
-	LeasePlace	places[2];
-	int			hash_next[2];
+	int			current;		/* of the two places, see slot_entry */
 } LeaseSlot;
 
 typedef struct LeaseShared
 {
 	slock_t		free_mutex;
-	int			free_head;
-	int			high_water;		/* slots beyond were never used */
-	int			nbuckets;		/* a power of two */
-	pg_atomic_uint32 used;
-	pg_atomic_uint32 timed;		/* of those, timed leases */
+	int			free_head;		/* under free_mutex */
+	int			high_water;		/* slots beyond were never used; only grows, under free_mutex */
+	pg_atomic_uint32 timed;		/* timed leases; counted by who owns a slot */
+
+	/* Constant after the start. */
 	uint64		receipt_keys[RECEIPT_KEYS]; /* by chance, at each start */
 	LeaseRef	void_ref;		/* whose receipt would be 0 */
-	slock_t		hash_mutex[HASH_LOCKS];
+
 	LeaseSlot	slots[FLEXIBLE_ARRAY_MEMBER];
-	/* int buckets[nbuckets] follows */
 } LeaseShared;
 
-typedef enum LeaseAction
-{
-	LEASE_DID_TAKE,				/* a new or renewed lease */
-	LEASE_DID_CHECK,			/* a returned one is being looked at */
-	LEASE_DID_REMOVE,			/* a returned one's message is moved away */
-	LEASE_DID_SETTLE,
-	LEASE_DID_MOVE
-} LeaseAction;
-
-typedef struct LeaseDeed
-{
-	LeaseRef	ref;
-	LeaseAction action;
-	LeaseOutcome outcome;		/* of LEASE_DID_SETTLE */
-	bool		moved;			/* of LEASE_DID_MOVE: it has another place */
-	bool		ended;			/* of LEASE_DID_SETTLE: its time was over */
-	SubTransactionId subid;
-} LeaseDeed;
-
 static LeaseShared *leases = NULL;
-static int *buckets = NULL;
-
-static LeaseDeed *deeds = NULL;
-static int	ndeeds = 0;
-static int	max_deeds = 0;
 
 #define WORD(generation, state)	(((uint64) (generation) << 8) | (state))
 #define WORD_GENERATION(word)	((word) >> 8)
@@ -112,32 +78,19 @@ static int	max_deeds = 0;
  * Shared memory
  */
 
-static int
-bucket_count(void)
-{
-	return pg_nextpower2_32(queue_max_leases);
-}
-
-static Size
-slots_size(void)
-{
-	return MAXALIGN(add_size(offsetof(LeaseShared, slots),
-							 mul_size(queue_max_leases, sizeof(LeaseSlot))));
-}
-
 Size
 lease_shmem_size(void)
 {
-	return add_size(slots_size(), mul_size(bucket_count(), sizeof(int)));
+	return add_size(offsetof(LeaseShared, slots),
+					mul_size(queue_max_leases, sizeof(LeaseSlot)));
 }
 
 void
-lease_shmem_init(bool found)
+lease_shmem_init(void)
 {
-	bool		mine;
+	bool		found;
 
-	leases = ShmemInitStruct("queue leases", lease_shmem_size(), &mine);
-	buckets = (int *) ((char *) leases + slots_size());
+	leases = ShmemInitStruct("queue leases", lease_shmem_size(), &found);
 	if (found)
 		return;
 
@@ -146,19 +99,12 @@ lease_shmem_init(bool found)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not generate random values")));
-
 	leases->void_ref = receipt_decode(leases->receipt_keys, 0);
 
 	SpinLockInit(&leases->free_mutex);
 	leases->free_head = 0;
 	leases->high_water = 0;
-	leases->nbuckets = bucket_count();
-	pg_atomic_init_u32(&leases->used, 0);
 	pg_atomic_init_u32(&leases->timed, 0);
-	for (int i = 0; i < HASH_LOCKS; i++)
-		SpinLockInit(&leases->hash_mutex[i]);
-	for (int i = 0; i < leases->nbuckets; i++)
-		buckets[i] = -1;
 	for (int i = 0; i < queue_max_leases; i++)
 	{
 		LeaseSlot  *slot = &leases->slots[i];
@@ -166,7 +112,6 @@ lease_shmem_init(bool found)
 		memset(slot, 0, sizeof(LeaseSlot));
 		pg_atomic_init_u64(&slot->word, WORD(0, LEASE_FREE));
 		slot->next = (i + 1 < queue_max_leases) ? i + 1 : -1;
-		slot->hash_next[0] = slot->hash_next[1] = -1;
 	}
 }
 
@@ -189,125 +134,32 @@ lease_of_receipt(int64 receipt)
 }
 
 /*
- * The hash of places
- */
-
-static int
-place_bucket(int queue, const LeasePlace *place, int64 id)
-{
-	uint64		hash;
-
-	if (place->segment == LEASE_IN_DEFERRED)
-		hash = ((uint64) queue << 48) ^ (uint64) id ^ (uint64) place->due_at;
-	else
-		hash = ((uint64) place->relid << 32) ^
-			((uint64) ItemPointerGetBlockNumberNoCheck(&place->tid) << 9) ^
-			ItemPointerGetOffsetNumberNoCheck(&place->tid);
-
-	return murmurhash32((uint32) (hash ^ (hash >> 32))) & (leases->nbuckets - 1);
-}
-
-static inline slock_t *
-bucket_mutex(int bucket)
-{
-	return &leases->hash_mutex[bucket % HASH_LOCKS];
-}
-
-/*
- * The entry of a message at a place, -1 if there is none.  In a segment the id
- * tells it from one that held the place before and whose lease has not ended
- * yet (TRUNCATE, VACUUM); the database, from one copied from it, whose tables
- * have the same OIDs.
- */
-static int
-find_in_bucket(int bucket, int queue, const LeasePlace *place, int64 id)
-{
-	int			entry = buckets[bucket];
-
-	while (entry >= 0)
-	{
-		LeaseSlot  *slot = &leases->slots[entry / 2];
-		LeasePlace *other = &slot->places[entry % 2];
-
-		if (slot->id != id)
-			;
-		else if (place->segment == LEASE_IN_DEFERRED)
-		{
-			if (other->segment == LEASE_IN_DEFERRED && slot->queue == queue &&
-				other->due_at == place->due_at)
-				break;
-		}
-		else if (other->segment != LEASE_IN_DEFERRED && other->relid == place->relid &&
-				 ItemPointerEquals(&other->tid, unconstify(ItemPointerData *, &place->tid)) &&
-				 queue_state->queues[slot->queue].dboid == MyDatabaseId)
-			break;
-		entry = slot->hash_next[entry % 2];
-	}
-	return entry;
-}
-
-static void
-hash_insert(int slotno, int which)
-{
-	LeaseSlot  *slot = &leases->slots[slotno];
-	int			bucket = place_bucket(slot->queue, &slot->places[which], slot->id);
-
-	SpinLockAcquire(bucket_mutex(bucket));
-	slot->hash_next[which] = buckets[bucket];
-	buckets[bucket] = 2 * slotno + which;
-	SpinLockRelease(bucket_mutex(bucket));
-}
-
-static void
-hash_remove(int slotno, int which)
-{
-	LeaseSlot  *slot = &leases->slots[slotno];
-	int			bucket = place_bucket(slot->queue, &slot->places[which], slot->id);
-	int		   *link = &buckets[bucket];
-
-	SpinLockAcquire(bucket_mutex(bucket));
-	while (*link >= 0 && *link != 2 * slotno + which)
-		link = &leases->slots[*link / 2].hash_next[*link % 2];
-	if (*link >= 0)
-		*link = slot->hash_next[which];
-	SpinLockRelease(bucket_mutex(bucket));
-	slot->hash_next[which] = -1;
-}
-
-LeaseState
-lease_state(Oid relid, ItemPointer tid, int64 id)
-{
-	LeasePlace	place = {.relid = relid,.tid = *tid};
-	int			bucket = place_bucket(0, &place, id);
-	LeaseState	state = LEASE_FREE;
-	int			entry;
-
-	SpinLockAcquire(bucket_mutex(bucket));
-	entry = find_in_bucket(bucket, 0, &place, id);
-	if (entry >= 0)
-	{
-		state = WORD_STATE(pg_atomic_read_u64(&leases->slots[entry / 2].word));
-
-		/* Taken this moment, and not marked so yet. */
-		if (state == LEASE_FREE)
-			state = LEASE_HELD;
-	}
-	SpinLockRelease(bucket_mutex(bucket));
-	return state;
-}
-
-/*
  * Slots
  */
 
+/* The entry of a lease's place, of which it has two while it is being moved. */
+static inline int
+slot_entry(int slotno, int which)
+{
+	return 2 * slotno + which;
+}
+
 /* Count a lease in or out of the segment it keeps from being truncated. */
 static void
-count_in_segment(LeaseSlot *slot, int which, int32 change)
+count_in_segment(int slotno, int which, int32 change)
 {
-	int			segment = slot->places[which].segment;
+	int			segment = leased_place_get(slot_entry(slotno, which))->segment;
 
 	if (segment != LEASE_IN_DEFERRED)
-		pg_atomic_fetch_add_u32(&queue_state->queues[slot->queue].segments[segment].leases, change);
+		account_count_in_segment(leases->slots[slotno].queue, segment, change);
+}
+
+/* Take a place off a lease that is ours. */
+static void
+leave_place(int slotno, int which)
+{
+	leased_place_remove(slot_entry(slotno, which));
+	count_in_segment(slotno, which, -1);
 }
 
 static inline LeaseSlot *
@@ -316,10 +168,26 @@ ref_slot(LeaseRef ref)
 	return &leases->slots[REF_SLOTNO(ref)];
 }
 
+static inline QueueShared *
+slot_queue(const LeaseSlot *slot)
+{
+	return &queue_state->queues[slot->queue];
+}
+
+/* Whether a slot is somebody's alone: of who asks, that is. */
+static inline bool pg_attribute_unused()
+is_ours(LeaseRef ref)
+{
+	LeaseState	state = WORD_STATE(pg_atomic_read_u64(&ref_slot(ref)->word));
+
+	return state != LEASE_FREE && state != LEASE_HELD;
+}
+
 /* A slot that is ours is in another state from now on, its fields written. */
 static void
 set_state(LeaseRef ref, LeaseState state)
 {
+	/* Pairs with the read barrier in lease_read, and with change_state. */
 	pg_write_barrier();
 	pg_atomic_write_u64(&ref_slot(ref)->word, REF_WORD(ref, state));
 }
@@ -362,16 +230,16 @@ seize(LeaseRef ref, LeaseState to, bool wait)
 }
 
 static void
-copy_lease(LeaseRef ref, Lease *lease)
+copy_lease(LeaseRef ref, LeaseState state, Lease *lease)
 {
 	LeaseSlot  *slot = ref_slot(ref);
 
 	lease->ref = ref;
-	lease->state = WORD_STATE(pg_atomic_read_u64(&slot->word));
+	lease->state = state;
 	lease->kind = slot->kind;
-	lease->q = &queue_state->queues[slot->queue];
+	lease->q = slot_queue(slot);
 	lease->id = slot->id;
-	lease->place = slot->places[slot->current];
+	lease->place = *leased_place_get(slot_entry(REF_SLOTNO(ref), slot->current));
 	lease->attempts = slot->attempts;
 	lease->pid = slot->pid;
 	lease->retries = slot->retries;
@@ -379,7 +247,12 @@ copy_lease(LeaseRef ref, Lease *lease)
 	lease->expires_at = slot->expires_at;
 }
 
-bool
+/*
+ * The lease in a slot, whatever its state; false if there is none.  One that
+ * was BUSY meanwhile looks the same before and after: retries and expires_at
+ * of the copy can be of two moments.
+ */
+static bool
 lease_read(int slotno, Lease *lease)
 {
 	LeaseSlot  *slot = &leases->slots[slotno];
@@ -390,13 +263,48 @@ lease_read(int slotno, Lease *lease)
 
 		if (WORD_STATE(word) == LEASE_FREE)
 			return false;
+
+		/* Pairs with set_state: the fields are at least as new as the word. */
 		pg_read_barrier();
-		copy_lease(REF(WORD_GENERATION(word), slotno), lease);
+		copy_lease(REF(WORD_GENERATION(word), slotno), WORD_STATE(word), lease);
+
+		/* Pairs with change_state, which comes before any change of the fields. */
 		pg_read_barrier();
 		if (WORD_STATE(word) != LEASE_BUSY && pg_atomic_read_u64(&slot->word) == word)
 			return true;
 		pg_spin_delay();
 	}
+}
+
+bool
+lease_next(LeaseCursor *cursor, Lease *lease)
+{
+	while (*cursor < leases->high_water)
+	{
+		if (lease_read((*cursor)++, lease))
+			return true;
+	}
+	return false;
+}
+
+LeaseState
+lease_state(Oid relid, ItemPointer tid, int64 id)
+{
+	LeasePlace	place = {.relid = relid,.tid = *tid};
+	int			bucket = leased_place_lock(0, &place, id);
+	int			entry = leased_place_find(bucket, 0, &place, id);
+	LeaseState	state = LEASE_FREE;
+
+	if (entry >= 0)
+	{
+		state = WORD_STATE(pg_atomic_read_u64(&leases->slots[entry / 2].word));
+
+		/* Taken this moment, and not marked so yet. */
+		if (state == LEASE_FREE)
+			state = LEASE_HELD;
+	}
+	leased_place_unlock(bucket);
+	return state;
 }
 
 /* Whether a lease on some queue is one of this database. */
@@ -406,97 +314,21 @@ is_here(const Lease *lease)
 	return lease->q->dboid == MyDatabaseId;
 }
 
-/*
- * What this transaction did
- */
-
-static void
-remember(LeaseRef ref, LeaseAction action)
-{
-	LeaseDeed  *deed = &deeds[ndeeds];
-
-	Assert(ndeeds < max_deeds);
-	ndeeds++;
-	deed->ref = ref;
-	deed->action = action;
-	deed->outcome = LEASE_ACKED;
-	deed->moved = false;
-	deed->ended = false;
-	deed->subid = GetCurrentSubTransactionId();
-}
-
-/* The latest deed on a lease, NULL if there is none. */
-static LeaseDeed *
-latest_deed(LeaseRef ref)
-{
-	for (int i = ndeeds - 1; i >= 0; i--)
-	{
-		if (deeds[i].ref == ref)
-			return &deeds[i];
-	}
-	return NULL;
-}
-
-/* Strike it off the list; false if there is none. */
-static bool
-forget_deed(LeaseRef ref)
-{
-	LeaseDeed  *deed = latest_deed(ref);
-
-	if (deed == NULL)
-		return false;
-	memmove(deed, deed + 1, (deeds + ndeeds - deed - 1) * sizeof(LeaseDeed));
-	ndeeds--;
-	return true;
-}
-
 void
 lease_reserve(int n)
 {
-	int			max;
-
-	if (ndeeds + n <= max_deeds)
-		return;
-	max = Max(ndeeds + n, Max(64, max_deeds * 2));
-	if (deeds == NULL)
-		deeds = MemoryContextAllocHuge(TopMemoryContext, (Size) max * sizeof(LeaseDeed));
-	else
-		deeds = repalloc_huge(deeds, (Size) max * sizeof(LeaseDeed));
-	max_deeds = max;
+	deeds_reserve(n);
 }
 
 int
 lease_pending(void)
 {
-	return ndeeds;
+	return deeds_count();
 }
 
 /*
  * Taking and giving up
  */
-
-int
-lease_allowance(QueueShared *q, int n)
-{
-	int			most = queue_max_leases_per_role;
-	int64		used = 0;
-
-	if (most < 0)
-		most = queue_max_leases / 2;
-	if (q->owner_is_superuser || !OidIsValid(q->owner) ||
-		(int64) pg_atomic_read_u32(&leases->used) + n <= most)
-		return n;
-	for (int i = 0; i < queue_max_queues; i++)
-	{
-		QueueShared *other = &queue_state->queues[i];
-
-		if (OidIsValid(other->relid) && other->owner == q->owner)
-			used += pg_atomic_read_u32(&other->slots_used);
-	}
-	if (used >= most)
-		return 0;
-	return (int) Min(n, most - used);
-}
 
 /*
  * A lease that is ours begins, with another generation than any before in its
@@ -541,10 +373,28 @@ announce_lease(int slotno)
 	if (slot->kind == LEASE_TIMED)
 	{
 		pg_atomic_fetch_add_u32(&leases->timed, 1);
-		lease_look_by(&queue_state->queues[slot->queue], slot->expires_at);
+		lease_look_by(slot_queue(slot), slot->expires_at);
 	}
-	remember(ref, LEASE_DID_TAKE);
+	(void) deed_add(ref, LEASE_DID_TAKE);
 	return ref;
+}
+
+/* Take a slot off the free list; -1 if there is none. */
+static int
+take_slot(void)
+{
+	int			slotno;
+
+	SpinLockAcquire(&leases->free_mutex);
+	slotno = leases->free_head;
+	if (slotno >= 0)
+	{
+		leases->free_head = leases->slots[slotno].next;
+		if (slotno >= leases->high_water)
+			leases->high_water = slotno + 1;
+	}
+	SpinLockRelease(&leases->free_mutex);
+	return slotno;
 }
 
 LeaseTaking
@@ -552,45 +402,32 @@ lease_take(QueueShared *q, const LeasePlace *place, int64 id, int attempts, Leas
 		   TimestampTz now, TimestampTz expires_at, LeaseRef *ref)
 {
 	int			queue = QueueIndex(q);
-	int			bucket = place_bucket(queue, place, id);
-	slock_t    *mutex = bucket_mutex(bucket);
+	int			bucket = leased_place_lock(queue, place, id);
 	int			slotno;
 	LeaseSlot  *slot;
 
-	SpinLockAcquire(mutex);
-	if (find_in_bucket(bucket, queue, place, id) >= 0)
+	if (leased_place_find(bucket, queue, place, id) >= 0)
 	{
-		SpinLockRelease(mutex);
+		leased_place_unlock(bucket);
 		return LEASE_TAKEN_ALREADY;
 	}
-
-	SpinLockAcquire(&leases->free_mutex);
-	slotno = leases->free_head;
+	slotno = take_slot();
 	if (slotno < 0)
 	{
-		SpinLockRelease(&leases->free_mutex);
-		SpinLockRelease(mutex);
+		leased_place_unlock(bucket);
 		return LEASE_NONE_FREE;
 	}
 	slot = &leases->slots[slotno];
-	leases->free_head = slot->next;
-	if (slotno >= leases->high_water)
-		leases->high_water = slotno + 1;
-	SpinLockRelease(&leases->free_mutex);
-
 	slot->id = id;
 	slot->queue = queue;
 	slot->current = 0;
-	slot->places[0] = *place;
 	begin_lease(slot, attempts, kind, now, expires_at);
-	slot->hash_next[0] = buckets[bucket];
-	buckets[bucket] = 2 * slotno;
-	SpinLockRelease(mutex);
+	leased_place_put(bucket, slot_entry(slotno, 0), queue, place, id);
+	leased_place_unlock(bucket);
 
-	count_in_segment(slot, 0, 1);
-	pg_atomic_fetch_add_u32(&leases->used, 1);
-	pg_atomic_fetch_add_u32(&q->slots_used, 1);
-	pg_atomic_fetch_add_u64(&q->leased, 1);
+	count_in_segment(slotno, 0, 1);
+	account_count(queue, 1);
+	counter_add(&q->counters, COUNTER_LEASED, 1);
 	*ref = announce_lease(slotno);
 	return LEASE_TAKEN;
 }
@@ -600,15 +437,13 @@ static void
 free_slot(LeaseRef ref)
 {
 	LeaseSlot  *slot = ref_slot(ref);
-	QueueShared *q = &queue_state->queues[slot->queue];
 
-	hash_remove(REF_SLOTNO(ref), slot->current);
-	count_in_segment(slot, slot->current, -1);
+	Assert(is_ours(ref));
+	leave_place(REF_SLOTNO(ref), slot->current);
 	if (slot->kind == LEASE_TIMED)
 		pg_atomic_fetch_sub_u32(&leases->timed, 1);
-	pg_atomic_fetch_sub_u64(&q->leased, 1);
-	pg_atomic_fetch_sub_u32(&q->slots_used, 1);
-	pg_atomic_fetch_sub_u32(&leases->used, 1);
+	counter_add(&slot_queue(slot)->counters, COUNTER_LEASED, -1);
+	account_count(slot->queue, -1);
 
 	/* Still the same generation: the receipt has ended, the next differs. */
 	set_state(ref, LEASE_FREE);
@@ -623,37 +458,29 @@ static void
 return_slot(LeaseRef ref)
 {
 	LeaseSlot  *slot = ref_slot(ref);
-	QueueShared *q = &queue_state->queues[slot->queue];
 
+	Assert(is_ours(ref));
 	if (slot->kind == LEASE_TIMED)
 		pg_atomic_fetch_sub_u32(&leases->timed, 1);
 	slot->kind = LEASE_TRANSACTION;
 	slot->expires_at = DT_NOEND;
 	slot->pid = 0;
-	slot->next = -1;
 	slot->prepared = InvalidTransactionId;
 	set_state(ref, LEASE_RETURNED);
 
-	SpinLockAcquire(&q->returned_mutex);
-	if (q->returned_tail >= 0)
-		leases->slots[q->returned_tail].next = REF_SLOTNO(ref);
-	else
-		q->returned_head = REF_SLOTNO(ref);
-	q->returned_tail = REF_SLOTNO(ref);
-	SpinLockRelease(&q->returned_mutex);
-	pg_atomic_fetch_sub_u64(&q->leased, 1);
-	pg_atomic_fetch_add_u32(&q->nreturned, 1);
+	account_return(slot->queue, REF_SLOTNO(ref));
+	counter_add(&slot_queue(slot)->counters, COUNTER_LEASED, -1);
 }
 
 /* Return a slot that is ours, and have somebody receive its message. */
 static void
 hand_back(LeaseRef ref)
 {
-	QueueShared *q = &queue_state->queues[ref_slot(ref)->queue];
+	QueueShared *q = slot_queue(ref_slot(ref));
 
 	return_slot(ref);
-	pg_atomic_fetch_add_u64(&q->ready, 1);
-	wake_waiters(q, 1);
+	counter_add(&q->counters, COUNTER_READY, 1);
+	wake_waiters(&q->waiters, 1);
 }
 
 /*
@@ -686,7 +513,7 @@ give_back(LeaseRef ref)
 void
 lease_drop(LeaseRef ref)
 {
-	LeaseDeed  *deed = latest_deed(ref);
+	LeaseDeed  *deed = deed_latest(ref);
 
 	if (deed == NULL)
 		return;
@@ -694,53 +521,40 @@ lease_drop(LeaseRef ref)
 	/* One just taken can be somebody's already, if it is timed. */
 	if (deed->action == LEASE_DID_TAKE && !seize(ref, LEASE_BUSY, false))
 		return;
-	forget_deed(ref);
+	deed_forget(ref);
 	free_slot(ref);
 }
 
 void
 lease_give_back(LeaseRef ref)
 {
-	LeaseDeed  *deed = latest_deed(ref);
+	LeaseDeed  *deed = deed_latest(ref);
 
 	if (deed != NULL && deed->action == LEASE_DID_TAKE && give_back(ref))
-		forget_deed(ref);
+		deed_forget(ref);
 }
 
 bool
 lease_take_returned(QueueShared *q, Lease *lease)
 {
-	int			slotno;
+	int			slotno = account_take_returned(QueueIndex(q));
 	LeaseRef	ref;
 
-	if (pg_atomic_read_u32(&q->nreturned) == 0)
-		return false;
-
-	SpinLockAcquire(&q->returned_mutex);
-	slotno = q->returned_head;
-	if (slotno >= 0)
-	{
-		q->returned_head = leases->slots[slotno].next;
-		if (q->returned_head < 0)
-			q->returned_tail = -1;
-	}
-	SpinLockRelease(&q->returned_mutex);
 	if (slotno < 0)
 		return false;
 
 	ref = REF(WORD_GENERATION(pg_atomic_read_u64(&leases->slots[slotno].word)), slotno);
 	set_state(ref, LEASE_CHECKING);
-	pg_atomic_fetch_sub_u32(&q->nreturned, 1);
-	pg_atomic_fetch_add_u64(&q->leased, 1);
-	remember(ref, LEASE_DID_CHECK);
-	copy_lease(ref, lease);
+	counter_add(&q->counters, COUNTER_LEASED, 1);
+	(void) deed_add(ref, LEASE_DID_CHECK);
+	copy_lease(ref, LEASE_CHECKING, lease);
 	return true;
 }
 
 void
 lease_renew(LeaseRef *ref, int attempts, LeaseKind kind, TimestampTz now, TimestampTz expires_at)
 {
-	if (!forget_deed(*ref))
+	if (!deed_forget(*ref))
 		return;
 	begin_lease(ref_slot(*ref), attempts, kind, now, expires_at);
 	*ref = announce_lease(REF_SLOTNO(*ref));
@@ -749,15 +563,15 @@ lease_renew(LeaseRef *ref, int attempts, LeaseKind kind, TimestampTz now, Timest
 void
 lease_put_back(LeaseRef ref)
 {
-	if (forget_deed(ref))
+	if (deed_forget(ref))
 		return_slot(ref);
 }
 
 void
 lease_remove_returned(LeaseRef ref)
 {
-	if (forget_deed(ref))
-		remember(ref, LEASE_DID_REMOVE);
+	if (deed_forget(ref))
+		(void) deed_add(ref, LEASE_DID_REMOVE);
 }
 
 /*
@@ -775,8 +589,14 @@ lease_queue(LeaseRef ref)
 		return InvalidOid;
 
 	/* Only a look: whoever settles it seizes it. */
-	q = &queue_state->queues[ref_slot(ref)->queue];
+	q = slot_queue(ref_slot(ref));
 	relid = (q->dboid == MyDatabaseId) ? q->relid : InvalidOid;
+
+	/*
+	 * Pairs with free_slot, which changes the word before the slot can be
+	 * another lease's: if this one has not ended by now, what we read was of
+	 * it.
+	 */
 	pg_read_barrier();
 	word = pg_atomic_read_u64(&ref_slot(ref)->word);
 	if (word == REF_WORD(ref, LEASE_HELD) || word == REF_WORD(ref, LEASE_MOVING) ||
@@ -791,8 +611,8 @@ lease_begin_settle(LeaseRef ref, Lease *lease)
 	lease_reserve(1);
 	if (!seize(ref, LEASE_SETTLING, true))
 		return false;
-	remember(ref, LEASE_DID_SETTLE);
-	copy_lease(ref, lease);
+	(void) deed_add(ref, LEASE_DID_SETTLE);
+	copy_lease(ref, LEASE_SETTLING, lease);
 	return true;
 }
 
@@ -802,22 +622,21 @@ lease_begin_expire(LeaseRef ref, TimestampTz now, Lease *lease)
 	lease_reserve(1);
 	if (!seize(ref, LEASE_BUSY, false))
 		return false;
-	copy_lease(ref, lease);
+	copy_lease(ref, LEASE_SETTLING, lease);
 	if (lease->kind != LEASE_TIMED || lease->expires_at > now)
 	{
 		set_state(ref, LEASE_HELD);
 		return false;
 	}
 	set_state(ref, LEASE_SETTLING);
-	remember(ref, LEASE_DID_SETTLE);
-	deeds[ndeeds - 1].ended = true;
+	deed_add(ref, LEASE_DID_SETTLE)->ended = true;
 	return true;
 }
 
 void
 lease_mark(LeaseRef ref, LeaseOutcome outcome)
 {
-	LeaseDeed  *deed = latest_deed(ref);
+	LeaseDeed  *deed = deed_latest(ref);
 
 	if (deed != NULL)
 		deed->outcome = outcome;
@@ -827,7 +646,7 @@ lease_mark(LeaseRef ref, LeaseOutcome outcome)
 static void
 notice_expiry(LeaseSlot *slot)
 {
-	QueueShared *q = &queue_state->queues[slot->queue];
+	QueueShared *q = slot_queue(slot);
 
 	lease_look_by(q, slot->expires_at);
 	maintenance_wake_by(q->dboid, slot->expires_at);
@@ -847,7 +666,7 @@ set_expiry(LeaseRef ref, TimestampTz expires_at)
 void
 lease_cancel_settle(LeaseRef ref, TimestampTz expires_at)
 {
-	if (forget_deed(ref))
+	if (deed_forget(ref))
 		set_expiry(ref, expires_at);
 }
 
@@ -885,32 +704,10 @@ lease_release(LeaseRef ref)
 	return give_back(ref);
 }
 
-int
-lease_high_water(void)
-{
-	return leases->high_water;
-}
-
 bool
 lease_any_timed(void)
 {
 	return pg_atomic_read_u32(&leases->timed) > 0;
-}
-
-void
-lease_look_by(QueueShared *q, TimestampTz when)
-{
-	uint64		old;
-
-	/*
-	 * The lease is held before we look at the bound, as lease_overdue raises
-	 * it before he looks at the lease: one of us sees what the other did.
-	 */
-	pg_memory_barrier();
-	old = pg_atomic_read_u64(&q->next_expiry);
-	while ((TimestampTz) old > when &&
-		   !pg_atomic_compare_exchange_u64(&q->next_expiry, &old, (uint64) when))
-		;
 }
 
 /*
@@ -923,8 +720,8 @@ lease_begin_move(LeaseRef ref, Lease *lease)
 	lease_reserve(1);
 	if (!change_state(ref, LEASE_HELD, LEASE_MOVING))
 		return false;
-	remember(ref, LEASE_DID_MOVE);
-	copy_lease(ref, lease);
+	(void) deed_add(ref, LEASE_DID_MOVE);
+	copy_lease(ref, LEASE_MOVING, lease);
 	return true;
 }
 
@@ -932,14 +729,13 @@ void
 lease_move(LeaseRef ref, const LeasePlace *place)
 {
 	LeaseSlot  *slot = ref_slot(ref);
-	LeaseDeed  *deed = latest_deed(ref);
+	LeaseDeed  *deed = deed_latest(ref);
 	int			which = 1 - slot->current;
 
 	if (deed == NULL || deed->moved)
 		return;
-	slot->places[which] = *place;
-	count_in_segment(slot, which, 1);
-	hash_insert(REF_SLOTNO(ref), which);
+	leased_place_enter(slot_entry(REF_SLOTNO(ref), which), slot->queue, place, slot->id);
+	count_in_segment(REF_SLOTNO(ref), which, 1);
 	deed->moved = true;
 }
 
@@ -953,42 +749,31 @@ finish_move(LeaseDeed *deed, bool arrived)
 	{
 		int			left = arrived ? slot->current : 1 - slot->current;
 
-		hash_remove(REF_SLOTNO(deed->ref), left);
-		count_in_segment(slot, left, -1);
+		leave_place(REF_SLOTNO(deed->ref), left);
 		slot->current = 1 - left;
 	}
 	if (!change_state(deed->ref, LEASE_MOVING, LEASE_HELD))
 		hand_back(deed->ref);
 	else if (slot->kind == LEASE_TIMED)
-		lease_look_by(&queue_state->queues[slot->queue], slot->expires_at);
+		lease_look_by(slot_queue(slot), slot->expires_at);
 }
 
 bool
 lease_forget_queue(QueueShared *q)
 {
+	LeaseCursor cursor = 0;
+	Lease		lease;
 	bool		all = true;
 	int			slotno;
 
-	SpinLockAcquire(&q->returned_mutex);
-	slotno = q->returned_head;
-	q->returned_head = q->returned_tail = -1;
-	SpinLockRelease(&q->returned_mutex);
-	while (slotno >= 0)
+	while ((slotno = account_take_returned(QueueIndex(q))) >= 0)
 	{
-		LeaseSlot  *slot = &leases->slots[slotno];
-		int			next = slot->next;
-
-		pg_atomic_fetch_sub_u32(&q->nreturned, 1);
-		pg_atomic_fetch_add_u64(&q->leased, 1);
-		free_slot(REF(WORD_GENERATION(pg_atomic_read_u64(&slot->word)), slotno));
-		slotno = next;
+		counter_add(&q->counters, COUNTER_LEASED, 1);
+		free_slot(REF(WORD_GENERATION(pg_atomic_read_u64(&leases->slots[slotno].word)), slotno));
 	}
-
-	for (int i = 0; i < leases->high_water; i++)
+	while (lease_next(&cursor, &lease))
 	{
-		Lease		lease;
-
-		if (!lease_read(i, &lease) || lease.q != q)
+		if (lease.q != q)
 			continue;
 		if (change_state(lease.ref, LEASE_HELD, LEASE_BUSY))
 			free_slot(lease.ref);
@@ -1045,17 +830,19 @@ undo(LeaseDeed *deed)
 static void
 undo_from(int first)
 {
-	for (int i = ndeeds - 1; i >= first; i--)
+	int			n = deeds_count();
+
+	for (int i = n - 1; i >= first; i--)
 	{
-		if (deeds[i].action != LEASE_DID_TAKE)
-			undo(&deeds[i]);
+		if (deed_get(i)->action != LEASE_DID_TAKE)
+			undo(deed_get(i));
 	}
-	for (int i = first; i < ndeeds; i++)
+	for (int i = first; i < n; i++)
 	{
-		if (deeds[i].action == LEASE_DID_TAKE)
-			undo(&deeds[i]);
+		if (deed_get(i)->action == LEASE_DID_TAKE)
+			undo(deed_get(i));
 	}
-	ndeeds = first;
+	deeds_truncate(first);
 }
 
 /* The transaction has committed, or is prepared. */
@@ -1063,7 +850,7 @@ static void
 finish(LeaseDeed *deed, bool prepared)
 {
 	LeaseSlot  *slot = ref_slot(deed->ref);
-	QueueShared *q;
+	QueueCounters *counters;
 
 	if (WORD_GENERATION(pg_atomic_read_u64(&slot->word)) != REF_GENERATION(deed->ref))
 		return;
@@ -1094,15 +881,15 @@ finish(LeaseDeed *deed, bool prepared)
 				return_slot(deed->ref);
 				break;
 			}
-			q = &queue_state->queues[slot->queue];
+			counters = &slot_queue(slot)->counters;
 			if (deed->outcome == LEASE_ACKED)
-				pg_atomic_fetch_add_u64(&q->acked, 1);
+				counter_add(counters, COUNTER_ACKED, 1);
 			else if (deed->outcome != LEASE_GONE)
-				pg_atomic_fetch_add_u64(&q->failed, 1);
+				counter_add(counters, COUNTER_FAILED, 1);
 			if (deed->outcome == LEASE_EXPIRED)
-				pg_atomic_fetch_add_u64(&q->expired, 1);
-			if (slot->places[slot->current].segment == LEASE_IN_DEFERRED)
-				pg_atomic_fetch_sub_u64(&q->deferred, 1);
+				counter_add(counters, COUNTER_EXPIRED, 1);
+			if (leased_place_get(slot_entry(REF_SLOTNO(deed->ref), slot->current))->segment == LEASE_IN_DEFERRED)
+				counter_add(counters, COUNTER_DEFERRED, -1);
 			free_slot(deed->ref);
 			break;
 		case LEASE_DID_MOVE:
@@ -1141,9 +928,9 @@ lease_xact_callback(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PREPARE:
-			for (int i = 0; i < ndeeds; i++)
-				finish(&deeds[i], event == XACT_EVENT_PREPARE);
-			ndeeds = 0;
+			for (int i = 0; i < deeds_count(); i++)
+				finish(deed_get(i), event == XACT_EVENT_PREPARE);
+			deeds_truncate(0);
 			break;
 		case XACT_EVENT_ABORT:
 			undo_from(0);
@@ -1158,18 +945,9 @@ lease_subxact_callback(SubXactEvent event, SubTransactionId subid,
 					   SubTransactionId parent, void *arg)
 {
 	if (event == SUBXACT_EVENT_COMMIT_SUB)
-	{
-		for (int i = ndeeds - 1; i >= 0 && deeds[i].subid >= subid; i--)
-			deeds[i].subid = parent;
-	}
+		deeds_to_parent(subid, parent);
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
-	{
-		int			first = ndeeds;
-
-		while (first > 0 && deeds[first - 1].subid >= subid)
-			first--;
-		undo_from(first);
-	}
+		undo_from(deeds_of_subtransaction(subid));
 }
 
 void

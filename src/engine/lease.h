@@ -5,8 +5,9 @@
 #ifndef QUEUE_ENGINE_LEASE_H
 #define QUEUE_ENGINE_LEASE_H
 
-#include "engine/shmem.h"
-#include "storage/itemptr.h"
+#include "engine/leased_place.h"
+#include "engine/receipt.h"
+#include "engine/shared.h"
 
 typedef enum LeaseKind
 {
@@ -36,15 +37,6 @@ typedef enum LeaseState
 	LEASE_BUSY
 } LeaseState;
 
-/* What settling does to the message. */
-typedef enum LeaseOutcome
-{
-	LEASE_ACKED,
-	LEASE_FAILED,
-	LEASE_EXPIRED,
-	LEASE_GONE					/* nothing: somebody else removed it */
-} LeaseOutcome;
-
 typedef enum LeaseTaking
 {
 	LEASE_TAKEN,
@@ -53,30 +45,9 @@ typedef enum LeaseTaking
 } LeaseTaking;
 
 /*
- * One lease, and none before or after it in the same slot: generation <<
- * LEASE_SLOT_BITS | slot number.  0 is no lease.  Every function below takes
- * one, and does nothing if its lease has ended.
+ * Every function below that takes a LeaseRef does nothing if its lease has
+ * ended.
  */
-typedef uint64 LeaseRef;
-
-#define LEASE_SLOT_BITS		20
-#define LEASE_MAX_SLOTS		(1 << LEASE_SLOT_BITS)
-
-/* LeasePlace.segment of a message in queue.deferred. */
-#define LEASE_IN_DEFERRED	(-1)
-
-/*
- * Where a message lies.  In queue.deferred it is known by its queue, id and
- * due_at, as rows of that table can be moved by VACUUM FULL; tid is where it
- * was then.
- */
-typedef struct LeasePlace
-{
-	Oid			relid;
-	ItemPointerData tid;
-	int16		segment;		/* element of segments, or LEASE_IN_DEFERRED */
-	TimestampTz due_at;			/* in queue.deferred */
-} LeasePlace;
 
 /* A copy of what there is to know of a lease. */
 typedef struct Lease
@@ -95,7 +66,7 @@ typedef struct Lease
 } Lease;
 
 extern Size lease_shmem_size(void);
-extern void lease_shmem_init(bool found);
+extern void lease_shmem_init(void);
 extern void lease_init(void);
 
 /*
@@ -114,9 +85,6 @@ extern void lease_reserve(int n);
 
 /* How many leases this transaction's end has something to do to. */
 extern int	lease_pending(void);
-
-/* How many more leases the queues of this one's owner may have, up to n. */
-extern int	lease_allowance(QueueShared *q, int n);
 
 /*
  * Take a lease; if the transaction aborts it is returned.
@@ -200,21 +168,22 @@ typedef TimestampTz (*LeaseDue) (const Lease *lease, void *arg);
 extern int	lease_overdue(QueueShared *q, TimestampTz now, LeaseDue due, void *arg,
 						  Lease *leases, int max);
 
-/* See to it that receivers of a queue look for overdue leases by a time. */
-extern void lease_look_by(QueueShared *q, TimestampTz when);
-
-/* Slots that were ever used, for lease_read; and whether any lease is timed. */
-extern int	lease_high_water(void);
+/* Whether any lease is timed. */
 extern bool lease_any_timed(void);
+
+/*
+ * Go through all leases: each call copies another one, with a cursor that
+ * starts at zero.  False at the end.  They can have ended by then.
+ */
+typedef int LeaseCursor;
+
+extern bool lease_next(LeaseCursor *cursor, Lease *lease);
 
 /* Give back what processes have left in this database. */
 extern void lease_sweep(void);
 
 /* Held leases that point into a segment, up to max. */
 extern int	lease_in_segment(QueueShared *q, int segment, LeaseRef *refs, int max);
-
-/* The lease in a slot, whatever its state; false if there is none. */
-extern bool lease_read(int slotno, Lease *lease);
 
 /*
  * Move a lease's message: begin with HELD -> MOVING, and say where it goes

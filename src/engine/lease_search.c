@@ -8,22 +8,26 @@
 #include "postgres.h"
 
 #include "engine/lease.h"
+#include "engine/lease_account.h"
 #include "miscadmin.h"
+#include "stop_point.h"
 #include "storage/procarray.h"
 #include "utils/timestamp.h"
 
 static bool
-read_here(int slotno, Lease *lease)
+is_here(const Lease *lease)
 {
-	return lease_read(slotno, lease) && lease->q->dboid == MyDatabaseId;
+	return lease->q->dboid == MyDatabaseId;
 }
 
 bool
 lease_find(QueueShared *q, int64 id, Lease *lease)
 {
-	for (int i = 0; i < lease_high_water(); i++)
+	LeaseCursor cursor = 0;
+
+	while (lease_next(&cursor, lease))
 	{
-		if (lease_read(i, lease) && lease->q == q && lease->id == id)
+		if (lease->q == q && lease->id == id)
 			return true;
 	}
 	return false;
@@ -32,16 +36,17 @@ lease_find(QueueShared *q, int64 id, Lease *lease)
 int
 lease_expired(TimestampTz now, Lease *expired, int max, TimestampTz *next)
 {
+	LeaseCursor cursor = 0;
 	int			n = 0;
 
 	*next = DT_NOEND;
 	if (!lease_any_timed())
 		return 0;
-	for (int i = 0; i < lease_high_water() && n < max; i++)
+	while (n < max && lease_next(&cursor, &expired[n]))
 	{
 		Lease	   *lease = &expired[n];
 
-		if (!read_here(i, lease) || lease->state != LEASE_HELD || lease->kind != LEASE_TIMED)
+		if (!is_here(lease) || lease->state != LEASE_HELD || lease->kind != LEASE_TIMED)
 			continue;
 		if (lease->expires_at <= now)
 			n++;
@@ -55,6 +60,8 @@ int
 lease_overdue(QueueShared *q, TimestampTz now, LeaseDue due, void *arg, Lease *overdue, int max)
 {
 	TimestampTz next = DT_NOEND;
+	LeaseCursor cursor = 0;
+	Lease		lease;
 	int			n = 0;
 
 	/*
@@ -62,14 +69,14 @@ lease_overdue(QueueShared *q, TimestampTz now, LeaseDue due, void *arg, Lease *o
 	 * again, or we see his lease.  Nothing in between can fail.  What we
 	 * return counts as well: our caller may not get round to all of it.
 	 */
-	pg_atomic_exchange_u64(&q->next_expiry, (uint64) DT_NOEND);
-	for (int i = 0; i < lease_high_water(); i++)
+	(void) lease_raise_look(q);
+	STOP_POINT("expiry-raised");
+	while (lease_next(&cursor, &lease))
 	{
-		Lease		lease;
 		TimestampTz due_at;
 
 		/* Others that become HELD again lower the bound then. */
-		if (!lease_read(i, &lease) || lease.q != q ||
+		if (lease.q != q ||
 			lease.state != LEASE_HELD || lease.kind != LEASE_TIMED)
 			continue;
 		due_at = due(&lease, arg);
@@ -77,6 +84,7 @@ lease_overdue(QueueShared *q, TimestampTz now, LeaseDue due, void *arg, Lease *o
 		if (due_at <= now && n < max)
 			overdue[n++] = lease;
 	}
+	STOP_POINT("expiry-searched");
 	lease_look_by(q, next);
 	return n;
 }
@@ -84,13 +92,13 @@ lease_overdue(QueueShared *q, TimestampTz now, LeaseDue due, void *arg, Lease *o
 int
 lease_in_segment(QueueShared *q, int segment, LeaseRef *refs, int max)
 {
+	LeaseCursor cursor = 0;
+	Lease		lease;
 	int			n = 0;
 
-	for (int i = 0; i < lease_high_water() && n < max; i++)
+	while (n < max && lease_next(&cursor, &lease))
 	{
-		Lease		lease;
-
-		if (lease_read(i, &lease) && lease.state == LEASE_HELD &&
+		if (lease.state == LEASE_HELD &&
 			lease.q == q && lease.place.segment == segment)
 			refs[n++] = lease.ref;
 	}
@@ -112,25 +120,37 @@ compare_own_leases(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+static bool
+is_own(const Lease *lease)
+{
+	return (lease->state == LEASE_HELD || lease->state == LEASE_MOVING) &&
+		lease->kind == LEASE_PROCESS && lease->pid == MyProcPid;
+}
+
 void
 lease_release_process(void)
 {
-	OwnLease   *own = malloc(sizeof(OwnLease) * lease_high_water());
-	int			max = own != NULL ? lease_high_water() : 0;
+	LeaseCursor cursor = 0;
+	OwnLease   *own;
+	Lease		lease;
+	int			max = 0;
 	int			n = 0;
 
-	for (int i = 0; i < lease_high_water(); i++)
-	{
-		Lease		lease;
+	while (lease_next(&cursor, &lease))
+		max += is_own(&lease);
+	own = malloc(sizeof(OwnLease) * Max(max, 1));
+	if (own == NULL)
+		max = 0;
 
-		if (!lease_read(i, &lease) ||
-			(lease.state != LEASE_HELD && lease.state != LEASE_MOVING) ||
-			lease.kind != LEASE_PROCESS || lease.pid != MyProcPid)
+	cursor = 0;
+	while (lease_next(&cursor, &lease))
+	{
+		if (!is_own(&lease))
 			continue;
 		if (n >= max)
 		{
 			/* Out of memory: any order is better than none. */
-			lease_release(lease.ref);
+			(void) lease_release(lease.ref);
 			continue;
 		}
 		own[n].id = lease.id;
@@ -139,20 +159,21 @@ lease_release_process(void)
 	if (n > 1)
 		qsort(own, n, sizeof(OwnLease), compare_own_leases);
 	for (int i = 0; i < n; i++)
-		lease_release(own[i].ref);
+		(void) lease_release(own[i].ref);
 	free(own);
 }
 
 void
 lease_sweep(void)
 {
-	for (int i = 0; i < lease_high_water(); i++)
-	{
-		Lease		lease;
+	LeaseCursor cursor = 0;
+	Lease		lease;
 
+	while (lease_next(&cursor, &lease))
+	{
 		/* None that we know of; but it would be out of reach for good. */
-		if (read_here(i, &lease) && lease.state == LEASE_HELD &&
+		if (is_here(&lease) && lease.state == LEASE_HELD &&
 			lease.kind == LEASE_PROCESS && BackendPidGetProc(lease.pid) == NULL)
-			lease_release(lease.ref);
+			(void) lease_release(lease.ref);
 	}
 }

@@ -5,8 +5,9 @@
 #include "postgres.h"
 
 #include "engine/owner.h"
+#include "executor/spi.h"
+#include "guc.h"
 #include "miscadmin.h"
-#include "utils/guc.h"
 
 void
 owner_begin(Oid owner, OwnerContext *saved)
@@ -14,7 +15,7 @@ owner_begin(Oid owner, OwnerContext *saved)
 	GetUserIdAndSecContext(&saved->user, &saved->security);
 	SetUserIdAndSecContext(owner, saved->security | SECURITY_RESTRICTED_OPERATION);
 	saved->nestlevel = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+	(void) set_config_option("search_path", SAFE_SEARCH_PATH, PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 }
 
@@ -23,4 +24,28 @@ owner_end(OwnerContext *saved)
 {
 	AtEOXact_GUC(false, saved->nestlevel);
 	SetUserIdAndSecContext(saved->user, saved->security);
+}
+
+void
+owner_begin_sql(Oid owner, OwnerContext *saved)
+{
+	owner_begin(owner, saved);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+}
+
+void
+owner_execute(const char *sql)
+{
+	int			result = SPI_execute(sql, false, 0);
+
+	if (result < 0)
+		elog(ERROR, "could not execute \"%s\": %s", sql, SPI_result_code_string(result));
+}
+
+void
+owner_end_sql(OwnerContext *saved)
+{
+	SPI_finish();
+	owner_end(saved);
 }

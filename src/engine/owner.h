@@ -20,4 +20,9 @@ typedef struct OwnerContext
 extern void owner_begin(Oid owner, OwnerContext *saved);
 extern void owner_end(OwnerContext *saved);
 
+/* The same with SPI connected, and a statement for it that returns nothing. */
+extern void owner_begin_sql(Oid owner, OwnerContext *saved);
+extern void owner_execute(const char *sql);
+extern void owner_end_sql(OwnerContext *saved);
+
 #endif							/* QUEUE_ENGINE_OWNER_H */

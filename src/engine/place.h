@@ -1,27 +1,28 @@
 /*
  * place.h
- *		The tuple a lease points to.
+ *		Places in a segment, ordered as its tuples are.
  */
 #ifndef QUEUE_ENGINE_PLACE_H
 #define QUEUE_ENGINE_PLACE_H
 
-#include "access/tableam.h"
-#include "engine/frontier.h"
-#include "engine/lease.h"
-#include "storage/buf.h"
-#include "utils/rel.h"
+#include "storage/block.h"
+#include "storage/itemptr.h"
+#include "storage/off.h"
 
-/*
- * Read the message of a lease.  VERDICT_DEAD also if its place is empty or
- * holds another one.  A copy of a live one is in *copy.
- */
-extern Verdict place_fetch(Relation rel, Lease *lease, Snapshot snapshot, HeapTuple *copy);
+typedef uint64 SegmentPlace;
 
-/*
- * Delete the message of a lease.  TM_Deleted also if it is there no more.  A
- * copy is in *copy, if wanted; its toasted values can be read until the
- * transaction ends.
- */
-extern TM_Result place_delete(Relation rel, Lease *lease, bool wait, HeapTuple *copy);
+#define MakePlace(block, offset) (((SegmentPlace) (block) << 16) | (offset))
+#define PlaceBlock(place)	((BlockNumber) ((place) >> 16))
+#define PlaceOffset(place)	((OffsetNumber) ((place) & 0xFFFF))
+
+/* Where a segment begins. */
+#define FIRST_PLACE			MakePlace(0, FirstOffsetNumber)
+
+static inline SegmentPlace
+place_of_tid(const ItemPointerData *tid)
+{
+	return MakePlace(ItemPointerGetBlockNumberNoCheck(tid),
+					 ItemPointerGetOffsetNumberNoCheck(tid));
+}
 
 #endif							/* QUEUE_ENGINE_PLACE_H */

@@ -1,9 +1,27 @@
 /*
  * receipt.h
- *		What leases are called outside.
+ *		What leases are called, inside and outside.
  */
 #ifndef QUEUE_ENGINE_RECEIPT_H
 #define QUEUE_ENGINE_RECEIPT_H
+
+/*
+ * One lease, and none before or after it in the same slot: generation <<
+ * LEASE_SLOT_BITS | slot number.  0 is no lease.
+ */
+typedef uint64 LeaseRef;
+
+#define LEASE_SLOT_BITS		20
+#define LEASE_MAX_SLOTS		(1 << LEASE_SLOT_BITS)
+
+/* What settling does to the message. */
+typedef enum LeaseOutcome
+{
+	LEASE_ACKED,
+	LEASE_FAILED,
+	LEASE_EXPIRED,
+	LEASE_GONE					/* nothing: somebody else removed it */
+} LeaseOutcome;
 
 /* Receipts are below 2^53, as greater numbers do not survive JSON. */
 #define RECEIPT_BITS	53

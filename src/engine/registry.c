@@ -10,14 +10,17 @@
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
-#include "commands/extension.h"
 #include "compat.h"
 #include "duration.h"
+#include "engine/extension.h"
 #include "engine/lease.h"
+#include "engine/lease_account.h"
 #include "engine/registry.h"
 #include "engine/segment.h"
+#include "engine/tables.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "stop_point.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -28,8 +31,6 @@
 #include "utils/rel.h"
 #include "utils/rls.h"
 #include "utils/syscache.h"
-
-bool		catalog_nowait = false;
 
 static HTAB *queue_cache = NULL;
 static uint64 invalidations = 0;
@@ -68,61 +69,12 @@ invalidate_rights(Datum arg, int cacheid, uint32 hashvalue)
 }
 
 void
-catalog_init(void)
+registry_init(void)
 {
 	CacheRegisterRelcacheCallback(invalidate_queue, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHOID, invalidate_rights, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHMEMMEMROLE, invalidate_rights, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, invalidate_rights, (Datum) 0);
-}
-
-Oid
-extension_relation(const char *name)
-{
-	Oid			relid = get_relname_relid(name, get_namespace_oid("queue", false));
-
-	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation \"queue.%s\" does not exist", name),
-				 errhint("The extension queue is not installed as it should be in this database.")));
-	return relid;
-}
-
-Oid
-queues_namespace(void)
-{
-	return get_namespace_oid("queues", false);
-}
-
-bool
-extension_exists(void)
-{
-	return OidIsValid(get_extension_oid("queue", true));
-}
-
-void
-queue_missing(const char *name)
-{
-	Oid			relid = get_relname_relid(name, get_namespace_oid("queues", true));
-	bool		table = get_rel_relkind(relid) == RELKIND_RELATION &&
-		!OidIsValid(segment_parent(relid));
-
-	/* After a restore of definitions alone there are tables and no queues. */
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_OBJECT),
-			 errmsg("queue \"%s\" does not exist", name),
-			 table ? errhint("There is a table queues.%s: make it a queue with queue.create().",
-							 quote_identifier(name)) :
-			 errhint("Create it with queue.create().")));
-}
-
-void
-queue_lock(Oid relid, const char *name, LOCKMODE lockmode)
-{
-	LockRelationOid(relid, lockmode);
-	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
-		queue_missing(name);
 }
 
 /*
@@ -201,11 +153,7 @@ queue_check_owner(Oid relid, const char *name)
 {
 	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
 		queue_missing(name);
-#if PG_VERSION_NUM >= 160000
-	if (!object_ownercheck(RelationRelationId, relid, GetUserId()))
-#else
-	if (!pg_class_ownercheck(relid, GetUserId()))
-#endif
+	if (!OWNS_TABLE(relid, GetUserId()))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of queue \"%s\"", name)));
@@ -215,8 +163,10 @@ bool
 queue_recorded(Oid relid)
 {
 	Oid			namespace = get_namespace_oid("queue", true);
-	Oid			table = OidIsValid(namespace) ? get_relname_relid("queue", namespace) : InvalidOid;
-	Oid			index = OidIsValid(namespace) ? get_relname_relid("queue_pkey", namespace) : InvalidOid;
+	Oid			table = OidIsValid(namespace) ? get_relname_relid("queue_definition", namespace) :
+		InvalidOid;
+	Oid			index = OidIsValid(namespace) ? get_relname_relid("queue_definition_pkey", namespace) :
+		InvalidOid;
 	Relation	rel;
 	ScanKeyData key;
 	SysScanDesc scan;
@@ -244,7 +194,7 @@ queue_of_table(Oid relid)
 		return InvalidOid;
 	if (queue_recorded(relid))
 		return relid;
-	parent = segment_parent(relid);
+	parent = table_parent(relid);
 	return OidIsValid(parent) && queue_recorded(parent) ? parent : InvalidOid;
 }
 
@@ -271,11 +221,11 @@ read_table(Queue *queue)
 	return good;
 }
 
-/* Read the settings from queue.queue; false if it has no such row. */
+/* Read the settings from queue.queue_definition; false if it has no such row. */
 static bool
 read_settings(Queue *queue)
 {
-	Relation	rel = table_open(extension_relation("queue"), AccessShareLock);
+	Relation	rel = table_open(extension_relation("queue_definition"), AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
@@ -283,7 +233,7 @@ read_settings(Queue *queue)
 
 	ScanKeyInit(&key, Anum_queue_relid, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(queue->relid));
-	scan = systable_beginscan(rel, extension_relation("queue_pkey"), true, NULL, 1, &key);
+	scan = systable_beginscan(rel, extension_relation("queue_definition_pkey"), true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 	{
@@ -322,6 +272,7 @@ attach_shared(Queue *queue, bool may_retry)
 	QueueShared *found = NULL;
 	int			owned = 0;
 
+	STOP_POINT("attach");
 	LWLockAcquire(&queue_state->registry_lock, LW_EXCLUSIVE);
 	for (int i = 0; i < queue_max_queues && found == NULL; i++)
 	{
@@ -391,36 +342,6 @@ queue_find_shared(Oid relid)
 	return found;
 }
 
-/* Make a freed element as good as new, its locks aside. */
-static void
-clear_shared(QueueShared *q)
-{
-	q->nsegments = q->nscan = 0;
-	for (int i = 0; i < QUEUE_MAX_SEGMENTS; i++)
-		pg_atomic_write_u32(&q->segments[i].state, SEGMENT_UNUSED);
-	pg_atomic_write_u32(&q->nlooks, 0);
-	pg_atomic_write_u32(&q->turn, 0);
-	q->next_id = q->id_limit = 0;
-	q->scanned = 0;
-	q->swept_at = 0;
-	pg_atomic_write_u64(&q->appended, 0);
-	pg_atomic_write_u64(&q->next_due, 0);
-	pg_atomic_write_u64(&q->next_expiry, (uint64) DT_NOEND);
-	pg_atomic_write_u32(&q->wants_segment, 0);
-	pg_atomic_write_u32(&q->wants_sweep, 0);
-	pg_atomic_write_u64(&q->ready, 0);
-	pg_atomic_write_u64(&q->deferred, 0);
-	pg_atomic_write_u64(&q->dead, 0);
-	q->counted = false;
-	pg_atomic_write_u64(&q->sent, 0);
-	pg_atomic_write_u64(&q->received, 0);
-	pg_atomic_write_u64(&q->acked, 0);
-	pg_atomic_write_u64(&q->failed, 0);
-	pg_atomic_write_u64(&q->expired, 0);
-	pg_atomic_write_u64(&q->frontier_time, 0);
-	pg_atomic_write_u32(&q->loaded, 0);
-}
-
 void
 queue_forget(Oid dboid, Oid relid)
 {
@@ -437,7 +358,8 @@ queue_forget(Oid dboid, Oid relid)
 		/* What a transaction has its hands on is left for the next time. */
 		if (lease_forget_queue(q))
 		{
-			clear_shared(q);
+			shared_reset(q);
+			lease_account_reset(q);
 			q->relid = q->dboid = q->owner = InvalidOid;
 			pg_atomic_write_u32(&q->generation, 0);
 		}
@@ -527,7 +449,8 @@ queue_by_relid(Oid relid)
 		if (queue->shared == NULL ||
 			pg_atomic_read_u32(&queue->shared->generation) != queue->generation)
 			attach_shared(queue, true);
-		if (pg_atomic_read_u32(&queue->shared->loaded) != 0 || segment_load(queue))
+		if (queue_loaded(queue->shared) ||
+			segment_load(queue->shared, queue->generation, queue->relid, NameStr(queue->name)))
 			return queue;
 
 		/* The element was given to another queue: was ours dropped? */
@@ -576,10 +499,16 @@ queue_by_name(text *name, AclMode rights)
 	return queue;
 }
 
+void
+queue_allocate_ids(Queue *queue, int n, int64 *ids)
+{
+	ids_allocate(&queue->shared->ids, queue->relid, NameStr(queue->name), queue->sequence, n, ids);
+}
+
 List *
 queue_list(void)
 {
-	Relation	rel = table_open(extension_relation("queue"), AccessShareLock);
+	Relation	rel = table_open(extension_relation("queue_definition"), AccessShareLock);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	List	   *result = NIL;
 	HeapTuple	tuple;

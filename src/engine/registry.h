@@ -5,25 +5,11 @@
 #ifndef QUEUE_ENGINE_REGISTRY_H
 #define QUEUE_ENGINE_REGISTRY_H
 
-#include "engine/shmem.h"
-#include "storage/lockdefs.h"
+#include "engine/shared.h"
+#include "nodes/pg_list.h"
 #include "utils/acl.h"
 
-/* Columns of a queue's table, its segments included, in this order. */
-enum
-{
-	Anum_message_id = 1,
-	Anum_message_enqueued_at,
-	Anum_message_expires_at,
-	Anum_message_priority,
-	Anum_message_key,
-	Anum_message_headers,
-	Anum_message_payload,
-	Anum_message_body,
-	Natts_message = Anum_message_body
-};
-
-/* Columns of queue.queue. */
+/* Columns of queue.queue_definition. */
 enum
 {
 	Anum_queue_relid = 1,
@@ -49,10 +35,7 @@ typedef struct Queue
 	uint32		generation;
 } Queue;
 
-extern void catalog_init(void);
-
-/* Set in the maintenance worker, which fails rather than wait for a table. */
-extern bool catalog_nowait;
+extern void registry_init(void);
 
 /*
  * The queue of this name, with the caller's rights on it checked.  Errors:
@@ -64,9 +47,12 @@ extern Queue *queue_by_name(text *name, AclMode rights);
 /* The same by table and without a check of rights; NULL if it is no queue. */
 extern Queue *queue_by_relid(Oid relid);
 
+/* n ids for messages of a queue: see ids_allocate. */
+extern void queue_allocate_ids(Queue *queue, int n, int64 *ids);
+
 /*
- * Whether queue.queue has a row for this table; false also where there is no
- * extension, or it is just being dropped.
+ * Whether queue.queue_definition has a row for this table; false also where
+ * there is no extension, or it is just being dropped.
  */
 extern bool queue_recorded(Oid relid);
 
@@ -75,15 +61,6 @@ extern Oid	queue_of_table(Oid relid);
 
 /* The shared element of a queue of this database, or NULL if it has none. */
 extern QueueShared *queue_find_shared(Oid relid);
-
-/* Raises 42704, also for a queue that was dropped a moment ago. */
-#ifndef pg_noreturn				/* before 18 */
-#define pg_noreturn pg_attribute_noreturn()
-#endif
-pg_noreturn extern void queue_missing(const char *name);
-
-/* Lock a queue's table, and raise 42704 if it was dropped before we could. */
-extern void queue_lock(Oid relid, const char *name, LOCKMODE lockmode);
 
 /* Raises 42501 unless the current user has these rights. */
 extern void queue_check_rights(Oid relid, const char *name, AclMode rights);
@@ -106,13 +83,6 @@ extern void queue_forget(Oid dboid, Oid relid);
  * we wait.
  */
 extern void queue_forget_dropped(bool wait);
-
-/* OID of one of the extension's own tables or schemas; error if missing. */
-extern Oid	extension_relation(const char *name);
-extern Oid	queues_namespace(void);
-
-/* Whether the extension exists in this database. */
-extern bool extension_exists(void);
 
 /* All queues of this database, as a list of their tables' OIDs. */
 extern List *queue_list(void);

@@ -8,11 +8,39 @@
 #ifndef QUEUE_ENGINE_SETTLE_H
 #define QUEUE_ENGINE_SETTLE_H
 
-#include "engine/claim.h"
-#include "engine/frontier.h"
 #include "engine/lease.h"
+#include "message.h"
+#include "utils/relcache.h"
 
-/* Delete the message. */
+/* The table of the message settled last, kept open for the next. */
+typedef struct SettleTable
+{
+	Relation	rel;
+} SettleTable;
+
+/* How the delivery of a message failed, and what is to become of it. */
+typedef struct Failure
+{
+	int64		delay;			/* -1: back off */
+	int			attempts;		/* 0: the lease's */
+	int			max_attempts;	/* 0: the queue's */
+	bool		dead;			/* whatever the attempts */
+	bool		wait;			/* for a lock on the row or a table */
+	TimestampTz expired_by;		/* the lease ended by then; 0: it did not */
+	const char *reason;
+	const char *error;
+} Failure;
+
+/*
+ * Delete a message, or move it to where it is tried again or to the dead
+ * letters.  The table, empty for the first of a row of calls, is closed by
+ * settle_close after the last.
+ */
+extern bool settle_ack_lease(LeaseRef ref, SettleTable *table);
+extern bool settle_fail_lease(LeaseRef ref, const Failure *failure, SettleTable *table);
+extern void settle_close(SettleTable *table);
+
+/* Delete the message of a receipt. */
 extern bool settle_ack(int64 receipt);
 
 /*
@@ -28,17 +56,27 @@ extern bool settle_fail(int64 receipt, int64 delay, const char *error,
 extern bool settle_unreadable(LeaseRef ref, const char *error);
 
 /*
- * Take leases over that ended, and were not settled by the maintenance worker
- * when their messages would be due again: each counts as a failed attempt.
- * Adds those to be delivered to the scan.
+ * The same as settle_fail_lease, with what became of the message.  Locked, with
+ * no wait, leaves the lease held, to be looked at again after SETTLE_RETRY_MS.
  */
-extern void settle_overdue(Queue *queue, ClaimScan *scan);
+typedef enum FailureResult
+{
+	FAILURE_ENDED,				/* the lease had, or the message */
+	FAILURE_LOCKED,				/* somebody has a lock, and we did not wait */
+	FAILURE_DEFERRED,
+	FAILURE_DEAD
+} FailureResult;
 
-/*
- * Maintenance: fail the leases that have expired, in transactions of its own;
- * outside of one.  What fails for one of them is reported and tried again
- * later.  Returns when to come again.
- */
-extern TimestampTz settle_expired(void);
+/* Where a failed message went. */
+typedef struct Failed
+{
+	Message		message;
+	LeasePlace	place;			/* if deferred */
+} Failed;
+
+#define SETTLE_RETRY_MS		1000
+
+extern FailureResult settle_failed(LeaseRef ref, const Failure *failure, SettleTable *table,
+								   Failed *failed);
 
 #endif							/* QUEUE_ENGINE_SETTLE_H */

@@ -1,6 +1,6 @@
 /*
  * space.c
- *		Room for new tuples at the end of a segment.
+ *		Space for new tuples at the end of a segment.
  *
  * All senders fill one block, so that tuples lie in the order they were sent,
  * and reserve bytes of it beforehand, so that nobody finds it full with his
@@ -11,11 +11,20 @@
 
 #include "access/heaptoast.h"
 #include "access/htup_details.h"
+#include "compat.h"
 #include "engine/space.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/bufpage.h"
 #include "storage/lmgr.h"
+
+/* Bytes of a block that tuples and their line pointers can take. */
+#define BLOCK_SPACE			(BLCKSZ - SizeOfPageHeaderData)
+
+/* The value of Space.shared. */
+#define SHARED(block, bytes)	(((uint64) (block) << 32) | (bytes))
+#define SHARED_BLOCK(shared)	((BlockNumber) ((shared) >> 32))
+#define SHARED_BYTES(shared)	((uint32) (shared))
 
 /* A varlena is not toasted unless it is longer than this, alignment included. */
 #define SHORTEST_TOASTED	32
@@ -26,9 +35,9 @@
 
 /* Bytes of a block that tuples can take as its owner wants it filled. */
 static uint32
-room_block(Relation rel)
+block_space(Relation rel)
 {
-	return ROOM_BLOCK - RelationGetTargetPageFreeSpace(rel, HEAP_DEFAULT_FILLFACTOR);
+	return BLOCK_SPACE - RelationGetTargetPageFreeSpace(rel, HEAP_DEFAULT_FILLFACTOR);
 }
 
 /* Length of a tuple at most when the toaster is done with it. */
@@ -57,10 +66,10 @@ longest_toasted(Relation rel)
 }
 
 uint32
-room_needed(Relation rel, HeapTuple tuple)
+space_needed(Relation rel, HeapTuple tuple)
 {
 	uint32		len = tuple->t_len;
-	uint32		block = room_block(rel);
+	uint32		block = block_space(rel);
 
 	/*
 	 * A value that is stored elsewhere is brought back in, to be as long as
@@ -79,90 +88,131 @@ room_needed(Relation rel, HeapTuple tuple)
 }
 
 void
-room_forget(SegmentShared *seg, BlockNumber nblocks)
+space_init(Space *space, int lwlock_tranche)
 {
-	pg_atomic_write_u64(&seg->room, 0);
-	seg->next_block = seg->extended = nblocks;
-	seg->extend_at = InvalidBlockNumber;
+	LWLockInitialize(&space->lock, lwlock_tranche);
+	pg_atomic_init_u32(&space->nblocks, 0);
+	pg_atomic_init_u64(&space->shared, 0);
+	space->next = space->end = 0;
+	space->extend_at = InvalidBlockNumber;
+}
+
+/* Forget the space of a table of so many blocks; the lock is held. */
+static void
+forget_ahead(Space *space, BlockNumber nblocks)
+{
+	Assert(LWLockHeldByMeInMode(&space->lock, LW_EXCLUSIVE));
+	pg_atomic_write_u64(&space->shared, 0);
+	space->next = space->end = nblocks;
+	space->extend_at = InvalidBlockNumber;
+}
+
+/* The same, and what has been put there. */
+static void
+forget(Space *space, BlockNumber nblocks)
+{
+	forget_ahead(space, nblocks);
+	pg_atomic_write_u32(&space->nblocks, nblocks);
+}
+
+void
+space_restart(Space *space, Relation rel)
+{
+	/* Who gets a block after this raises the number again. */
+	LWLockAcquire(&space->lock, LW_EXCLUSIVE);
+	forget(space, RelationGetNumberOfBlocks(rel));
+	LWLockRelease(&space->lock);
+}
+
+void
+space_forget(Space *space, BlockNumber nblocks)
+{
+	LWLockAcquire(&space->lock, LW_EXCLUSIVE);
+	forget(space, nblocks);
+	LWLockRelease(&space->lock);
+}
+
+void
+space_raise_blocks(Space *space, BlockNumber nblocks)
+{
+	uint32		old = pg_atomic_read_u32(&space->nblocks);
+
+	while (old < nblocks && !pg_atomic_compare_exchange_u32(&space->nblocks, &old, nblocks))
+		;
 }
 
 /* Add n empty blocks to a table; the extension lock is held. */
 static void
 add_blocks(Relation rel, int n)
 {
-#if PG_VERSION_NUM >= 160000
 	Buffer		buffers[MAX_EXTEND];
 	uint32		added = 0;
 
+	Assert(EXTENSION_IS_LOCKED(rel));
 	for (int done = 0; done < n; done += added)
 	{
-		(void) ExtendBufferedRelBy(BMR_REL(rel), MAIN_FORKNUM, NULL, EB_SKIP_EXTENSION_LOCK,
-								   n - done, buffers, &added);
+		(void) EXTEND_TABLE(rel, n - done, buffers, &added);
 		for (int i = 0; i < added; i++)
 			ReleaseBuffer(buffers[i]);
 	}
-#else
-	for (int i = 0; i < n; i++)
-		ReleaseBuffer(ReadBufferExtended(rel, MAIN_FORKNUM, P_NEW, RBM_NORMAL, NULL));
-#endif
 }
 
 /* Extend the table unless somebody has just done so. */
 static void
-extend(QueueShared *q, SegmentShared *seg, Relation rel)
+extend(Space *space, Relation rel)
 {
-	BlockNumber known = seg->extended;
+	BlockNumber known = space->end;
 	BlockNumber nblocks;
 	int			n;
 
 	LockRelationForExtension(rel, ExclusiveLock);
-	if (seg->extended == known)
+	if (space->end == known)
 	{
 		nblocks = RelationGetNumberOfBlocks(rel);
 		n = Min(Max(nblocks / 8, MIN_EXTEND), MAX_EXTEND);
 		add_blocks(rel, n);
 
-		LWLockAcquire(&q->extend_lock, LW_EXCLUSIVE);
+		LWLockAcquire(&space->lock, LW_EXCLUSIVE);
 		/* Blocks others have added meanwhile are theirs. */
-		if (nblocks != seg->extended)
-			seg->next_block = nblocks;
-		seg->extended = nblocks + n;
-		seg->extend_at = nblocks + n / 2;
-		LWLockRelease(&q->extend_lock);
+		if (nblocks != space->end)
+			space->next = nblocks;
+		space->end = nblocks + n;
+		space->extend_at = nblocks + n / 2;
+		LWLockRelease(&space->lock);
 	}
 	UnlockRelationForExtension(rel, ExclusiveLock);
 }
 
 /*
  * A new block, of which the caller keeps this many bytes and the others get
- * the rest; unless, for those who share, there is room again by now.
+ * the rest; unless, for those who share, there is space again by now.
  */
 static BlockNumber
-new_block(QueueShared *q, SegmentShared *seg, Relation rel, uint32 bytes, bool share)
+new_block(Space *space, Relation rel, uint32 bytes, bool share)
 {
 	for (;;)
 	{
 		BlockNumber block = InvalidBlockNumber;
 		bool		low;
 
-		LWLockAcquire(&q->extend_lock, LW_EXCLUSIVE);
-		if (share && RoomBytes(pg_atomic_read_u64(&seg->room)) >= bytes)
+		LWLockAcquire(&space->lock, LW_EXCLUSIVE);
+		if (share && SHARED_BYTES(pg_atomic_read_u64(&space->shared)) >= bytes)
 		{
-			LWLockRelease(&q->extend_lock);
+			LWLockRelease(&space->lock);
 			return InvalidBlockNumber;
 		}
-		if (seg->next_block < seg->extended)
+		if (space->next < space->end)
 		{
-			block = seg->next_block++;
-			/* What is left of the block before is given up: see room_offer. */
-			pg_atomic_write_u64(&seg->room, share ? MakeRoom(block, room_block(rel) - bytes) : 0);
+			block = space->next++;
+			/* What is left of the block before is given up: see space_offer. */
+			pg_atomic_write_u64(&space->shared, share ? SHARED(block, block_space(rel) - bytes) : 0);
 		}
-		low = (block == seg->extend_at || block == InvalidBlockNumber);
-		LWLockRelease(&q->extend_lock);
+		low = (block == space->extend_at || block == InvalidBlockNumber);
+		LWLockRelease(&space->lock);
 
 		/* One sender sees to more while the others use up what there is. */
 		if (low)
-			extend(q, seg, rel);
+			extend(space, rel);
 		if (block != InvalidBlockNumber)
 			return block;
 		CHECK_FOR_INTERRUPTS();
@@ -170,87 +220,79 @@ new_block(QueueShared *q, SegmentShared *seg, Relation rel, uint32 bytes, bool s
 }
 
 BlockNumber
-room_reserve(QueueShared *q, int segno, Relation rel, uint32 bytes)
+space_reserve(Space *space, Relation rel, uint32 bytes)
 {
-	SegmentShared *seg = &q->segments[segno];
-	SegmentRoom room = pg_atomic_read_u64(&seg->room);
+	uint64		shared = pg_atomic_read_u64(&space->shared);
 
 	for (;;)
 	{
-		if (RoomBytes(room) < bytes)
+		if (SHARED_BYTES(shared) < bytes)
 		{
-			BlockNumber block = new_block(q, seg, rel, bytes, true);
+			BlockNumber block = new_block(space, rel, bytes, true);
 
 			if (block != InvalidBlockNumber)
 				return block;
-			room = pg_atomic_read_u64(&seg->room);
+			shared = pg_atomic_read_u64(&space->shared);
 		}
-		else if (pg_atomic_compare_exchange_u64(&seg->room, &room, room - bytes))
-			return RoomBlock(room);
+		else if (pg_atomic_compare_exchange_u64(&space->shared, &shared, shared - bytes))
+			return SHARED_BLOCK(shared);
 	}
 }
 
 BlockNumber
-room_take(QueueShared *q, int segno, Relation rel, uint32 least, uint32 *bytes)
+space_take(Space *space, Relation rel, uint32 least, uint32 *bytes)
 {
-	SegmentShared *seg = &q->segments[segno];
-	SegmentRoom room = pg_atomic_read_u64(&seg->room);
+	uint64		shared = pg_atomic_read_u64(&space->shared);
 
-	while (RoomBytes(room) >= least)
+	while (SHARED_BYTES(shared) >= least)
 	{
-		if (pg_atomic_compare_exchange_u64(&seg->room, &room, 0))
+		if (pg_atomic_compare_exchange_u64(&space->shared, &shared, 0))
 		{
-			*bytes = RoomBytes(room);
-			return RoomBlock(room);
+			*bytes = SHARED_BYTES(shared);
+			return SHARED_BLOCK(shared);
 		}
 	}
-	*bytes = room_block(rel);
-	return new_block(q, seg, rel, *bytes, false);
+	*bytes = block_space(rel);
+	return new_block(space, rel, *bytes, false);
 }
 
 void
-room_offer(QueueShared *q, int segno, BlockNumber block, uint32 bytes)
+space_offer(Space *space, BlockNumber block, uint32 bytes)
 {
-	SegmentShared *seg = &q->segments[segno];
-
 	/*
 	 * Only the newest block: in an older one, later messages would come
 	 * before earlier ones.
 	 */
-	LWLockAcquire(&q->extend_lock, LW_EXCLUSIVE);
-	if (block + 1 == seg->next_block)
-		pg_atomic_write_u64(&seg->room, MakeRoom(block, bytes));
-	LWLockRelease(&q->extend_lock);
+	LWLockAcquire(&space->lock, LW_EXCLUSIVE);
+	if (block + 1 == space->next)
+		pg_atomic_write_u64(&space->shared, SHARED(block, bytes));
+	LWLockRelease(&space->lock);
 }
 
 void
-room_skip(QueueShared *q, int segno, BlockNumber block)
+space_skip(Space *space, BlockNumber block)
 {
-	SegmentShared *seg = &q->segments[segno];
-
-	LWLockAcquire(&q->extend_lock, LW_EXCLUSIVE);
-	if (seg->next_block <= block)
+	LWLockAcquire(&space->lock, LW_EXCLUSIVE);
+	if (space->next <= block)
 	{
-		seg->next_block = block + 1;
-		if (seg->extended <= block)
-			seg->extended = block + 1;
-		pg_atomic_write_u64(&seg->room, 0);
+		space->next = block + 1;
+		if (space->end <= block)
+			space->end = block + 1;
+		pg_atomic_write_u64(&space->shared, 0);
 	}
-	LWLockRelease(&q->extend_lock);
+	LWLockRelease(&space->lock);
 }
 
 void
-room_check(QueueShared *q, int segno, Relation rel)
+space_check(Space *space, Relation rel)
 {
-	SegmentShared *seg = &q->segments[segno];
-
-	LWLockAcquire(&q->extend_lock, LW_EXCLUSIVE);
-	if (seg->extended > 0)
+	LWLockAcquire(&space->lock, LW_EXCLUSIVE);
+	if (space->end > 0)
 	{
 		BlockNumber nblocks = RelationGetNumberOfBlocks(rel);
 
-		if (nblocks < seg->extended)
-			room_forget(seg, nblocks);
+		if (nblocks < space->end)
+			forget_ahead(space, nblocks);
 	}
-	LWLockRelease(&q->extend_lock);
+	LWLockRelease(&space->lock);
 }

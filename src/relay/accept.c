@@ -10,17 +10,18 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "argument.h"
 #include "catalog/pg_type.h"
-#include "engine/ids.h"
+#include "compat.h"
+#include "engine/extension.h"
+#include "engine/insert.h"
 #include "engine/owner.h"
 #include "engine/registry.h"
-#include "engine/segment.h"
+#include "engine/tables.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/jsonb.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
@@ -63,31 +64,6 @@ compare_origins(const void *a, const void *b)
 	return (x->enqueued_at > y->enqueued_at) - (x->enqueued_at < y->enqueued_at);
 }
 
-/* The elements of an array argument, of which there are to be n unless -1. */
-static int
-elements(FunctionCallInfo fcinfo, int argno, Oid type, int n, Datum **values, bool **isnull)
-{
-	int16		length;
-	bool		byval = false;
-	char		align = TYPALIGN_INT;
-	int			found;
-
-	length = (type == INT8OID || type == TIMESTAMPTZOID) ? sizeof(int64) : -1;
-	if (length > 0)
-	{
-		byval = FLOAT8PASSBYVAL;
-		align = TYPALIGN_DOUBLE;
-	}
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(argno), type, length, byval, align,
-					  values, isnull, &found);
-	if (n >= 0 && found != n)
-		ereport(ERROR,
-				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-				 errmsg("%s must have as many elements as ids", argument_names[argno]),
-				 errdetail("%s has %d elements, ids has %d.", argument_names[argno], found, n)));
-	return found;
-}
-
 /*
  * Enter messages into queue.inbox; returns those that were not there, sorted.
  * Runs as the table's owner: the caller's right is that to send to the queue.
@@ -106,9 +82,7 @@ enter(FunctionCallInfo fcinfo, Oid queue, uint64 *n)
 	Origin	   *result;
 	OwnerContext caller_rights;
 
-	owner_begin(inbox->rd_rel->relowner, &caller_rights);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	owner_begin_sql(inbox->rd_rel->relowner, &caller_rights);
 	if (plan == NULL)
 	{
 		/* In order, so that two who enter the same do not deadlock. */
@@ -136,19 +110,10 @@ enter(FunctionCallInfo fcinfo, Oid queue, uint64 *n)
 			DatumGetTimestampTz(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 2, &isnull));
 		result[i].taken = false;
 	}
-	SPI_finish();
-	owner_end(&caller_rights);
+	owner_end_sql(&caller_rights);
 	table_close(inbox, NoLock);
 	qsort(result, *n, sizeof(Origin), compare_origins);
 	return result;
-}
-
-/* Fill in a column of a message. */
-static void
-set_column(Datum *values, bool *isnull, int column, Datum value, bool null)
-{
-	values[column - 1] = value;
-	isnull[column - 1] = null;
 }
 
 Datum
@@ -161,44 +126,31 @@ queue_relay_accept(PG_FUNCTION_ARGS)
 	int			n;
 	int			nsent = 0;
 	int64	   *ids;
-	Datum	   *columns[NARGS];
-	bool	   *nulls[NARGS];
-	Datum		(*values)[Natts_message];
-	bool		(*isnull)[Natts_message];
+	ArgumentArray columns[NARGS];
+	Message    *messages;
 
 	PreventCommandIfReadOnly("queue.relay_accept()");
 	PreventCommandIfParallelMode("queue.relay_accept()");
 	for (int i = 0; i < NARGS; i++)
-	{
-		if (PG_ARGISNULL(i))
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("%s of queue.relay_accept() must not be null", argument_names[i])));
-	}
+		argument_required(fcinfo, i, argument_names[i]);
 	queue = queue_by_name(PG_GETARG_TEXT_PP(ARG_QUEUE), ACL_INSERT);
 	relid = queue->relid;
 	queue_lock(relid, NameStr(queue->name), RowExclusiveLock);
 
-	n = elements(fcinfo, ARG_IDS, INT8OID, -1, &columns[ARG_IDS], &nulls[ARG_IDS]);
-	elements(fcinfo, ARG_ENQUEUED_ATS, TIMESTAMPTZOID, n, &columns[ARG_ENQUEUED_ATS], &nulls[ARG_ENQUEUED_ATS]);
-	elements(fcinfo, ARG_PAYLOADS, JSONBOID, n, &columns[ARG_PAYLOADS], &nulls[ARG_PAYLOADS]);
-	elements(fcinfo, ARG_BODIES, BYTEAOID, n, &columns[ARG_BODIES], &nulls[ARG_BODIES]);
-	elements(fcinfo, ARG_KEYS, TEXTOID, n, &columns[ARG_KEYS], &nulls[ARG_KEYS]);
-	elements(fcinfo, ARG_HEADERS, JSONBOID, n, &columns[ARG_HEADERS], &nulls[ARG_HEADERS]);
+	for (int i = ARG_IDS; i < NARGS; i++)
+		argument_array(fcinfo, i, argument_names[i], i > ARG_IDS ? &columns[ARG_IDS] : NULL,
+					   &columns[i]);
+	argument_elements_required(&columns[ARG_IDS]);
+	argument_elements_required(&columns[ARG_ENQUEUED_ATS]);
+	n = columns[ARG_IDS].n;
 	for (int i = 0; i < n; i++)
 	{
-		if (nulls[ARG_IDS][i] || nulls[ARG_ENQUEUED_ATS][i])
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("ids and enqueued_ats must not contain nulls")));
-		if (nulls[ARG_PAYLOADS][i] == nulls[ARG_BODIES][i])
+		if (columns[ARG_PAYLOADS].isnull[i] == columns[ARG_BODIES].isnull[i])
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("a message must have either a payload or a body")));
-		if (!nulls[ARG_HEADERS][i] && !JB_ROOT_IS_OBJECT(DatumGetJsonbP(columns[ARG_HEADERS][i])))
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("headers must be a JSON object")));
+		if (!columns[ARG_HEADERS].isnull[i])
+			argument_headers(columns[ARG_HEADERS].values[i]);
 	}
 
 	fresh = enter(fcinfo, relid, &nfresh);
@@ -210,33 +162,27 @@ queue_relay_accept(PG_FUNCTION_ARGS)
 	if (queue == NULL)
 		queue_missing(text_to_cstring(PG_GETARG_TEXT_PP(ARG_QUEUE)));
 	ids = palloc(sizeof(int64) * nfresh);
-	identity_allocate(queue, nfresh, ids);
-	values = palloc0(sizeof(*values) * nfresh);
-	isnull = palloc(sizeof(*isnull) * nfresh);
-	memset(isnull, true, sizeof(*isnull) * nfresh);
+	queue_allocate_ids(queue, nfresh, ids);
+	messages = palloc0(sizeof(Message) * nfresh);
 	for (int i = 0; i < n; i++)
 	{
 		Origin		origin;
 		Origin	   *found;
 
-		origin.id = DatumGetInt64(columns[ARG_IDS][i]);
-		origin.enqueued_at = DatumGetTimestampTz(columns[ARG_ENQUEUED_ATS][i]);
+		origin.id = DatumGetInt64(columns[ARG_IDS].values[i]);
+		origin.enqueued_at = DatumGetTimestampTz(columns[ARG_ENQUEUED_ATS].values[i]);
 		found = bsearch(&origin, fresh, nfresh, sizeof(Origin), compare_origins);
 		if (found == NULL || found->taken)
 			continue;
 		found->taken = true;
 
-		set_column(values[nsent], isnull[nsent], Anum_message_id, Int64GetDatum(ids[nsent]), false);
-		set_column(values[nsent], isnull[nsent], Anum_message_payload,
-				   columns[ARG_PAYLOADS][i], nulls[ARG_PAYLOADS][i]);
-		set_column(values[nsent], isnull[nsent], Anum_message_body,
-				   columns[ARG_BODIES][i], nulls[ARG_BODIES][i]);
-		set_column(values[nsent], isnull[nsent], Anum_message_key,
-				   columns[ARG_KEYS][i], nulls[ARG_KEYS][i]);
-		set_column(values[nsent], isnull[nsent], Anum_message_headers,
-				   columns[ARG_HEADERS][i], nulls[ARG_HEADERS][i]);
+		message_set(&messages[nsent], ids[nsent],
+					argument_element(&columns[ARG_KEYS], i),
+					argument_element(&columns[ARG_HEADERS], i),
+					argument_element(&columns[ARG_PAYLOADS], i),
+					argument_element(&columns[ARG_BODIES], i));
 		nsent++;
 	}
-	segment_insert_batch(queue, nsent, values, isnull);
+	insert_batch(queue, nsent, messages);
 	PG_RETURN_INT32(nsent);
 }

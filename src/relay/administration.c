@@ -10,6 +10,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "argument.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_collation.h"
@@ -18,7 +19,9 @@
 #include "catalog/pg_type.h"
 #include "commands/typecmds.h"
 #include "compat.h"
+#include "engine/extension.h"
 #include "engine/registry.h"
+#include "engine/tables.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "guc.h"
@@ -45,26 +48,15 @@ PG_FUNCTION_INFO_V1(queue_pause_relay);
 PG_FUNCTION_INFO_V1(queue_resume_relay);
 PG_FUNCTION_INFO_V1(queue_drop_relay);
 
-/* The argument, or an error if it is NULL. */
-static text *
-required_text(FunctionCallInfo fcinfo, int n, const char *what)
-{
-	if (PG_ARGISNULL(n))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", what)));
-	return PG_GETARG_TEXT_PP(n);
-}
-
 /*
- * queue.relay, to change it.  Nobody with an open transaction is in the way of
- * others: who changes a relay holds a lock on its anchor, and who is given
- * one more is locked as a role.
+ * queue.relay_definition, to change it.  Nobody with an open transaction is in
+ * the way of others: who changes a relay holds a lock on its anchor, and who
+ * is given one more is locked as a role.
  */
 static Relation
 open_relays(void)
 {
-	return table_open(extension_relation("relay"), RowExclusiveLock);
+	return table_open(extension_relation("relay_definition"), RowExclusiveLock);
 }
 
 /* A relay's row in memory, NULL if there is none. */
@@ -78,7 +70,7 @@ find_relay(Relation rel, text *name)
 	ScanKeyInit(&key, Anum_relay_name, BTEqualStrategyNumber, F_TEXTEQ,
 				PointerGetDatum(name));
 	key.sk_collation = DEFAULT_COLLATION_OID;
-	scan = systable_beginscan(rel, extension_relation("relay_pkey"), true, NULL, 1, &key);
+	scan = systable_beginscan(rel, extension_relation("relay_definition_pkey"), true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 		tuple = heap_copytuple(tuple);
@@ -249,7 +241,7 @@ check_library(const SinkKind *kind)
 Datum
 queue_create_relay(PG_FUNCTION_ARGS)
 {
-	text	   *name = required_text(fcinfo, 0, "name of a relay");
+	text	   *name = argument_text(fcinfo, 0, "name");
 	Datum		values[Natts_relay] = {0};
 	bool		nulls[Natts_relay] = {0};
 	const SinkKind *kind = &sql_kind;
@@ -260,7 +252,7 @@ queue_create_relay(PG_FUNCTION_ARGS)
 
 	shmem_require();
 	check_name(name);
-	queue_name = text_to_cstring(required_text(fcinfo, 1, "name of a queue"));
+	queue_name = text_to_cstring(argument_text(fcinfo, 1, "queue"));
 	relay.queue = queue_by_name(PG_GETARG_TEXT_PP(1), ACL_SELECT | ACL_DELETE)->relid;
 
 	nulls[Anum_relay_server - 1] = nulls[Anum_relay_procedure - 1] = true;
@@ -354,7 +346,7 @@ change_owner(Oid anchor, const char *name)
 Datum
 queue_alter_relay(PG_FUNCTION_ARGS)
 {
-	text	   *name = required_text(fcinfo, 0, "name of a relay");
+	text	   *name = argument_text(fcinfo, 0, "name");
 	Relation	rel;
 	HeapTuple	tuple;
 	RelayConfig relay = {0};
@@ -392,7 +384,8 @@ queue_alter_relay(PG_FUNCTION_ARGS)
 
 	/* A procedure is changed or kept, and never removed. */
 	merged = merge_options(DirectFunctionCall2(jsonb_concat,
-											   DirectFunctionCall1(jsonb_in, CStringGetDatum("{\"procedure\": \"\"}")),
+											   DirectFunctionCall1(jsonb_in,
+																   CStringGetDatum("{\"procedure\": \"\"}")),
 											   values[Anum_relay_options - 1]), options);
 	if (!kind->has_server && relay_options_get(relay_options_list(merged), "procedure") == NULL)
 		missing_procedure();
@@ -418,7 +411,7 @@ queue_alter_relay(PG_FUNCTION_ARGS)
 static void
 set_paused(FunctionCallInfo fcinfo, bool paused)
 {
-	text	   *name = required_text(fcinfo, 0, "name of a relay");
+	text	   *name = argument_text(fcinfo, 0, "name");
 	Datum		values[Natts_relay] = {0};
 	bool		nulls[Natts_relay] = {0};
 	bool		replace[Natts_relay] = {0};
@@ -449,7 +442,7 @@ queue_resume_relay(PG_FUNCTION_ARGS)
 Datum
 queue_drop_relay(PG_FUNCTION_ARGS)
 {
-	text	   *name = required_text(fcinfo, 0, "name of a relay");
+	text	   *name = argument_text(fcinfo, 0, "name");
 	Relation	rel;
 	HeapTuple	tuple;
 

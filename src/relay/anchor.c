@@ -7,7 +7,7 @@
  * relay's server or procedure.  So DROP, DROP OWNED, REASSIGN OWNED and DROP
  * ROLE treat a relay as they treat any object, and what an anchor depends on,
  * by OID, is what its relay uses: one of the same name that comes later is
- * not.  When the anchor goes its row in queue.relay goes with it.
+ * not.  When the anchor goes its row in queue.relay_definition goes with it.
  *
  * A dump carries the type and the row.  The row has the names of the server
  * and the procedure; OIDs there would not live through pg_upgrade.  They are
@@ -30,6 +30,7 @@
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/tablecmds.h"
+#include "engine/extension.h"
 #include "engine/owner.h"
 #include "engine/registry.h"
 #include "foreign/foreign.h"
@@ -215,7 +216,8 @@ follow(RelayConfig *relay, Relation rel)
 
 	server = OidIsValid(relay->server) ?
 		GetForeignServerExtended(relay->server, FSV_MISSING_OK) : NULL;
-	procedure = OidIsValid(relay->procedure) && SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(relay->procedure)) ?
+	procedure = OidIsValid(relay->procedure) &&
+		SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(relay->procedure)) ?
 		format_procedure_qualified(relay->procedure) : NULL;
 	if ((server && (relay->server_name == NULL || strcmp(server->servername, relay->server_name) != 0)) ||
 		(procedure && (relay->procedure_name == NULL || strcmp(procedure, relay->procedure_name) != 0)))
@@ -243,7 +245,7 @@ try_lock_anchor(Oid anchor)
 bool
 relay_anchors_follow(void)
 {
-	Oid			relid = extension_relation("relay");
+	Oid			relid = extension_relation("relay_definition");
 	bool		all = true;
 	ListCell   *cell;
 
@@ -290,7 +292,7 @@ relay_anchor_dropped(Oid type)
 		return;
 
 	/* With the extension, the table may have gone first. */
-	relid = get_relname_relid("relay", get_namespace_oid("queue", true));
+	relid = get_relname_relid("relay_definition", get_namespace_oid("queue", true));
 	if (!OidIsValid(relid))
 		return;
 	rel = table_open(relid, RowExclusiveLock);

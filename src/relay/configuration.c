@@ -1,6 +1,6 @@
 /*
  * configuration.c
- *		Rows of queue.relay, and what they refer to.
+ *		Rows of queue.relay_definition, and what they refer to.
  */
 #include "postgres.h"
 
@@ -18,7 +18,9 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "compat.h"
+#include "engine/extension.h"
 #include "engine/registry.h"
+#include "engine/round.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "relay/configuration.h"
@@ -30,7 +32,6 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
-#include "workers/worker.h"
 
 /* InvalidOid if there is no such type. */
 static Oid
@@ -153,7 +154,7 @@ config_of_tuple(HeapTuple tuple, TupleDesc desc)
 static List *
 read_relays(const char *name)
 {
-	Relation	rel = table_open(extension_relation("relay"), AccessShareLock);
+	Relation	rel = table_open(extension_relation("relay_definition"), AccessShareLock);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	List	   *result = NIL;
 	HeapTuple	tuple;
@@ -185,7 +186,7 @@ relay_config_find(const char *name)
 }
 
 /*
- * Changes of queue.relay take effect when they are committed.
+ * Changes of queue.relay_definition take effect when they are committed.
  */
 
 static bool wake_wanted = false;

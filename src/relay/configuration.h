@@ -1,6 +1,6 @@
 /*
  * configuration.h
- *		Rows of queue.relay, and what they refer to.
+ *		Rows of queue.relay_definition, and what they refer to.
  */
 #ifndef QUEUE_RELAY_CONFIGURATION_H
 #define QUEUE_RELAY_CONFIGURATION_H
@@ -31,7 +31,7 @@ typedef struct RelayConfig
 	char	   *procedure_name;
 } RelayConfig;
 
-/* Columns of queue.relay. */
+/* Columns of queue.relay_definition. */
 enum
 {
 	Anum_relay_name = 1,

@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "backoff.h"
 #include "compat.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -228,7 +229,7 @@ back_off(const char *text, Loss loss)
 	connection_hang_up();
 	failures++;
 	due = GetCurrentTimestamp() +
-		relay_backoff(failures, CONNECT_FIRST, CONNECT_LAST);
+		backoff_jitter(backoff_delay(failures, CONNECT_FIRST, CONNECT_LAST));
 
 	/* In the log once, not at each attempt. */
 	if (strcmp(slot->last_error, error) != 0 || failures == 1)

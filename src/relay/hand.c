@@ -4,8 +4,7 @@
  */
 #include "postgres.h"
 
-#include <math.h>
-
+#include "backoff.h"
 #include "common/hashfn.h"
 #include "engine/claim.h"
 #include "relay/hand.h"
@@ -322,7 +321,6 @@ hand_refused(Hand *hand, HandItem *item, const char *error, bool keep)
 {
 	const HandRules *rules = &hand->rules;
 	int			attempts = item->base.message->attempts + item->base.failures;
-	double		wait;
 
 	unsend(hand, item);
 	item->error = MemoryContextStrdup(item->batch->context, error);
@@ -332,8 +330,8 @@ hand_refused(Hand *hand, HandItem *item, const char *error, bool keep)
 		dlist_push_tail(&hand->failed, &item->node);
 		return;
 	}
-	wait = ldexp(rules->backoff, attempts - 1);
-	item->retry_at = GetCurrentTimestamp() + (int64) Min((double) rules->backoff_max, wait);
+	item->retry_at = GetCurrentTimestamp() +
+		backoff_delay(attempts, rules->backoff, rules->backoff_max);
 	item->base.failures++;
 	make_pending(hand, item);
 }

@@ -10,13 +10,13 @@
 #include "datatype/timestamp.h"
 
 extern Size relay_shmem_size(void);
-extern void relay_shmem_init(bool found);
+extern void relay_shmem_init(void);
 
 extern PGDLLEXPORT void queue_relay_main(Datum arg);
 
 /*
  * Called by the maintenance worker outside a transaction, at each of its
- * rounds: start and stop relay workers as queue.relay says.  Returns when it
+ * rounds: start and stop relay workers as queue.relay_definition says.  Returns when it
  * wants to be called again (a restart is due), DT_NOEND if it does not mind.
  */
 extern TimestampTz relay_supervise(void);

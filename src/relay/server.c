@@ -63,10 +63,10 @@ append_options(StringInfo all, List *options)
 }
 
 uint64
-relay_server_read(const RelayConfig *relay, const SinkKind **kind,
+relay_server_read(Oid serverid, Oid owner, const SinkKind **kind,
 				  List **server_options, List **mapping_options, char *error)
 {
-	ForeignServer *server = GetForeignServerExtended(relay->server, FSV_MISSING_OK);
+	ForeignServer *server = GetForeignServerExtended(serverid, FSV_MISSING_OK);
 	StringInfoData all;
 
 	if (server == NULL)
@@ -80,7 +80,7 @@ relay_server_read(const RelayConfig *relay, const SinkKind **kind,
 		text_say(error, "server \"%s\" is not one a relay can publish to", server->servername);
 		return 0;
 	}
-	if (FOREIGN_SERVER_ACLCHECK(server->serverid, relay->owner, ACL_USAGE) != ACLCHECK_OK)
+	if (FOREIGN_SERVER_ACLCHECK(server->serverid, owner, ACL_USAGE) != ACLCHECK_OK)
 	{
 		text_say(error, "permission denied for server \"%s\"", server->servername);
 		return 0;
@@ -88,13 +88,13 @@ relay_server_read(const RelayConfig *relay, const SinkKind **kind,
 
 	*server_options = server->options;
 	*mapping_options = NIL;
-	if (SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(relay->owner),
+	if (SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(owner),
 							  ObjectIdGetDatum(server->serverid)) ||
 		SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid),
 							  ObjectIdGetDatum(server->serverid)))
-		*mapping_options = GetUserMapping(relay->owner, server->serverid)->options;
+		*mapping_options = GetUserMapping(owner, server->serverid)->options;
 	if (!relay_options_permitted(*kind, *server_options, server->servername, server->owner,
-								 *mapping_options, superuser_arg(relay->owner), error))
+								 *mapping_options, superuser_arg(owner), error))
 		return 0;
 
 	initStringInfo(&all);

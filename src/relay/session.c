@@ -9,10 +9,12 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "background.h"
 #include "catalog/namespace.h"
 #include "commands/async.h"
 #include "commands/prepare.h"
 #include "commands/sequence.h"
+#include "guc.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "relay/session.h"
@@ -31,19 +33,7 @@ static const char *const settings[][2] = {
 static void
 override(const char *name, const char *value)
 {
-	SetConfigOption(name, value, PGC_SUSET, PGC_S_OVERRIDE);
-}
-
-/* Be who we connected as, whatever a database or a procedure has set. */
-static void
-restore_user(void)
-{
-	Oid			user;
-	int			context;
-
-	GetUserIdAndSecContext(&user, &context);
-	if (user != GetAuthenticatedUserId() || context != 0)
-		SetUserIdAndSecContext(GetAuthenticatedUserId(), 0);
+	guc_override(name, value, PGC_S_OVERRIDE);
 }
 
 void
@@ -55,16 +45,15 @@ relay_session_begin(const RelayConfig *relay)
 	if (OidIsValid(relay->server))
 	{
 		override("default_transaction_isolation", "read committed");
-		override("search_path", "pg_catalog, pg_temp");
+		override("search_path", SAFE_SEARCH_PATH);
 
 		/* What leaves is UTF-8: text_utf8() has its conversion at hand then. */
-		StartTransactionCommand();
+		background_begin();
 		override("client_encoding", "UTF8");
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(TopMemoryContext);
+		background_end();
 	}
 	override("application_name", psprintf("queue relay %s", relay->name));
-	restore_user();
+	background_user();
 }
 
 /*
@@ -74,9 +63,7 @@ relay_session_begin(const RelayConfig *relay)
 void
 relay_session_reset(void)
 {
-	MemoryContext caller = CurrentMemoryContext;
-
-	StartTransactionCommand();
+	background_begin();
 	PortalHashTableDeleteAll();
 	if (GetUserId() != GetAuthenticatedUserId() || GetSessionUserId() != GetAuthenticatedUserId())
 		SetPGVariable("session_authorization", NIL, false);
@@ -86,7 +73,6 @@ relay_session_reset(void)
 	LockReleaseAll(USER_LOCKMETHOD, true);
 	ResetTempTableNamespace();
 	ResetSequenceCaches();
-	CommitTransactionCommand();
-	restore_user();
-	MemoryContextSwitchTo(caller);
+	background_end();
+	background_user();
 }

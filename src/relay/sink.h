@@ -69,10 +69,9 @@
 
 #include "datatype/timestamp.h"
 #include "lib/stringinfo.h"
+#include "message.h"
 #include "port.h"
 #include "storage/latch.h"
-
-struct Message;
 
 #define SINK_MAGIC		0x51534e4b
 #define SINK_VERSION	3

@@ -16,8 +16,12 @@
 #include <signal.h>
 
 #include "access/xact.h"
-#include "common/pg_prng.h"
+#include "background.h"
+#include "backoff.h"
+#include "catalog/pg_authid.h"
+#include "engine/extension.h"
 #include "engine/registry.h"
+#include "engine/round.h"
 #include "guc.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -32,7 +36,6 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
-#include "workers/worker.h"
 
 /* A worker that lived this long did not fail to start. */
 #define LIVED_LONG			(60 * USECS_PER_SEC)
@@ -62,8 +65,10 @@ relay_shmem_size(void)
 }
 
 void
-relay_shmem_init(bool found)
+relay_shmem_init(void)
 {
+	bool		found;
+
 	relay_shared = ShmemInitStruct("queue relays", relay_shmem_size(), &found);
 	if (found)
 		return;
@@ -82,22 +87,11 @@ relay_shmem_init(bool found)
 	}
 }
 
-/* The wait after this many failures in succession, in microseconds. */
-int64
-relay_backoff(int failures, int64 first, int64 last)
-{
-	int64		wait = last;
-
-	/* Half of it by chance, so that those who failed together part. */
-	if (failures < 30 && (first << (failures - 1)) < last)
-		wait = first << (failures - 1);
-	return wait / 2 + (int64) (pg_prng_double(&pg_global_prng_state) * (wait / 2));
-}
-
 /* The caller holds the lock. */
 RelaySlot *
 relay_slot_find(Oid dboid, const char *name)
 {
+	Assert(LWLockHeldByMe(&relay_shared->lock));
 	for (int i = 0; i < queue_max_relays; i++)
 	{
 		RelaySlot  *slot = &relay_shared->slots[i];
@@ -143,6 +137,7 @@ relay_slots_of(Oid owner, Oid except_dboid)
 static void
 note_error(RelaySlot *slot, const char *text, bool trouble)
 {
+	Assert(LWLockHeldByMeInMode(&relay_shared->lock, LW_EXCLUSIVE));
 	text_clean(slot->last_error, RELAY_ERROR_SIZE, text, strlen(text), GetDatabaseEncoding());
 	slot->last_error_at = GetCurrentTimestamp();
 	slot->trouble = trouble;
@@ -172,13 +167,14 @@ note_end(RelaySlot *slot, bool failed)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
+	Assert(LWLockHeldByMeInMode(&relay_shared->lock, LW_EXCLUSIVE));
 	if (slot->stop || !failed || now - slot->started_at > LIVED_LONG)
 		slot->failures = 0;
 	if (failed)
 		slot->failures++;
 
 	slot->restart_at = slot->stop ? 0 :
-		now + relay_backoff(Max(slot->failures, 1), RESTART_FIRST, RESTART_LAST);
+		now + backoff_jitter(backoff_delay(slot->failures, RESTART_FIRST, RESTART_LAST));
 	if (!slot->stop && !slot->trouble)
 		note_error(slot, "the worker was ended", true);
 	slot->pid = 0;
@@ -242,6 +238,7 @@ relay_attach(int slotno)
 static void
 stop_worker(RelaySlot *slot)
 {
+	Assert(LWLockHeldByMeInMode(&relay_shared->lock, LW_EXCLUSIVE));
 	if (slot->starting || slot->pid != 0)
 		slot->stop = true;
 	if (slot->pid != 0)
@@ -255,6 +252,7 @@ start_worker(RelaySlot *slot)
 	BackgroundWorker worker = {0};
 	int			slotno = slot - relay_shared->slots;
 
+	Assert(LWLockHeldByMeInMode(&relay_shared->lock, LW_EXCLUSIVE));
 	slot->generation++;
 	slot->started_at = GetCurrentTimestamp();
 	slot->starting = true;
@@ -302,6 +300,7 @@ assign_slot(RelayConfig *relay)
 {
 	RelaySlot  *slot = relay_slot_find(MyDatabaseId, relay->name);
 
+	Assert(LWLockHeldByMeInMode(&relay_shared->lock, LW_EXCLUSIVE));
 	if (slot == NULL && !relay->superuser &&
 		relay_slots_of(relay->owner, InvalidOid) >= relay_role_limit())
 		return NULL;
@@ -333,6 +332,7 @@ supervise_one(RelayConfig *relay, TimestampTz now, TimestampTz *next)
 {
 	RelaySlot  *slot = assign_slot(relay);
 
+	Assert(LWLockHeldByMeInMode(&relay_shared->lock, LW_EXCLUSIVE));
 	if (slot == NULL)
 		return;					/* all in use: queue.relays says so */
 
@@ -393,16 +393,14 @@ relay_supervise(void)
 										 queue_max_relays * sizeof(BackgroundWorkerHandle *));
 
 	context = AllocSetContextCreate(caller, "queue relays", ALLOCSET_SMALL_SIZES);
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	background_begin();
 	MemoryContextSwitchTo(context);
 	if (extension_exists())
 	{
 		followed = relay_anchors_follow();
 		relays = relay_config_list();
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	background_end();
 	MemoryContextSwitchTo(TopMemoryContext);	/* handles live there */
 
 	now = GetCurrentTimestamp();

@@ -67,6 +67,5 @@ extern void relay_set_failing(bool value);
  */
 extern void relay_report_error(RelaySlot *slot, const char *text, bool trouble);
 extern void relay_clear_trouble(RelaySlot *slot);
-extern int64 relay_backoff(int failures, int64 first, int64 last);
 
 #endif							/* QUEUE_RELAY_SUPERVISION_H */

@@ -14,7 +14,7 @@
 #include "catalog/pg_class.h"
 #include "compat.h"
 #include "engine/frontier.h"
-#include "engine/segment.h"
+#include "engine/tables.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "funcapi.h"
@@ -90,7 +90,7 @@ try_open(Oid relid)
 	rel = try_relation_open(relid, NoLock);
 	if (rel == NULL)
 		UnlockRelationOid(relid, AccessShareLock);
-	else if (!segment_columns_valid(rel) ||
+	else if (!table_columns_valid(rel) ||
 			 (RecoveryInProgress() && rel->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT))
 	{
 		relation_close(rel, AccessShareLock);
@@ -111,13 +111,13 @@ oldest_waiting(QueueShared *q, Oid relid, Snapshot snapshot)
 	int			n;
 
 	LWLockAcquire(&q->lock, LW_SHARED);
-	n = q->relid == relid ? q->nscan : 0;
+	n = q->relid == relid ? q->lane.nscan : 0;
 	for (int i = 0; i < n; i++)
 	{
-		SegmentShared *seg = &q->segments[q->scan_order[i]];
+		int			segno = q->lane.scan_order[i];
 
-		relids[i] = seg->relid;
-		blocks[i] = PlaceBlock(pg_atomic_read_u64(&seg->cursor));
+		relids[i] = q->segments[segno].relid;
+		blocks[i] = PlaceBlock(pg_atomic_read_u64(&q->reader.segments[segno].cursor));
 	}
 	LWLockRelease(&q->lock);
 
@@ -143,7 +143,7 @@ oldest_waiting(QueueShared *q, Oid relid, Snapshot snapshot)
 		if (oldest != 0)
 			return oldest;
 	}
-	return (TimestampTz) pg_atomic_read_u64(&q->frontier_time);
+	return (TimestampTz) pg_atomic_read_u64(&q->reader.time);
 }
 
 /* A queue's shared element, NULL if nobody has used it since the start. */
@@ -157,7 +157,7 @@ find_shared(Oid relid)
 	{
 		QueueShared *q = &queue_state->queues[i];
 
-		if (q->relid == relid && q->dboid == MyDatabaseId && pg_atomic_read_u32(&q->loaded) != 0)
+		if (q->relid == relid && q->dboid == MyDatabaseId && queue_loaded(q))
 			found = q;
 	}
 	LWLockRelease(&queue_state->registry_lock);
@@ -250,7 +250,8 @@ queue_relay_list(PG_FUNCTION_ARGS)
 			GetForeignServerExtended(relay->server, FSV_MISSING_OK) : NULL;
 		values[LIST_NAME] = CStringGetTextDatum(relay->name);
 		values[LIST_QUEUE] = text_or_null(get_rel_name(relay->queue), &nulls[LIST_QUEUE]);
-		values[LIST_SERVER] = text_or_null(server ? server->servername : relay->server_name, &nulls[LIST_SERVER]);
+		values[LIST_SERVER] = text_or_null(server ? server->servername : relay->server_name,
+										   &nulls[LIST_SERVER]);
 		values[LIST_STATE] = CStringGetTextDatum(state_name(relay, &slot));
 		values[LIST_PUBLISHED] = Int64GetDatum(pg_atomic_read_u64(&slot.published));
 		values[LIST_FAILED] = Int64GetDatum(pg_atomic_read_u64(&slot.failed));
@@ -261,7 +262,8 @@ queue_relay_list(PG_FUNCTION_ARGS)
 		nulls[LIST_LAG_MESSAGES] = nulls[LIST_LAG_SECONDS] = q == NULL;
 		if (q)
 		{
-			int64		lag = (int64) pg_atomic_read_u64(&q->ready) + (int64) pg_atomic_read_u64(&q->leased);
+			int64		lag = counter_read(&q->counters, COUNTER_READY) +
+				counter_read(&q->counters, COUNTER_LEASED);
 			int64		age = 0;
 
 			if (oldest == 0 && lag > 0)
@@ -279,7 +281,8 @@ queue_relay_list(PG_FUNCTION_ARGS)
 		nulls[LIST_LAST_ERROR_AT] = slot.last_error_at == 0;
 		values[LIST_STARTED_AT] = TimestampTzGetDatum(slot.started_at);
 		nulls[LIST_STARTED_AT] = slot.pid == 0;
-		values[LIST_OWNER] = text_or_null(OidIsValid(relay->owner) ? GetUserNameFromId(relay->owner, true) : NULL,
+		values[LIST_OWNER] = text_or_null(OidIsValid(relay->owner) ?
+										  GetUserNameFromId(relay->owner, true) : NULL,
 										  &nulls[LIST_OWNER]);
 		values[LIST_OPTIONS] = shown_options(relay, OidIsValid(relay->procedure) ?
 											 format_procedure(relay->procedure) : relay->procedure_name);

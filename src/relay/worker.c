@@ -16,9 +16,11 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "background.h"
 #include "engine/claim.h"
+#include "engine/extension.h"
 #include "engine/settle.h"
-#include "engine/wake.h"
+#include "engine/wait.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -30,6 +32,7 @@
 #include "relay/server.h"
 #include "relay/session.h"
 #include "relay/supervision.h"
+#include "stop_point.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
@@ -78,12 +81,11 @@ server_differs(void)
 	bool		differs;
 
 	server_changed = false;
-	StartTransactionCommand();
+	background_begin();
 	MemoryContextSwitchTo(context);
 	differs = OidIsValid(relay->server) &&
-		relay_server_read(relay, &kind, &server, &mapping, error) != server_hash;
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
+		relay_server_read(relay->server, relay->owner, &kind, &server, &mapping, error) != server_hash;
+	background_end();
 	MemoryContextDelete(context);
 	return differs;
 }
@@ -144,8 +146,7 @@ connect_sink(void)
 
 	server_changed = false;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	background_begin();
 	MemoryContextSwitchTo(context);
 	now = extension_exists() ? relay_config_find(relay->name) : NULL;
 	if (now == NULL || now->paused || now->problem || now->fingerprint != slot->config)
@@ -158,7 +159,7 @@ connect_sink(void)
 	sink_config.trusted = superuser_arg(relay->owner);
 	if (OidIsValid(relay->server))
 	{
-		server_hash = relay_server_read(relay, &kind, &server, &mapping, error);
+		server_hash = relay_server_read(relay->server, relay->owner, &kind, &server, &mapping, error);
 		ok = server_hash != 0;
 	}
 	if (ok)
@@ -167,10 +168,7 @@ connect_sink(void)
 		sink_config.options = relay_options_read(kind, server, mapping, relay->options,
 												 relay->procedure);
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-
-	MemoryContextSwitchTo(TopMemoryContext);
+	background_end();
 	if (!ok)
 	{
 		connection_failed(error);
@@ -187,9 +185,7 @@ settle(void)
 {
 	dlist_iter	iter;
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	background_begin();
 	dlist_foreach(iter, &hand.done)
 		settle_ack(dlist_container(HandItem, node, iter.cur)->base.message->receipt);
 	dlist_foreach(iter, &hand.failed)
@@ -201,9 +197,7 @@ settle(void)
 					item->base.message->attempts + item->base.failures,
 					hand.rules.max_attempts);
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
+	background_end();
 	pgstat_report_stat(false);
 
 	pg_atomic_fetch_add_u64(&slot->published, hand.ndone);
@@ -266,30 +260,28 @@ claim(int max)
 	Queue	   *queue;
 	int			n;
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	background_begin();
 	queue = check_queue();
 	queue_shared = queue->shared;
 	hand.rules.backoff = queue->backoff;
 	hand.rules.backoff_max = queue->backoff_max;
 	hand.rules.max_attempts = options->max_attempts > 0 ? options->max_attempts : queue->max_attempts;
 
-	wait_begin(queue_shared);
+	wait_begin(&queue_shared->waiters);
 	context = AllocSetContextCreate(CurTransactionContext, "queue relay batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
 	n = claim_messages(queue, LEASE_PROCESS, 0, max, hand_space_bytes(&hand), &messages);
 	if (n > 0 && !routine->local)
 		flush_commits(messages, n);
 	MemoryContextSetParent(context, TopMemoryContext);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
+	background_end();
 	if (n == 0)
 	{
 		MemoryContextDelete(context);
 		return 0;
 	}
+
+	STOP_POINT("relay-claimed");
 
 	/* Ours from here on, to be given back when the process ends. */
 	batch = hand_batch(context);
@@ -327,11 +319,7 @@ claim_more(void)
 		/* What is in hand goes on without, and may well have them all. */
 		if (geterrcode() != ERRCODE_CONFIGURATION_LIMIT_EXCEEDED)
 			PG_RE_THROW();
-		MemoryContextSwitchTo(TopMemoryContext);
-		edata = CopyErrorData();
-		FlushErrorState();
-		AbortCurrentTransaction();
-		MemoryContextSwitchTo(TopMemoryContext);
+		edata = background_failed(TopMemoryContext, false);
 		if (hand.nitems == 0)
 			relay_report_error(slot, edata->message, true);
 		FreeErrorData(edata);
@@ -438,8 +426,8 @@ turn(void)
 	/* While nothing else makes us, see what has changed of the server. */
 	if (!connection_is_open())
 	{
-		StartTransactionCommand();
-		CommitTransactionCommand();
+		background_begin();
+		background_end();
 	}
 }
 
@@ -468,17 +456,15 @@ read_config(void)
 {
 	Queue	   *queue = NULL;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	background_begin();
 	MemoryContextSwitchTo(TopMemoryContext);
 	if (extension_exists())
 		relay = relay_config_find(NameStr(slot->name));
 	if (relay)
 		queue = queue_by_relid(relay->queue);
-	PopActiveSnapshot();
 	if (queue == NULL || relay->paused || relay->problem || relay->fingerprint != slot->config)
 	{
-		CommitTransactionCommand();
+		background_end();
 		return false;
 	}
 	options = relay_options_read(relay->kind, NIL, NIL, relay->options, relay->procedure);
@@ -489,8 +475,7 @@ read_config(void)
 	sink_config.trusted = superuser_arg(relay->owner);
 	sink_config.window = options->batch;
 	hand.rules.window = sink_config.window;
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
+	background_end();
 	return true;
 }
 

@@ -4,7 +4,7 @@
  */
 #include "postgres.h"
 
-#include "engine/claim.h"
+#include "message.h"
 #include "sinks/content.h"
 #include "sinks/text.h"
 #include "utils/jsonb.h"

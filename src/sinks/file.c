@@ -23,9 +23,9 @@
 
 #include "catalog/pg_type.h"
 #include "common/base64.h"
-#include "engine/claim.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
+#include "message.h"
 #include "miscadmin.h"
 #include "relay/sink.h"
 #include "sinks/content.h"

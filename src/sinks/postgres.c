@@ -11,10 +11,10 @@
 #include <sys/ioctl.h>
 
 #include "catalog/pg_type.h"
-#include "engine/claim.h"
 #include "fmgr.h"
 #include "libpq-fe.h"
 #include "mb/pg_wchar.h"
+#include "message.h"
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
 #include "relay/sink.h"

@@ -8,6 +8,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
 #include "compat.h"
+#include "engine/extension.h"
 #include "engine/registry.h"
 #include "sinks/procedure.h"
 #include "utils/acl.h"

@@ -12,7 +12,9 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "background.h"
 #include "engine/claim.h"
+#include "engine/extension.h"
 #include "engine/settle.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -39,21 +41,6 @@
 #define ONE_BY_ONE_MAX	50
 #define ONE_BY_ONE_TIME (50 * INT64CONST(1000))
 
-/* Columns of the type queue.message. */
-enum
-{
-	MESSAGE_RECEIPT,
-	MESSAGE_ID,
-	MESSAGE_KEY,
-	MESSAGE_PAYLOAD,
-	MESSAGE_BODY,
-	MESSAGE_HEADERS,
-	MESSAGE_PRIORITY,
-	MESSAGE_ATTEMPTS,
-	MESSAGE_ENQUEUED_AT,
-	MESSAGE_COLUMNS
-};
-
 typedef struct SqlSink
 {
 	Sink		base;
@@ -72,21 +59,11 @@ typedef struct SqlSink
 static int
 recover(MemoryContext context, bool report, char *message)
 {
-	ErrorData  *edata;
-	int			sqlstate;
+	ErrorData  *edata = background_failed(context, report);
+	int			sqlstate = edata->sqlerrcode;
 
-	HOLD_INTERRUPTS();
-	MemoryContextSwitchTo(context);
-	if (report)
-		EmitErrorReport();
-	edata = CopyErrorData();
-	FlushErrorState();
-	AbortCurrentTransaction();
-	MemoryContextSwitchTo(context);
 	text_say(message, "%s", edata->message ? edata->message : "");
-	sqlstate = edata->sqlerrcode;
 	FreeErrorData(edata);
-	RESUME_INTERRUPTS();
 	return sqlstate;
 }
 
@@ -103,10 +80,10 @@ sql_open(const SinkConfig *config, char *error)
 
 	PG_TRY();
 	{
-		StartTransactionCommand();
+		background_begin();
 		procedure_check(sink->procedure, config->owner, &sink->batch);
 		sink->activity = MemoryContextStrdup(caller, psprintf("CALL %s", format_procedure(sink->procedure)));
-		CommitTransactionCommand();
+		background_end();
 	}
 	PG_CATCH();
 	{
@@ -133,23 +110,13 @@ sql_publish(Sink *base, SinkItem **items, int n, char *error)
 static Datum
 message_datum(TupleDesc desc, const Message *message, int failures)
 {
-	Datum		values[MESSAGE_COLUMNS];
-	bool		nulls[MESSAGE_COLUMNS] = {0};
+	Message		shown = *message;
+	Datum		values[Natts_message_result];
+	bool		nulls[Natts_message_result];
 
-	nulls[MESSAGE_RECEIPT] = true;	/* the sink settles */
-	values[MESSAGE_ID] = Int64GetDatum(message->id);
-	values[MESSAGE_KEY] = PointerGetDatum(message->key);
-	nulls[MESSAGE_KEY] = message->key == NULL;
-	values[MESSAGE_PAYLOAD] = PointerGetDatum(message->payload);
-	nulls[MESSAGE_PAYLOAD] = message->payload == NULL;
-	values[MESSAGE_BODY] = PointerGetDatum(message->body);
-	nulls[MESSAGE_BODY] = message->body == NULL;
-	values[MESSAGE_HEADERS] = PointerGetDatum(message->headers);
-	nulls[MESSAGE_HEADERS] = message->headers == NULL;
-	values[MESSAGE_PRIORITY] = Int16GetDatum(message->priority);
-	nulls[MESSAGE_PRIORITY] = !message->has_priority;
-	values[MESSAGE_ATTEMPTS] = Int32GetDatum(message->attempts + failures);
-	values[MESSAGE_ENQUEUED_AT] = TimestampTzGetDatum(message->enqueued_at);
+	shown.receipt = 0;			/* the sink settles */
+	shown.attempts += failures;
+	message_result(&shown, values, nulls);
 	return heap_copy_tuple_as_datum(heap_form_tuple(desc, values, nulls), desc);
 }
 
@@ -190,9 +157,7 @@ work(SqlSink *sink, int nitems)
 	int			n = 0;
 
 	sink->ready = false;
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	background_begin();
 	MemoryContextSwitchTo(caller);
 
 	procedure_check(sink->procedure, config->owner, &sink->batch);
@@ -214,8 +179,7 @@ work(SqlSink *sink, int nitems)
 	if (n > 0)
 		call(&function, PointerGetDatum(construct_array(datums, n, type, -1, false, TYPALIGN_DOUBLE)));
 
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	background_end();
 	return done;
 }
 

@@ -4,8 +4,8 @@
  */
 #include "postgres.h"
 
-#include "engine/claim.h"
 #include "lib/stringinfo.h"
+#include "message.h"
 #include "sinks/template.h"
 #include "sinks/text.h"
 #include "utils/fmgrprotos.h"

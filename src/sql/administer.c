@@ -9,17 +9,20 @@
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "argument.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_class.h"
 #include "commands/trigger.h"
-#include "duration.h"
+#include "compat.h"
+#include "engine/commit.h"
+#include "engine/creation.h"
 #include "engine/dead_letter.h"
 #include "engine/deferred.h"
+#include "engine/extension.h"
 #include "engine/owner.h"
 #include "engine/registry.h"
-#include "engine/segment.h"
-#include "engine/wake.h"
+#include "engine/tables.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -59,30 +62,17 @@ check_name(const char *name)
 				 errhint("It must have 1 to %d bytes and no dollar sign.", MAX_NAME)));
 }
 
-static char *
-name_argument(FunctionCallInfo fcinfo)
-{
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("queue must not be null")));
-	return text_to_cstring(PG_GETARG_TEXT_PP(0));
-}
-
-/*
- * The queue of the first argument, which the caller must own, to be changed
- * by this function.
- */
+/* The queue named by the first argument, which the caller must own. */
 static Queue *
 owned_queue_argument(FunctionCallInfo fcinfo, const char *function)
 {
-	char	   *name = name_argument(fcinfo);
+	text	   *name = argument_text(fcinfo, 0, "queue");
 	Queue	   *queue;
 
 	PreventCommandIfReadOnly(function);
 	PreventCommandIfParallelMode(function);
-	queue = queue_by_name(PG_GETARG_TEXT_PP(0), ACL_NO_RIGHTS);
-	queue_check_owner(queue->relid, name);
+	queue = queue_by_name(name, ACL_NO_RIGHTS);
+	queue_check_owner(queue->relid, text_to_cstring(name));
 	return queue;
 }
 
@@ -90,17 +80,11 @@ owned_queue_argument(FunctionCallInfo fcinfo, const char *function)
 static void
 check_settings(FunctionCallInfo fcinfo)
 {
-	if (!PG_ARGISNULL(1))
-		(void) duration_microseconds("lease", PG_GETARG_INTERVAL_P(1), 1);
-	if (!PG_ARGISNULL(2) && PG_GETARG_INT32(2) < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for \"max_attempts\": %d", PG_GETARG_INT32(2)),
-				 errhint("It must be at least 1.")));
-	if (!PG_ARGISNULL(3))
-		(void) duration_microseconds("backoff", PG_GETARG_INTERVAL_P(3), 0);
-	if (!PG_ARGISNULL(4))
-		(void) duration_microseconds("backoff_max", PG_GETARG_INTERVAL_P(4), 0);
+	(void) argument_duration(fcinfo, 1, "lease", 1, 0);
+	if (!PG_ARGISNULL(2))
+		(void) argument_integer(fcinfo, 2, "max_attempts", 1);
+	(void) argument_duration(fcinfo, 3, "backoff", 0, 0);
+	(void) argument_duration(fcinfo, 4, "backoff_max", 0, 0);
 }
 
 static Oid
@@ -117,13 +101,6 @@ table_owner(Oid relid)
 }
 
 static void
-execute(const char *sql)
-{
-	if (SPI_execute(sql, false, 0) < 0)
-		elog(ERROR, "could not execute \"%s\"", sql);
-}
-
-static void
 queue_exists(const char *name)
 {
 	ereport(ERROR,
@@ -132,25 +109,26 @@ queue_exists(const char *name)
 }
 
 /*
- * Create the table.  Nothing but its name keeps two from being created at the
- * same time: who comes second waits for the first, and fails then.
+ * Create the table.  Of two sessions that create the same one at a time, the
+ * second waits for the first, as the name is in its way, and then fails.
  */
 static Oid
 create_table(const char *name, bool durable)
 {
 	PG_TRY();
 	{
-		/* The C code knows the columns by number: see catalog.h. */
-		execute(psprintf("CREATE %sTABLE queues.%s ("
-						 "id bigint NOT NULL, "
-						 "enqueued_at timestamptz NOT NULL, "
-						 "expires_at timestamptz, "
-						 "priority smallint, "
-						 "key text, "
-						 "headers jsonb, "
-						 "payload jsonb, "
-						 "body bytea) USING heap WITH (vacuum_truncate = false)",
-						 durable ? "" : "UNLOGGED ", quote_identifier(name)));
+		/* The C code knows the columns by number: see message.h. */
+		owner_execute(psprintf("CREATE %sTABLE queues.%s ("
+							   "id bigint NOT NULL, "
+							   "enqueued_at timestamptz NOT NULL, "
+							   "key_hash bigint, "
+							   "expires_at timestamptz, "
+							   "priority smallint, "
+							   "key text, "
+							   "headers jsonb, "
+							   "payload jsonb, "
+							   "body bytea) USING heap WITH (vacuum_truncate = false)",
+							   durable ? "" : "UNLOGGED ", quote_identifier(name)));
 	}
 	PG_CATCH();
 	{
@@ -169,8 +147,8 @@ create_table(const char *name, bool durable)
 }
 
 /*
- * Make sure that a table that is there and no queue can become one: it is what
- * a restore of definitions alone leaves behind.
+ * Raise an error unless this table, which exists and is no queue, can become
+ * one.  A restore of definitions alone leaves such tables behind.
  */
 static void
 check_adoptable(Oid relid, const char *name)
@@ -178,7 +156,7 @@ check_adoptable(Oid relid, const char *name)
 	Relation	rel;
 	ListCell   *lc;
 
-	/* Before the lock, which not everybody may take. */
+	/* Before the lock, which a role without rights must not be able to take. */
 	if (queue_recorded(relid))
 		queue_exists(name);
 	queue_check_owner(relid, name);
@@ -190,14 +168,14 @@ check_adoptable(Oid relid, const char *name)
 		queue_exists(name);
 	queue_check_owner(relid, name);
 
-	/* Who may do all would believe the queue his, and send to somebody else's. */
+	/* A superuser would otherwise take another role's table for a queue of its own. */
 	if (rel->rd_rel->relowner != GetUserId())
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("table queues.%s already exists and belongs to role \"%s\"",
 						quote_identifier(name), GetUserNameFromId(rel->rd_rel->relowner, false)),
 				 errhint("Make it a queue as that role, or drop it.")));
-	if (!segment_columns_valid(rel) || OidIsValid(segment_parent(relid)))
+	if (!table_columns_valid(rel) || OidIsValid(table_parent(relid)))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("table queues.%s already exists and is not as queue.create() makes it",
@@ -230,8 +208,8 @@ create_sequence(Oid relid, const char *name)
 	bool		isnull;
 	Datum		max;
 
-	if (SPI_execute(psprintf("SELECT pg_catalog.max(id) FROM queues.%s", table), false, 0) != SPI_OK_SELECT ||
-		SPI_processed != 1)
+	if (SPI_execute(psprintf("SELECT pg_catalog.max(id) FROM queues.%s", table),
+					false, 0) != SPI_OK_SELECT || SPI_processed != 1)
 		elog(ERROR, "could not read the ids of queue \"%s\"", name);
 	max = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 	if (!isnull)
@@ -245,10 +223,9 @@ create_sequence(Oid relid, const char *name)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("queue \"%s\" has used up its ids", name)));
 
-	/* identity.c reserves ids by the thousand. */
-	execute(psprintf("CREATE SEQUENCE queues.%s INCREMENT BY 1000 START WITH " INT64_FORMAT
-					 " OWNED BY queues.%s.id",
-					 quote_identifier(psprintf("%s$id", name)), last + 1, table));
+	owner_execute(psprintf("CREATE SEQUENCE queues.%s INCREMENT BY %d START WITH " INT64_FORMAT
+						   " OWNED BY queues.%s.id",
+						   quote_identifier(psprintf("%s$id", name)), IDS_RESERVED, last + 1, table));
 }
 
 /* Create a trigger unless the table has one that does the same. */
@@ -264,14 +241,14 @@ provide_trigger(Oid relid, const char *name, const char *timing, const char *fun
 		found |= (rel->trigdesc->triggers[i].tgfoid == funcid);
 	relation_close(rel, NoLock);
 	if (!found)
-		execute(psprintf("CREATE TRIGGER queue_%s %s INSERT ON queues.%s "
-						 "FOR EACH ROW EXECUTE FUNCTION queue.%s()",
-						 function, timing, quote_identifier(name), function));
+		owner_execute(psprintf("CREATE TRIGGER queue_%s %s INSERT ON queues.%s "
+							   "FOR EACH ROW EXECUTE FUNCTION queue.%s()",
+							   function, timing, quote_identifier(name), function));
 }
 
 /*
- * Give a table what else a queue has and this one has not: a new one nothing,
- * one that was restored perhaps all of it.
+ * Give a table what it lacks of a queue's sequence, triggers and segments: a
+ * new table lacks all of them, a restored one perhaps none.
  */
 static void
 complete_table(Oid relid, const char *name)
@@ -280,7 +257,7 @@ complete_table(Oid relid, const char *name)
 		create_sequence(relid, name);
 	provide_trigger(relid, name, "BEFORE", "before_insert");
 	provide_trigger(relid, name, "AFTER", "after_insert");
-	for (int n = list_length(segment_list(relid, AccessShareLock)); n < FIRST_SEGMENTS; n++)
+	for (int n = list_length(table_segments(relid, AccessShareLock)); n < FIRST_SEGMENTS; n++)
 	{
 		if (!segment_create(relid, true))
 			elog(ERROR, "could not create a segment of queue \"%s\"", name);
@@ -290,7 +267,10 @@ complete_table(Oid relid, const char *name)
 Datum
 queue_create(PG_FUNCTION_ARGS)
 {
-	char	   *name = name_argument(fcinfo);
+	static const char *const arguments[] = {
+		"name", "lease", "max_attempts", "backoff", "backoff_max", "durable"
+	};
+	char	   *name = text_to_cstring(argument_text(fcinfo, 0, "name"));
 	Relation	rel;
 	Datum		values[Natts_queue];
 	bool		isnull[Natts_queue] = {false};
@@ -301,36 +281,29 @@ queue_create(PG_FUNCTION_ARGS)
 	shmem_require();
 	PreventCommandIfReadOnly("queue.create()");
 	check_name(name);
-	for (int i = 1; i <= 5; i++)
-	{
-		if (PG_ARGISNULL(i))
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("settings of a queue must not be null")));
-	}
+	for (int i = 1; i < lengthof(arguments); i++)
+		argument_required(fcinfo, i, arguments[i]);
 	check_settings(fcinfo);
 
 	relid = get_relname_relid(name, queues_namespace());
 	if (OidIsValid(relid))
 		check_adoptable(relid, name);
 
-	owner_begin(GetUserId(), &saved);
-	SPI_connect();
+	owner_begin_sql(GetUserId(), &saved);
 	created = !OidIsValid(relid);
 	if (created)
 		relid = create_table(name, PG_GETARG_BOOL(5));
 	complete_table(relid, name);
-	SPI_finish();
-	owner_end(&saved);
+	owner_end_sql(&saved);
 
-	/* An OID can come back: what a table left that was dropped without us. */
+	/* OIDs are used again: a table dropped without the library has left rows. */
 	if (created)
 	{
 		deferred_delete_all(relid);
 		(void) dead_letter_delete_all(relid);
 	}
 
-	rel = table_open(extension_relation("queue"), RowExclusiveLock);
+	rel = table_open(extension_relation("queue_definition"), RowExclusiveLock);
 	values[Anum_queue_relid - 1] = ObjectIdGetDatum(relid);
 	for (int i = 1; i < Natts_queue; i++)
 		values[i] = PG_GETARG_DATUM(settings_arguments[i]);
@@ -339,22 +312,22 @@ queue_create(PG_FUNCTION_ARGS)
 	CacheInvalidateRelcacheByRelid(relid);
 	CommandCounterIncrement();
 
-	/* Now, not when it is used first, tell him who has too many. */
+	/* If this is a queue too many, its first use would fail: fail now. */
 	(void) queue_by_relid(relid);
 	PG_RETURN_VOID();
 }
 
-/* Change a queue's row in queue.queue. */
+/* Change columns of a queue's row in queue.queue_definition. */
 static void
 change_settings(Oid relid, Datum *values, bool *isnull, bool *replace)
 {
-	Relation	rel = table_open(extension_relation("queue"), RowExclusiveLock);
+	Relation	rel = table_open(extension_relation("queue_definition"), RowExclusiveLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
 	ScanKeyInit(&key, Anum_queue_relid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
-	scan = systable_beginscan(rel, extension_relation("queue_pkey"), true, NULL, 1, &key);
+	scan = systable_beginscan(rel, extension_relation("queue_definition_pkey"), true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "could not find the settings of queue %u", relid);
@@ -380,7 +353,7 @@ queue_alter(PG_FUNCTION_ARGS)
 
 	check_settings(fcinfo);
 
-	/* Against another alter, which would make the update fail. */
+	/* A concurrent alter() would make the update fail. */
 	queue_lock(relid, name, ShareUpdateExclusiveLock);
 	queue_check_owner(relid, name);
 	for (int i = 1; i < Natts_queue; i++)
@@ -398,20 +371,21 @@ queue_alter(PG_FUNCTION_ARGS)
 static void
 check_no_relay(Oid relid, const char *name)
 {
-	Relation	rel = table_open(extension_relation("relay"), AccessShareLock);
+	Relation	rel = table_open(extension_relation("relay_definition"), AccessShareLock);
+	TupleDesc	desc = RelationGetDescr(rel);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	HeapTuple	tuple;
 
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		bool		isnull;
+		Datum		relay = heap_getattr(tuple, Anum_relay_name, desc, &isnull);
 
-		if (DatumGetObjectId(heap_getattr(tuple, Anum_relay_queue, RelationGetDescr(rel), &isnull)) == relid)
+		if (DatumGetObjectId(heap_getattr(tuple, Anum_relay_queue, desc, &isnull)) == relid)
 			ereport(ERROR,
 					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 					 errmsg("cannot drop queue \"%s\" because a relay reads it", name),
-					 errdetail("The relay is \"%s\".",
-							   TextDatumGetCString(heap_getattr(tuple, Anum_relay_name, RelationGetDescr(rel), &isnull))),
+					 errdetail("The relay is \"%s\".", TextDatumGetCString(relay)),
 					 errhint("Drop it first with queue.drop_relay().")));
 	}
 	systable_endscan(scan);
@@ -419,8 +393,8 @@ check_no_relay(Oid relid, const char *name)
 }
 
 /*
- * The table to drop: a queue's, or one that looks like one and has no row in
- * queue.queue, as after a restore of definitions alone.
+ * The table to drop: a queue's, or one with a queue's columns that has no row
+ * in queue.queue_definition, as after a restore of definitions alone.
  */
 static Oid
 table_to_drop(const char *name)
@@ -436,7 +410,7 @@ table_to_drop(const char *name)
 	rel = try_relation_open(relid, AccessShareLock);
 	if (rel == NULL)
 		queue_missing(name);
-	valid = segment_columns_valid(rel) && !OidIsValid(segment_parent(relid));
+	valid = table_columns_valid(rel) && !OidIsValid(table_parent(relid));
 	relation_close(rel, AccessShareLock);
 	if (!valid)
 		queue_missing(name);
@@ -446,7 +420,7 @@ table_to_drop(const char *name)
 Datum
 queue_drop(PG_FUNCTION_ARGS)
 {
-	char	   *name = name_argument(fcinfo);
+	char	   *name = text_to_cstring(argument_text(fcinfo, 0, "queue"));
 	ObjectAddresses *objects = new_object_addresses();
 	ObjectAddress object;
 	Oid			relid;
@@ -461,16 +435,16 @@ queue_drop(PG_FUNCTION_ARGS)
 	queue_lock(relid, name, AccessExclusiveLock);
 	queue_check_owner(relid, name);
 
-	/* All at once: a view of the user's on them must stop us. */
+	/* All in one call, so that a view on any of them makes it fail. */
 	ObjectAddressSet(object, RelationRelationId, relid);
 	add_exact_object_address(&object, objects);
-	foreach(lc, segment_list(relid, AccessExclusiveLock))
+	foreach(lc, table_segments(relid, AccessExclusiveLock))
 	{
 		ObjectAddressSet(object, RelationRelationId, lfirst_oid(lc));
 		add_exact_object_address(&object, objects);
 	}
 
-	/* What else there is of a queue goes with its table: see object.c. */
+	/* The rest of the queue is deleted with its table: see object.c. */
 	performMultipleDeletions(objects, DROP_RESTRICT, 0);
 	free_object_addresses(objects);
 	PG_RETURN_VOID();
@@ -488,20 +462,18 @@ queue_purge(PG_FUNCTION_ARGS)
 
 	queue_lock(relid, name, AccessExclusiveLock);
 	queue_check_owner(relid, name);
-	wake_purged_at_commit(queue->shared);
+	commit_purged(queue->shared);
 
-	/* As its owner: there can be triggers of his on the tables. */
-	owner_begin(table_owner(relid), &saved);
-	SPI_connect();
+	/* As the owner, because the owner's triggers on the tables run. */
+	owner_begin_sql(table_owner(relid), &saved);
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "TRUNCATE");
-	foreach(lc, lcons_oid(relid, segment_list(relid, AccessExclusiveLock)))
+	foreach(lc, lcons_oid(relid, table_segments(relid, AccessExclusiveLock)))
 		appendStringInfo(&sql, "%s ONLY %s", sql.len > strlen("TRUNCATE") ? "," : "",
 						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(lfirst_oid(lc))),
 													get_rel_name(lfirst_oid(lc))));
-	execute(sql.data);
-	SPI_finish();
-	owner_end(&saved);
+	owner_execute(sql.data);
+	owner_end_sql(&saved);
 	deferred_delete_all(relid);
 	PG_RETURN_VOID();
 }
@@ -509,22 +481,14 @@ queue_purge(PG_FUNCTION_ARGS)
 Datum
 queue_redrive(PG_FUNCTION_ARGS)
 {
-	Queue	   *queue;
+	text	   *name;
 	int64		max = -1;
 
 	PreventCommandIfReadOnly("queue.redrive()");
-	(void) name_argument(fcinfo);
+	name = argument_text(fcinfo, 0, "queue");
 	if (!PG_ARGISNULL(1))
-	{
-		max = PG_GETARG_INT32(1);
-		if (max < 1)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("invalid value for \"max_messages\": " INT64_FORMAT, max),
-					 errhint("It must be at least 1.")));
-	}
-	queue = queue_by_name(PG_GETARG_TEXT_PP(0), ACL_INSERT | ACL_DELETE);
-	PG_RETURN_INT64(dead_letter_redrive(queue, max));
+		max = argument_integer(fcinfo, 1, "max_messages", 1);
+	PG_RETURN_INT64(dead_letter_redrive(queue_by_name(name, ACL_INSERT | ACL_DELETE), max));
 }
 
 Datum
@@ -533,6 +497,6 @@ queue_purge_dead_letters(PG_FUNCTION_ARGS)
 	Queue	   *queue = owned_queue_argument(fcinfo, "queue.purge_dead_letters()");
 	int64		n = dead_letter_delete_all(queue->relid);
 
-	wake_dead_at_commit(queue->shared, -n);
+	commit_dead(queue->shared, -n);
 	PG_RETURN_INT64(n);
 }

@@ -1,10 +1,10 @@
 /*
  * object.c
- *		What we do when objects are created, altered and dropped.
+ *		What DDL on a queue's table entails.
  *
- * A queue is an ordinary table, and ordinary DDL shall do to it what it does
- * to a table: DROP leaves nothing of it, a new owner gets all of it, and a
- * constraint that cannot hold across its segments is refused.
+ * A queue is an ordinary table, and ordinary DDL does to it what it does to a
+ * table: DROP leaves nothing of the queue, a new owner owns its segments too,
+ * and a constraint that cannot hold across its segments is refused.
  */
 #include "postgres.h"
 
@@ -23,11 +23,12 @@
 #include "catalog/pg_type.h"
 #include "commands/tablecmds.h"
 #include "compat.h"
+#include "engine/commit.h"
 #include "engine/dead_letter.h"
 #include "engine/deferred.h"
+#include "engine/extension.h"
 #include "engine/registry.h"
-#include "engine/segment.h"
-#include "engine/wake.h"
+#include "engine/tables.h"
 #include "miscadmin.h"
 #include "relay/relay.h"
 #include "sql/object.h"
@@ -40,7 +41,7 @@
 
 static object_access_hook_type prev_object_access_hook = NULL;
 
-/* Delete the rows about a queue of one of our tables, whose first column it is. */
+/* Delete a queue's rows from a table of the extension that has it in its first column. */
 static void
 delete_rows(const char *table, const char *index, Oid relid)
 {
@@ -55,7 +56,7 @@ delete_rows(const char *table, const char *index, Oid relid)
 	{
 		TM_FailureData tmfd;
 
-		/* The maintenance worker cannot be first; SQL of a superuser can. */
+		/* A superuser's SQL can have deleted the row the moment before. */
 		CHECK_FOR_INTERRUPTS();
 		(void) heap_delete(rel, &tuple->t_self, GetCurrentCommandId(true), InvalidSnapshot,
 						   true, &tmfd, false);
@@ -65,14 +66,14 @@ delete_rows(const char *table, const char *index, Oid relid)
 }
 
 /*
- * Whether our tables are all there: DROP EXTENSION drops them and the queues
- * in any order.
+ * Whether the extension's tables all exist: DROP EXTENSION drops them and the
+ * queues in any order.
  */
 static bool
 storage_exists(void)
 {
 	static const char *const relations[] = {
-		"deferred", "deferred_due", "dead_letter", "dead_letter_pkey", "inbox", "inbox_pkey"
+		"deferred", "deferred_due", "dead", "dead_pkey", "inbox", "inbox_pkey"
 	};
 	Oid			namespace = get_namespace_oid("queue", true);
 
@@ -84,7 +85,7 @@ storage_exists(void)
 	return true;
 }
 
-/* A table is about to be dropped: take what we keep of a queue along. */
+/* A table is about to be dropped: delete what is kept of the queue. */
 static void
 relation_dropped(Oid relid)
 {
@@ -96,19 +97,19 @@ relation_dropped(Oid relid)
 
 	if (queue_recorded(relid) && storage_exists())
 	{
-		delete_rows("queue", "queue_pkey", relid);
+		delete_rows("queue_definition", "queue_definition_pkey", relid);
 		delete_rows("inbox", "inbox_pkey", relid);
 		deferred_delete_all(relid);
 		(void) dead_letter_delete_all(relid);
 	}
 	q = queue_find_shared(relid);
 	if (q != NULL)
-		wake_drop_at_commit(q);
+		commit_dropped(q);
 }
 
 /*
- * A copy of the catalog row with this OID as this command has left it, which
- * nobody can see yet; NULL if there is none.
+ * A copy of the catalog row with this OID as this command has left it, before
+ * it can be seen by others; NULL if there is none.
  */
 static HeapTuple
 latest_row(Oid catalog, Oid index, AttrNumber attnum, Oid oid)
@@ -126,7 +127,7 @@ latest_row(Oid catalog, Oid index, AttrNumber attnum, Oid oid)
 	return tuple;
 }
 
-/* A table of somebody's was altered: a queue's new owner owns its segments. */
+/* A table was altered: a queue's new owner is to own its segments, too. */
 static void
 relation_altered(Oid relid)
 {
@@ -140,7 +141,7 @@ relation_altered(Oid relid)
 	old_owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
 
-	/* The catalog cache has the old row until the command counter moves on. */
+	/* The catalog cache has the old row until the command counter is incremented. */
 	tuple = latest_row(RelationRelationId, ClassOidIndexId, Anum_pg_class_oid, relid);
 	if (tuple == NULL)
 		return;
@@ -148,7 +149,7 @@ relation_altered(Oid relid)
 	heap_freetuple(tuple);
 	if (owner == old_owner || !queue_recorded(relid))
 		return;
-	foreach(lc, segment_list(relid, AccessExclusiveLock))
+	foreach(lc, table_segments(relid, AccessExclusiveLock))
 		ATExecChangeOwner(lfirst_oid(lc), owner, true, AccessExclusiveLock);
 }
 
@@ -162,7 +163,7 @@ refuse(Oid queue, const char *what)
 			 errhint("Non-unique indexes and CHECK and NOT NULL constraints can be used.")));
 }
 
-/* An index, among other things: a unique one holds in one table only. */
+/* A relation was created: a unique index would hold in one of the tables only. */
 static void
 relation_created(Oid relid)
 {
@@ -182,7 +183,7 @@ relation_created(Oid relid)
 		refuse(table, "a unique index or exclusion constraint");
 }
 
-/* A foreign key to or from a queue would hold for one of its tables only. */
+/* A constraint was created: a foreign key would hold for one of the tables only. */
 static void
 constraint_created(Oid constraint)
 {

@@ -7,19 +7,18 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/xact.h"
-#include "access/xlog.h"
+#include "argument.h"
 #include "compat.h"
-#include "duration.h"
 #include "engine/claim.h"
 #include "engine/frontier.h"
 #include "engine/registry.h"
 #include "engine/segment.h"
 #include "engine/settle.h"
-#include "engine/wake.h"
+#include "engine/wait.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "guc.h"
 #include "miscadmin.h"
+#include "stop_point.h"
 #include "storage/bufmgr.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
@@ -32,42 +31,23 @@ PG_FUNCTION_INFO_V1(queue_receive);
 PG_FUNCTION_INFO_V1(queue_pop);
 PG_FUNCTION_INFO_V1(queue_peek);
 
-#define Natts_result	9
-
 /* From libpq/libpq.h, which needs headers of GSSAPI that need not be there. */
 extern bool pq_check_connection(void);
 
-/* Longest sleep of a waiting receiver: what wakes nobody is found that soon. */
+/* Longest sleep of a waiting receiver: messages that wake nobody are found that soon. */
 #define WAIT_SLICE_MS	1000
 
 static void
 put_message(ReturnSetInfo *rsinfo, const Message *message)
 {
-	Datum		values[Natts_result];
-	bool		isnull[Natts_result];
+	Datum		values[Natts_message_result];
+	bool		isnull[Natts_message_result];
 
-	values[0] = Int64GetDatum(message->receipt);
-	isnull[0] = (message->receipt == 0);
-	values[1] = Int64GetDatum(message->id);
-	isnull[1] = false;
-	values[2] = PointerGetDatum(message->key);
-	isnull[2] = (message->key == NULL);
-	values[3] = PointerGetDatum(message->payload);
-	isnull[3] = (message->payload == NULL);
-	values[4] = PointerGetDatum(message->body);
-	isnull[4] = (message->body == NULL);
-	values[5] = PointerGetDatum(message->headers);
-	isnull[5] = (message->headers == NULL);
-	values[6] = Int16GetDatum(message->priority);
-	isnull[6] = !message->has_priority;
-	values[7] = Int32GetDatum(message->attempts);
-	isnull[7] = false;
-	values[8] = TimestampTzGetDatum(message->enqueued_at);
-	isnull[8] = false;
+	message_result(message, values, isnull);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
 }
 
-/* Make ready to return a set; the caller mostly knows its shape already. */
+/* Prepare to return a set; the executor mostly knows its columns already. */
 static void
 begin_messages(FunctionCallInfo fcinfo)
 {
@@ -86,36 +66,7 @@ return_messages(FunctionCallInfo fcinfo, const Message *messages, int n)
 		put_message((ReturnSetInfo *) fcinfo->resultinfo, &messages[i]);
 }
 
-/* The argument max_messages. */
-static int
-max_messages_argument(FunctionCallInfo fcinfo)
-{
-	int			max;
-
-	if (PG_ARGISNULL(1))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("max_messages must not be null")));
-	max = PG_GETARG_INT32(1);
-	if (max < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for \"max_messages\": %d", max),
-				 errhint("It must be at least 1.")));
-	return max;
-}
-
-static Queue *
-queue_argument(FunctionCallInfo fcinfo, AclMode rights)
-{
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("queue must not be null")));
-	return queue_by_name(PG_GETARG_TEXT_PP(0), rights);
-}
-
-/* Sleep until woken, until it is time to look, or until the wait is over. */
+/* Sleep until woken, until this time, or for a slice. */
 static void
 sleep_until(TimestampTz when)
 {
@@ -127,10 +78,7 @@ sleep_until(TimestampTz when)
 	CHECK_FOR_INTERRUPTS();
 }
 
-/*
- * A client that has gone cannot do anything with a message, and should not
- * get the next one.
- */
+/* End the session if its client has gone: it must not be given a message. */
 static void
 check_client(void)
 {
@@ -142,35 +90,35 @@ check_client(void)
 }
 
 /*
- * Claim messages, waiting for the first one up to wait microseconds.  The
- * lease begins when the message is claimed; -1 is for the queue's own.
+ * Claim messages, waiting for the first one up to wait microseconds.  lease:
+ * in microseconds from the moment of the claim, -1 for the queue's own.
  */
 static int
 claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 			  int max, Message **messages)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext look = AllocSetContextCreate(caller, "queue look", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext attempt = AllocSetContextCreate(caller, "queue receive", ALLOCSET_DEFAULT_SIZES);
 	int			pending = lease_pending();
 	TimestampTz deadline = 0;
 	int			n;
 
 	for (;;)
 	{
-		/* Each time by name: while we slept it may have been dropped. */
-		Queue	   *queue = queue_argument(fcinfo, ACL_SELECT | ACL_DELETE);
+		/* By name each time: the queue may have been dropped meanwhile. */
+		Queue	   *queue = queue_by_name(argument_text(fcinfo, 0, "queue"), ACL_SELECT | ACL_DELETE);
 		QueueShared *q = queue->shared;
 		TimestampTz now = GetCurrentTimestamp();
 		TimestampTz next;
 
-		/* Be in the list before looking, or a wake-up may be missed. */
+		/* In the list of those who wait before the claim, or a wake-up is missed. */
 		if (wait > 0 && deadline != 0)
 		{
 			check_client();
-			wait_begin(q);
+			wait_begin(&q->waiters);
 		}
-		MemoryContextReset(look);
-		MemoryContextSwitchTo(look);
+		MemoryContextReset(attempt);
+		MemoryContextSwitchTo(attempt);
 		n = claim_messages(queue, kind, lease >= 0 ? lease : queue->lease, max,
 						   CLAIM_UNLIMITED, messages);
 		MemoryContextSwitchTo(caller);
@@ -178,8 +126,8 @@ claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 			break;
 
 		/*
-		 * What this has settled, a lease that was its message's last say, is
-		 * not to wait for another message to come: its locks are in the way.
+		 * The claim has settled an overdue lease.  Waiting for a message with
+		 * the locks of that would keep others from theirs.
 		 */
 		if (lease_pending() > pending)
 			break;
@@ -188,6 +136,7 @@ claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 			deadline = now + wait;
 			continue;
 		}
+		STOP_POINT("receive-sleep");
 		next = claim_next_look(q);
 		sleep_until(Min(deadline, next));
 	}
@@ -195,26 +144,17 @@ claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 	return n;
 }
 
-/* The argument wait, in microseconds. */
-static int64
-wait_argument(FunctionCallInfo fcinfo, int argno)
-{
-	return PG_ARGISNULL(argno) ? 0 :
-		duration_microseconds("wait", PG_GETARG_INTERVAL_P(argno), 0);
-}
-
 Datum
 queue_receive(PG_FUNCTION_ARGS)
 {
-	int			max = max_messages_argument(fcinfo);
-	int64		lease = -1;
-	int64		wait = wait_argument(fcinfo, 3);
+	int			max = argument_integer(fcinfo, 1, "max_messages", 1);
+	int64		lease;
+	int64		wait = argument_duration(fcinfo, 3, "wait", 0, 0);
 	Message    *messages;
 	int			n;
 
 	PreventCommandDuringRecovery("queue.receive()");
-	if (!PG_ARGISNULL(2))
-		lease = duration_microseconds("lease", PG_GETARG_INTERVAL_P(2), 1);
+	lease = argument_duration(fcinfo, 2, "lease", 1, -1);
 	n = claim_or_wait(fcinfo, LEASE_TIMED, lease, wait, max, &messages);
 	return_messages(fcinfo, messages, n);
 	return (Datum) 0;
@@ -223,8 +163,8 @@ queue_receive(PG_FUNCTION_ARGS)
 Datum
 queue_pop(PG_FUNCTION_ARGS)
 {
-	int			max = max_messages_argument(fcinfo);
-	int64		wait = wait_argument(fcinfo, 2);
+	int			max = argument_integer(fcinfo, 1, "max_messages", 1);
+	int64		wait = argument_duration(fcinfo, 2, "wait", 0, 0);
 	Message    *messages;
 	int			n;
 	int			popped = 0;
@@ -234,7 +174,7 @@ queue_pop(PG_FUNCTION_ARGS)
 	n = claim_or_wait(fcinfo, LEASE_TRANSACTION, 0, wait, max, &messages);
 	for (int i = 0; i < n; i++)
 	{
-		/* Somebody's SQL may have deleted it the moment before. */
+		/* Plain SQL may have deleted the message the moment before. */
 		if (!settle_ack(messages[i].receipt))
 			continue;
 		messages[popped] = messages[i];
@@ -245,8 +185,8 @@ queue_pop(PG_FUNCTION_ARGS)
 }
 
 /*
- * Return a segment's unleased messages, from its first undrained block on.
- * That says nothing of the queue's own table, where space is used again.
+ * Return a segment's unleased messages, from its first undrained block on; of
+ * the queue's own table, where space is used again, from the first block on.
  */
 static int
 peek_segment(QueueShared *q, int segno, Snapshot snapshot, ReturnSetInfo *rsinfo, int n, int max)
@@ -266,7 +206,8 @@ peek_segment(QueueShared *q, int segno, Snapshot snapshot, ReturnSetInfo *rsinfo
 		{
 			Message		message;
 
-			(void) claim_read(tuples[i], RelationGetDescr(rel), false, &message);
+			(void) message_deform(&message_columns, tuples[i], RelationGetDescr(rel), &message);
+			message.attempts = 1;
 			put_message(rsinfo, &message);
 		}
 	}
@@ -277,8 +218,8 @@ peek_segment(QueueShared *q, int segno, Snapshot snapshot, ReturnSetInfo *rsinfo
 Datum
 queue_peek(PG_FUNCTION_ARGS)
 {
-	int			max = max_messages_argument(fcinfo);
-	Queue	   *queue = queue_argument(fcinfo, ACL_SELECT);
+	int			max = argument_integer(fcinfo, 1, "max_messages", 1);
+	Queue	   *queue = queue_by_name(argument_text(fcinfo, 0, "queue"), ACL_SELECT);
 	QueueShared *q = queue->shared;
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	uint8		order[QUEUE_MAX_SEGMENTS];
@@ -287,8 +228,8 @@ queue_peek(PG_FUNCTION_ARGS)
 
 	begin_messages(fcinfo);
 	LWLockAcquire(&q->lock, LW_SHARED);
-	norder = q->nscan;
-	memcpy(order, q->scan_order, norder);
+	norder = q->lane.nscan;
+	memcpy(order, q->lane.scan_order, norder);
 	LWLockRelease(&q->lock);
 
 	for (int i = 0; i < norder && n < max; i++)

@@ -8,19 +8,18 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/xact.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_inherits.h"
 #include "compat.h"
+#include "engine/extension.h"
 #include "engine/lease.h"
+#include "engine/problem.h"
 #include "engine/registry.h"
+#include "engine/rights.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "guc.h"
 #include "miscadmin.h"
-#include "sql/statistics.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/resowner.h"
@@ -30,11 +29,12 @@
 
 PG_FUNCTION_INFO_V1(queue_stats);
 PG_FUNCTION_INFO_V1(queue_lease_list);
+PG_FUNCTION_INFO_V1(queue_maintenance_list);
 
 /* Columns of queue_stats. */
 enum
 {
-	STATS_OLDEST = 9,			/* counters before it */
+	STATS_OLDEST = NCOUNTERS,	/* the counters come before it */
 	STATS_WAITING,
 	STATS_SEGMENTS,
 	STATS_BYTES,
@@ -48,31 +48,7 @@ typedef struct StatsRow
 	bool		isnull[STATS_COLUMNS];
 } StatsRow;
 
-/* A gauge that concurrent changes can bring below zero for a moment. */
-static Datum
-gauge(pg_atomic_uint64 *counter)
-{
-	int64		value = (int64) pg_atomic_read_u64(counter);
-
-	return Int64GetDatum(Max(value, 0));
-}
-
-bool
-may_watch(void)
-{
-	return has_privs_of_role(GetUserId(), ROLE_PG_MONITOR);
-}
-
-bool
-may_watch_queue(Oid relid)
-{
-	bool		missing = false;
-	AclResult	result = pg_class_aclcheck_ext(relid, GetUserId(), ACL_SELECT, &missing);
-
-	return !missing && (result == ACLCHECK_OK || may_watch());
-}
-
-/* Lock a table to look at it, if nobody keeps us from that. */
+/* Lock a table for reading, if that needs no waiting. */
 static bool
 try_lock(Oid relid)
 {
@@ -93,7 +69,7 @@ segment_size(Oid relid, int64 *bytes, int *nsegments)
 		return false;
 	rel = try_relation_open(relid, NoLock);
 	if (rel == NULL)
-		return true;			/* dropped by hand, and not yet missed */
+		return true;			/* dropped by SQL a moment ago */
 	(*nsegments)++;
 	*bytes += (int64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
 	toast_relid = rel->rd_rel->reltoastrelid;
@@ -125,8 +101,8 @@ segment_sizes(QueueShared *q, StatsRow *row)
 }
 
 /*
- * The queue's shared element, loaded if nobody has used the queue before.
- * NULL if that would mean to wait for somebody's lock.
+ * The queue's shared element, loaded if this is the queue's first use.  NULL
+ * if that would wait for a lock.
  */
 static QueueShared *
 find_shared(Oid relid)
@@ -135,9 +111,10 @@ find_shared(Oid relid)
 	Queue	   *queue;
 	ListCell   *lc;
 
-	if (q != NULL && pg_atomic_read_u32(&q->loaded) != 0)
+	if (q != NULL && queue_loaded(q))
 		return q;
-	if (!try_lock(extension_relation("queue")) || !try_lock(extension_relation("queue_pkey")) ||
+	if (!try_lock(extension_relation("queue_definition")) ||
+		!try_lock(extension_relation("queue_definition_pkey")) ||
 		!try_lock(relid))
 		return NULL;
 	foreach(lc, find_inheritance_children(relid, NoLock))
@@ -154,31 +131,27 @@ read_stats(Oid relid, StatsRow *row)
 {
 	QueueShared *q = find_shared(relid);
 	TimestampTz oldest;
-	int			ngauges = 0;
 
 	if (q == NULL)
 		return;
-	oldest = (TimestampTz) pg_atomic_read_u64(&q->frontier_time);
-	row->values[ngauges++] = gauge(&q->ready);
-	row->values[ngauges++] = gauge(&q->leased);
-	row->values[ngauges++] = gauge(&q->deferred);
-	row->values[ngauges++] = gauge(&q->dead);
-	row->values[ngauges++] = gauge(&q->sent);
-	row->values[ngauges++] = gauge(&q->received);
-	row->values[ngauges++] = gauge(&q->acked);
-	row->values[ngauges++] = gauge(&q->failed);
-	row->values[ngauges++] = gauge(&q->expired);
+	oldest = (TimestampTz) pg_atomic_read_u64(&q->reader.time);
+	for (int i = 0; i < NCOUNTERS; i++)
+	{
+		int64		value = counter_read(&q->counters, i);
+
+		row->values[i] = Int64GetDatum(Max(value, 0));
+	}
 	row->values[STATS_OLDEST] = TimestampTzGetDatum(oldest);
-	row->values[STATS_WAITING] = Int32GetDatum(pg_atomic_read_u32(&q->nwaiting));
+	row->values[STATS_WAITING] = Int32GetDatum(pg_atomic_read_u32(&q->waiters.n));
 	row->known = true;
 	memset(row->isnull, false, STATS_SEGMENTS * sizeof(bool));
-	row->isnull[STATS_OLDEST] = (pg_atomic_read_u64(&q->ready) == 0 || oldest == 0);
+	row->isnull[STATS_OLDEST] = (counter_read(&q->counters, COUNTER_READY) == 0 || oldest == 0);
 	segment_sizes(q, row);
 }
 
 /*
- * A queue that cannot be read, whatever the reason, has NULLs in its row and
- * leaves the rows of the others be.
+ * queue.queue_stats: (queue).  A queue that cannot be read, whatever the
+ * reason, has NULLs in its row and does not keep the others' from being shown.
  */
 Datum
 queue_stats(PG_FUNCTION_ARGS)
@@ -203,7 +176,7 @@ queue_stats(PG_FUNCTION_ARGS)
 	{
 		read_stats(relid, &row);
 
-		/* Which lets go of the locks, too. */
+		/* This releases the locks, too. */
 		RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -229,23 +202,37 @@ queue_stats(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), row.values, row.isnull)));
 }
 
+/* queue.lease_list: (). */
 Datum
 queue_lease_list(PG_FUNCTION_ARGS)
 {
-	static const char *const kinds[] = {"receive", "pop", "relay"};
-	static const char *const states[] = {NULL, "held", "settling", "returned", "returned", "held", "returned", "held"};
+	static const char *const kinds[] = {
+		[LEASE_TIMED] = "receive",
+		[LEASE_TRANSACTION] = "pop",
+		[LEASE_PROCESS] = "relay",
+	};
+	static const char *const states[] = {
+		[LEASE_HELD] = "held",
+		[LEASE_SETTLING] = "settling",
+		[LEASE_RETURNED] = "returned",
+		[LEASE_CHECKING] = "returned",
+		[LEASE_MOVING] = "held",
+		[LEASE_LEAVING] = "returned",
+		[LEASE_BUSY] = "held",
+	};
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	LeaseCursor cursor = 0;
+	Lease		lease;
 
 	shmem_require();
 	InitMaterializedSRF(fcinfo, 0);
-	for (int i = 0; i < lease_high_water(); i++)
+	while (lease_next(&cursor, &lease))
 	{
-		Lease		lease;
 		Datum		values[8];
 		bool		isnull[8] = {false};
 		Oid			relid;
 
-		if (!lease_read(i, &lease) || lease.q->dboid != MyDatabaseId)
+		if (lease.q->dboid != MyDatabaseId)
 			continue;
 		relid = lease.q->relid;
 		if (!may_watch_queue(relid))
@@ -261,6 +248,40 @@ queue_lease_list(PG_FUNCTION_ARGS)
 		isnull[6] = (lease.expires_at == DT_NOEND);
 		values[7] = Int32GetDatum(lease.pid);
 		isnull[7] = (lease.pid == 0);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
+	}
+	return (Datum) 0;
+}
+
+Datum
+queue_maintenance_list(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Problem    *problems;
+	int			n;
+
+	shmem_require();
+	InitMaterializedSRF(fcinfo, 0);
+
+	/* No catalog is asked under a lock. */
+	n = problem_list(&problems);
+	for (int i = 0; i < n; i++)
+	{
+		Problem    *problem = &problems[i];
+		Datum		values[8];
+		bool		isnull[8] = {false};
+
+		if (OidIsValid(problem->relid) ? !may_watch_queue(problem->relid) : !may_watch())
+			continue;
+		values[0] = ObjectIdGetDatum(problem->relid);
+		isnull[0] = !OidIsValid(problem->relid);
+		values[1] = CStringGetTextDatum(problem->activity);
+		values[2] = CStringGetTextDatum(problem->error);
+		values[3] = CStringGetTextDatum(unpack_sql_state(problem->sqlstate));
+		values[4] = Int32GetDatum(problem->failures);
+		values[5] = TimestampTzGetDatum(problem->first_failed_at);
+		values[6] = TimestampTzGetDatum(problem->last_failed_at);
+		values[7] = TimestampTzGetDatum(problem->retry_at);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
 	}
 	return (Datum) 0;

@@ -16,6 +16,7 @@
 #include "compat.h"
 #include "engine/dead_letter.h"
 #include "engine/deferred.h"
+#include "engine/extension.h"
 #include "engine/registry.h"
 #include "guc.h"
 #include "miscadmin.h"
@@ -37,7 +38,7 @@
 #define Anum_inbox_relid		1
 #define Anum_inbox_accepted_at	5
 
-/* Where rows about a queue are; queue.queue last, as it says that they are. */
+/* Where rows about a queue are; queue.queue_definition last, as it says that they are. */
 static const struct
 {
 	const char *table;
@@ -45,10 +46,10 @@ static const struct
 	AttrNumber	column;			/* the queue's table */
 }			owned_rows[] = {
 	{"deferred", "deferred_due", Anum_deferred_relid},
-	{"dead_letter", "dead_letter_pkey", Anum_dead_relid},
+	{"dead", "dead_pkey", Anum_dead_relid},
 	{"inbox", "inbox_pkey", Anum_inbox_relid},
-	{"relay", NULL, Anum_relay_queue},
-	{"queue", "queue_pkey", Anum_queue_relid},
+	{"relay_definition", NULL, Anum_relay_queue},
+	{"queue_definition", "queue_definition_pkey", Anum_queue_relid},
 };
 
 /*
@@ -114,7 +115,7 @@ cleanup_inbox(void)
 	return more ? DT_NOBEGIN : DT_NOEND;
 }
 
-/* Tables in queue.queue that are no more, in the current memory context. */
+/* Tables in queue.queue_definition that are no more, in the current memory context. */
 static List *
 dropped_queues(void)
 {
@@ -123,7 +124,7 @@ dropped_queues(void)
 	ListCell   *lc;
 
 	worker_begin();
-	worker_lock(extension_relation("queue"), AccessShareLock);
+	worker_lock(extension_relation("queue_definition"), AccessShareLock);
 	foreach(lc, queue_list())
 	{
 		Oid			relid = lfirst_oid(lc);
@@ -142,7 +143,7 @@ dropped_queues(void)
 	return result;
 }
 
-/* Delete what is left of a queue, its row in queue.queue if all else has gone. */
+/* Delete what is left of a queue, its row in queue.queue_definition if all else has gone. */
 static void
 remove_queue(Oid relid)
 {

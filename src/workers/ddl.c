@@ -15,29 +15,20 @@
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
+#include "compat.h"
+#include "engine/extension.h"
 #include "engine/lease.h"
-#include "engine/registry.h"
-#include "engine/wake.h"
+#include "engine/round.h"
+#include "engine/shared.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
-#include "workers/worker.h"
+#include "workers/database.h"
+#include "workers/ddl.h"
 
 static ProcessUtility_hook_type prev_process_utility_hook = NULL;
-
-static bool
-owns(Oid classid, Oid objectid)
-{
-#if PG_VERSION_NUM >= 160000
-	return object_ownercheck(classid, objectid, GetUserId());
-#else
-	return classid == DatabaseRelationId ?
-		pg_database_ownercheck(objectid, GetUserId()) :
-		pg_extension_ownercheck(objectid, GetUserId());
-#endif
-}
 
 /*
  * Block a database if it exists and is the current user's.  Nobody else's
@@ -48,8 +39,8 @@ block_database(const char *name)
 {
 	Oid			dboid = get_database_oid(name, true);
 
-	if (OidIsValid(dboid) && owns(DatabaseRelationId, dboid))
-		launcher_block_database(dboid);
+	if (OidIsValid(dboid) && OWNS_DATABASE(dboid, GetUserId()))
+		database_block(dboid);
 }
 
 /* The database that CREATE DATABASE copies. */
@@ -122,8 +113,8 @@ before_statement(Node *stmt)
 			{
 				Oid			extension = get_extension_oid("queue", true);
 
-				if (OidIsValid(extension) && owns(ExtensionRelationId, extension))
-					launcher_block_database(MyDatabaseId);
+				if (OidIsValid(extension) && OWNS_EXTENSION(extension, GetUserId()))
+					database_block(MyDatabaseId);
 			}
 			break;
 		default:
@@ -131,20 +122,30 @@ before_statement(Node *stmt)
 	}
 }
 
-/* Have the queues of this database swept now. */
+/*
+ * COMMIT or ROLLBACK PREPARED: have those look who wait for messages of this
+ * database's queues, and if wanted, have the queues swept.
+ */
 static void
-sweep_database(void)
+wake_database(bool sweep)
 {
+	if (queue_state == NULL)
+		return;
 	LWLockAcquire(&queue_state->registry_lock, LW_SHARED);
 	for (int i = 0; i < queue_max_queues; i++)
 	{
 		QueueShared *q = &queue_state->queues[i];
 
-		if (OidIsValid(q->relid) && q->dboid == MyDatabaseId)
+		if (!OidIsValid(q->relid) || q->dboid != MyDatabaseId)
+			continue;
+		if (sweep)
 			pg_atomic_write_u32(&q->wants_sweep, 1);
+		bound_write(&q->next_due, DT_NOBEGIN);
+		wake_waiters(&q->waiters, INT_MAX);
 	}
 	LWLockRelease(&queue_state->registry_lock);
-	maintenance_wake(MyDatabaseId);
+	if (sweep)
+		maintenance_wake(MyDatabaseId);
 }
 
 static void
@@ -180,7 +181,7 @@ queue_process_utility(PlannedStmt *pstmt, const char *query_string,
 	{
 		/* It may have been copied from one with the extension. */
 		CommandCounterIncrement();
-		launcher_poke_at_commit(get_database_oid(created, false));
+		database_poke_at_commit(get_database_oid(created, false));
 	}
 	if (ends_prepared)
 	{
@@ -189,11 +190,9 @@ queue_process_utility(PlannedStmt *pstmt, const char *query_string,
 		 * that were received or deleted and are back, only a sweep finds.
 		 */
 		lease_finish_prepared();
-		if (rolls_back)
-			sweep_database();
-		wake_database();
-		if (!launcher_database_running(MyDatabaseId) && extension_exists())
-			launcher_poke_at_commit(MyDatabaseId);
+		wake_database(rolls_back);
+		if (!database_running(MyDatabaseId) && extension_exists())
+			database_poke_at_commit(MyDatabaseId);
 	}
 }
 

@@ -13,17 +13,22 @@
 #include <signal.h>
 
 #include "access/xact.h"
+#include "background.h"
+#include "backoff.h"
 #include "compat.h"
+#include "engine/extension.h"
+#include "engine/problem.h"
 #include "engine/registry.h"
-#include "engine/settle.h"
+#include "engine/round.h"
+#include "engine/tables.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "relay/relay.h"
+#include "stop_point.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "storage/lwlock.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -32,10 +37,11 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "workers/cleanup.h"
-#include "workers/problem.h"
+#include "workers/database.h"
+#include "workers/expiry.h"
+#include "workers/maintenance.h"
 #include "workers/reclaim.h"
 #include "workers/transaction.h"
-#include "workers/worker.h"
 
 /* Between rounds, in milliseconds: with traffic, and without. */
 #define ACTIVE_INTERVAL_MS	2000
@@ -126,13 +132,11 @@ static void
 back_off(Backoff *backoff, int sqlstate)
 {
 	bool		locked = (sqlstate == ERRCODE_LOCK_NOT_AVAILABLE);
-	int			delay = locked ? LOCKED_FIRST_MS : FAILURE_FIRST_MS;
-	int			last = locked ? LOCKED_LAST_MS : FAILURE_LAST_MS;
+	int64		delay;
 
-	for (int i = 0; i < backoff->failures && delay < last; i++)
-		delay *= 2;
-	delay = Min(delay, last);
 	backoff->failures++;
+	delay = locked ? backoff_delay(backoff->failures, LOCKED_FIRST_MS, LOCKED_LAST_MS) :
+		backoff_delay(backoff->failures, FAILURE_FIRST_MS, FAILURE_LAST_MS);
 	backoff->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
 }
 
@@ -161,21 +165,12 @@ attempt(Backoff *backoff, Oid relid, const char *activity, const char *details,
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData  *error =
+			background_failed(context, geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE);
 
-		/* As autovacuum does when a table's turn fails. */
-		HOLD_INTERRUPTS();
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
-			EmitErrorReport();
-		LWLockReleaseAll();
-		AbortOutOfAnyTransaction();
-		FlushErrorState();
 		back_off(backoff, error->sqlerrcode);
 		problem_report(relid, activity, error->sqlerrcode, error->message, backoff->not_before);
 		FreeErrorData(error);
-		RESUME_INTERRUPTS();
 		done = false;
 	}
 	PG_END_TRY();
@@ -192,7 +187,7 @@ attempt(Backoff *backoff, Oid relid, const char *activity, const char *details,
 }
 
 static Work works[] = {
-	{"settling expired leases", settle_expired, 0},
+	{"settling expired leases", expire_leases, 0},
 	{"supervising relays", relay_supervise, 0},
 	{"removing old rows of queue.inbox", cleanup_inbox, CLEANUP_INTERVAL_MS},
 	{"removing what is left of dropped queues", cleanup_dropped_queues, CLEANUP_INTERVAL_MS},
@@ -217,8 +212,8 @@ run_work(void *arg)
 static uint64
 queue_traffic(QueueShared *q)
 {
-	return pg_atomic_read_u64(&q->appended) + pg_atomic_read_u64(&q->acked) +
-		pg_atomic_read_u64(&q->failed);
+	return pg_atomic_read_u64(&q->lane.appended) +
+		counter_read(&q->counters, COUNTER_ACKED) + counter_read(&q->counters, COUNTER_FAILED);
 }
 
 static void
@@ -377,7 +372,7 @@ list_queues(void *arg)
 	ListCell   *lc;
 
 	worker_begin();
-	worker_lock(extension_relation("queue"), AccessShareLock);
+	worker_lock(extension_relation("queue_definition"), AccessShareLock);
 	hash_seq_init(&status, watches);
 	while ((watch = hash_seq_search(&status)) != NULL)
 		watch->listed = false;
@@ -436,10 +431,11 @@ maintenance_round(void)
 	List	   *queues;
 	ListCell   *lc;
 
-	maintenance_begin_round();
+	STOP_POINT("maintenance");
+	round_begin(database_element());
 	exit_unless_wanted();
 
-	/* If queue.queue is locked, the queues are those of the last round. */
+	/* If queue.queue_definition is locked, the queues are those of the last round. */
 	if (listing.failures == 0 || GetCurrentTimestamp() >= listing.not_before)
 		(void) attempt(&listing, InvalidOid, "listing queues", "listing queues", list_queues, NULL);
 	if (listing.failures > 0)
@@ -494,7 +490,7 @@ sleep_until(TimestampTz planned)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 
-		next = maintenance_next_round(planned);
+		next = round_next(database_element(), planned);
 		now = GetCurrentTimestamp();
 		if (next <= now)
 			break;
@@ -517,11 +513,11 @@ queue_maintenance_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 
 	/* Before the connection, which is what DDL must not meet. */
-	if (!launcher_attach(dboid))
+	if (!database_attach(dboid))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
 	SetConfigOption("application_name", "queue maintenance", PGC_USERSET, PGC_S_SESSION);
-	catalog_nowait = true;
+	tables_nowait = true;
 
 	watches = hash_create("watched queues", 64, &ctl, HASH_ELEM | HASH_BLOBS);
 	context = AllocSetContextCreate(TopMemoryContext, "queue maintenance", ALLOCSET_DEFAULT_SIZES);
@@ -529,7 +525,7 @@ queue_maintenance_main(Datum arg)
 	worker_lock_timeout = LOCK_TIMEOUT_MS;
 	exit_unless_wanted();
 	problem_forget(InvalidOid);
-	launcher_report_running();
+	database_report_running();
 
 	for (;;)
 	{

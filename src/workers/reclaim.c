@@ -20,16 +20,24 @@
 #include "commands/tablecmds.h"
 #include "compat.h"
 #include "engine/claim.h"
+#include "engine/creation.h"
 #include "engine/dead_letter.h"
 #include "engine/deferred.h"
+#include "engine/extension.h"
 #include "engine/frontier.h"
+#include "engine/lease_account.h"
+#include "engine/leased.h"
 #include "engine/owner.h"
-#include "engine/place.h"
+#include "engine/reader.h"
 #include "engine/segment.h"
+#include "engine/tables.h"
+#include "engine/tuple.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "stop_point.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "storage/predicate.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -45,9 +53,6 @@
 
 /* How long the tail must have been idle for that. */
 #define IDLE_TAIL_MS		5000
-
-/* Dead letters are counted by this column. */
-#define Anum_dead_queue		1
 
 /* The gauges of so many stored messages are counted afresh at each sweep. */
 #define RECOUNT_ROWS		10000
@@ -90,12 +95,12 @@ begin(ReclaimRound *round)
 	Queue	   *queue = NULL;
 
 	worker_begin();
-	if (try_lock(round, extension_relation("queue"), AccessShareLock) &&
+	if (try_lock(round, extension_relation("queue_definition"), AccessShareLock) &&
 		try_lock(round, round->relid, AccessShareLock))
 	{
 		QueueShared *q = queue_find_shared(round->relid);
 
-		if ((q != NULL && pg_atomic_read_u32(&q->loaded) != 0) || try_lock_segments(round))
+		if ((q != NULL && queue_loaded(q)) || try_lock_segments(round))
 			queue = queue_by_relid(round->relid);
 	}
 	if (queue == NULL)
@@ -149,7 +154,7 @@ page_drained(Relation rel, BlockNumber block, Snapshot snapshot)
 		TransactionId xid;
 
 		if (ItemIdIsNormal(item))
-			drained = frontier_judge((HeapTupleHeader) PageGetItem(page, item),
+			drained = tuple_judge((HeapTupleHeader) PageGetItem(page, item),
 									 snapshot, buffer, &xid) == VERDICT_DEAD;
 	}
 	UnlockReleaseBuffer(buffer);
@@ -177,7 +182,7 @@ drained_up_to(Relation rel, BlockNumber block)
 static bool
 leave_idle_tail(QueueShared *q, int segno)
 {
-	SegmentShared *seg = &q->segments[segno];
+	Segment    *seg = &q->segments[segno];
 	TimestampTz now = GetCurrentTimestamp();
 	bool		left;
 
@@ -191,7 +196,7 @@ leave_idle_tail(QueueShared *q, int segno)
 		return false;
 
 	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
-	left = pg_atomic_read_u32(&q->tail) == segno && segment_rotate(q);
+	left = pg_atomic_read_u32(&q->lane.tail) == segno && segment_rotate(q);
 	LWLockRelease(&q->lock);
 	return left;
 }
@@ -207,6 +212,7 @@ set_new_files(Relation rel)
 	List	   *indexes = RelationGetIndexList(rel);
 	ListCell   *lc;
 
+	Assert(CheckRelationLockedByMe(rel, AccessExclusiveLock, false));
 	RELATION_SET_NEW_FILE(rel);
 	foreach(lc, indexes)
 	{
@@ -252,7 +258,7 @@ set_new_storage(Relation rel)
 static bool
 truncate_if_drained(ReclaimRound *round, QueueShared *q, int segno)
 {
-	SegmentShared *seg = &q->segments[segno];
+	Segment    *seg = &q->segments[segno];
 	Relation	rel;
 	bool		drained;
 
@@ -262,19 +268,22 @@ truncate_if_drained(ReclaimRound *round, QueueShared *q, int segno)
 	seg->drained = drained_up_to(rel, seg->drained);
 	drained = seg->drained >= RelationGetNumberOfBlocks(rel);
 	relation_close(rel, AccessShareLock);
+	if (drained)
+		STOP_POINT("reclaim-drained");
 
 	if (!drained ||
-		(pg_atomic_read_u32(&q->tail) == segno && !leave_idle_tail(q, segno)) ||
+		(pg_atomic_read_u32(&q->lane.tail) == segno && !leave_idle_tail(q, segno)) ||
 		!try_lock(round, seg->relid, AccessExclusiveLock))
 		return false;
 	rel = try_relation_open(seg->relid, NoLock);
 	if (rel == NULL)
 		return false;
-	drained = pg_atomic_read_u32(&q->tail) != segno && segment_columns_valid(rel) &&
+	drained = pg_atomic_read_u32(&q->lane.tail) != segno && table_columns_valid(rel) &&
 		drained_up_to(rel, 0) >= RelationGetNumberOfBlocks(rel);
 	if (drained)
 		set_new_storage(rel);
 	relation_close(rel, NoLock);
+	STOP_POINT("reclaim-decided");
 
 	/*
 	 * While we have the lock: a sender that waits for it finds the segment
@@ -290,8 +299,8 @@ truncate_if_drained(ReclaimRound *round, QueueShared *q, int segno)
 static bool
 worth_truncating(QueueShared *q, int segno)
 {
-	return (segno != 0 && pg_atomic_read_u32(&q->tail) != segno) ||
-		pg_atomic_read_u32(&q->segments[segno].nblocks) >= IDLE_TAIL_BLOCKS;
+	return (segno != 0 && pg_atomic_read_u32(&q->lane.tail) != segno) ||
+		space_blocks(&q->segments[segno].space) >= IDLE_TAIL_BLOCKS;
 }
 
 void
@@ -306,23 +315,23 @@ reclaim_segments(ReclaimRound *round)
 	for (int segno = 0; segno < nsegments; segno++)
 	{
 		QueueShared *q;
-		SegmentShared *seg;
+		Segment    *seg;
 		bool		empty;
 
 		if ((queue = begin(round)) == NULL)
 			break;
 		q = queue->shared;
 		seg = &q->segments[segno];
-		empty = (pg_atomic_read_u32(&seg->nblocks) == 0);
+		empty = (space_blocks(&seg->space) == 0);
 		if (pg_atomic_read_u32(&seg->state) != SEGMENT_ACTIVE ||
-			(empty && (segno == 0 || pg_atomic_read_u32(&q->tail) == segno)))
+			(empty && (segno == 0 || pg_atomic_read_u32(&q->lane.tail) == segno)))
 		{
 			worker_end();
 			continue;
 		}
 		if (empty)
 			segment_pool(q, segno);
-		else if (worth_truncating(q, segno) && pg_atomic_read_u32(&seg->leases) == 0)
+		else if (worth_truncating(q, segno) && lease_count_in_segment(q, segno) == 0)
 			empty = truncate_if_drained(round, q, segno);
 		worker_end();
 		round->left |= !empty && worth_truncating(q, segno);
@@ -335,7 +344,7 @@ static void
 leave_full_tail(QueueShared *q)
 {
 	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
-	if (pg_atomic_read_u32(&q->segments[pg_atomic_read_u32(&q->tail)].nblocks) >= segment_limit(q))
+	if (space_blocks(&q->segments[pg_atomic_read_u32(&q->lane.tail)].space) >= segment_limit(q))
 		(void) segment_rotate(q);
 	LWLockRelease(&q->lock);
 }
@@ -366,7 +375,7 @@ reclaim_provide(ReclaimRound *round)
 		{
 			if (try_lock_segments(round))
 			{
-				segment_refresh(queue);
+				segment_refresh(queue->shared, queue->relid);
 				leave_full_tail(queue->shared);
 			}
 			worker_end();
@@ -379,23 +388,24 @@ reclaim_provide(ReclaimRound *round)
 static void
 note_found(QueueShared *q, int segno, SegmentPlace place, int64 id)
 {
-	SegmentShared *seg = &q->segments[segno];
+	Segment    *seg = &q->segments[segno];
+	ReaderSegment *mine = &q->reader.segments[segno];
 	bool		before;
 	bool		known;
 
 	LWLockAcquire(&q->lock, LW_SHARED);
-	before = place < pg_atomic_read_u64(&seg->cursor);
-	known = before ? frontier_noted(q, segno, place) :
-		seg->scanned != pg_atomic_read_u64(&seg->appended) &&
-		PlaceBlock(place) < pg_atomic_read_u32(&seg->nblocks);
+	before = place < pg_atomic_read_u64(&mine->cursor);
+	known = before ? notes_contain(&q->reader.notes, segno, place) :
+		mine->scanned != pg_atomic_read_u64(&seg->appended) &&
+		PlaceBlock(place) < space_blocks(&seg->space);
 	LWLockRelease(&q->lock);
 
 	if (known)
 		return;
 	if (before)
-		frontier_remember(q, segno, place, place, id, InvalidTransactionId);
+		reader_remember(q, segno, place, place, id, InvalidTransactionId);
 	else
-		segment_found(q, segno, place);
+		reader_found(q, segno, place);
 }
 
 /*
@@ -406,11 +416,12 @@ note_found(QueueShared *q, int segno, SegmentPlace place, int64 id)
 static void
 sweep_segment(QueueShared *q, int segno)
 {
-	SegmentShared *seg = &q->segments[segno];
+	Segment    *seg = &q->segments[segno];
+	ReaderSegment *mine = &q->reader.segments[segno];
 	Relation	rel = segment_open(q, segno, AccessShareLock);
-	bool		to_end = (seg->scanned == pg_atomic_read_u64(&seg->appended));
-	BlockNumber end = PlaceBlock(pg_atomic_read_u64(&seg->cursor));
-	BlockNumber known = pg_atomic_read_u32(&seg->nblocks);
+	bool		to_end = (mine->scanned == pg_atomic_read_u64(&seg->appended));
+	BlockNumber end = PlaceBlock(pg_atomic_read_u64(&mine->cursor));
+	BlockNumber known = space_blocks(&seg->space);
 	BlockNumber nblocks;
 	Snapshot	snapshot;
 	MemoryContext context;
@@ -431,10 +442,11 @@ sweep_segment(QueueShared *q, int segno)
 		if (!to_end && block > end && block < known)
 			continue;
 		n = frontier_page_tuples(rel, block, snapshot, false, tuples);
+		STOP_POINT("sweep-read");
 		for (int i = 0; i < n; i++)
 			note_found(q, segno,
 					   MakePlace(block, ItemPointerGetOffsetNumber(&tuples[i]->t_self)),
-					   frontier_tuple_id(tuples[i]->t_data));
+					   tuple_message_id(tuples[i]->t_data));
 		MemoryContextReset(context);
 	}
 	MemoryContextSwitchTo(old);
@@ -464,13 +476,6 @@ count_rows(const char *table, const char *index, AttrNumber column, Oid relid)
 	return n;
 }
 
-/* Set a gauge to what was counted, unless it has changed meanwhile. */
-static bool
-set_gauge(pg_atomic_uint64 *gauge, uint64 before, int64 n)
-{
-	return pg_atomic_compare_exchange_u64(gauge, &before, (uint64) n);
-}
-
 /*
  * The gauges of deferred messages and dead letters start from zero with
  * shared memory, and miss what SQL does to these tables: count once, and
@@ -480,19 +485,19 @@ static void
 count_stored(ReclaimRound *round, Queue *queue)
 {
 	QueueShared *q = queue->shared;
-	uint64		deferred = pg_atomic_read_u64(&q->deferred);
-	uint64		dead = pg_atomic_read_u64(&q->dead);
+	int64		deferred = counter_read(&q->counters, COUNTER_DEFERRED);
+	int64		dead = counter_read(&q->counters, COUNTER_DEAD);
 	bool		good = true;
 
-	if (q->counted && (int64) (deferred + dead) > RECOUNT_ROWS)
+	if (q->counted && deferred + dead > RECOUNT_ROWS)
 		return;
 	if (!try_lock(round, extension_relation("deferred"), AccessShareLock) ||
-		!try_lock(round, extension_relation("dead_letter"), AccessShareLock))
+		!try_lock(round, extension_relation("dead"), AccessShareLock))
 		return;
-	good &= set_gauge(&q->deferred, deferred,
+	good &= counter_correct(&q->counters, COUNTER_DEFERRED, deferred,
 					  count_rows("deferred", "deferred_due", Anum_deferred_relid, queue->relid));
-	good &= set_gauge(&q->dead, dead,
-					  count_rows("dead_letter", "dead_letter_pkey", Anum_dead_relid, queue->relid));
+	good &= counter_correct(&q->counters, COUNTER_DEAD, dead,
+					  count_rows("dead", "dead_pkey", Anum_dead_relid, queue->relid));
 	q->counted |= good;
 }
 
@@ -503,9 +508,9 @@ count_stored(ReclaimRound *round, Queue *queue)
 static void
 reset_derived(QueueShared *q)
 {
-	pg_atomic_write_u64(&q->next_due, 0);
-	pg_atomic_write_u64(&q->next_expiry, 0);
-	frontier_refresh_notes(q);
+	bound_write(&q->next_due, DT_NOBEGIN);
+	lease_look_now(q);
+	reader_refresh_notes(q);
 	lease_sweep();
 }
 
@@ -521,7 +526,7 @@ sweep(ReclaimRound *round)
 		return;
 	reset_derived(queue->shared);
 	if (try_lock_segments(round))
-		segment_refresh(queue);
+		segment_refresh(queue->shared, queue->relid);
 	count_stored(round, queue);
 	nsegments = queue->shared->nsegments;
 	worker_end();
@@ -576,7 +581,7 @@ move_message(Queue *queue, Relation rel, Lease *lease)
 	bool		returned = (lease->state == LEASE_CHECKING);
 	HeapTuple	tuple;
 	Message		message;
-	TM_Result	result = place_delete(rel, lease, false, &tuple);
+	TM_Result	result = leased_delete(rel, lease, false, &tuple);
 	LeasePlace	place = {.segment = LEASE_IN_DEFERRED};
 
 	/* Locked by somebody, a prepared transaction perhaps: not now. */
@@ -596,11 +601,11 @@ move_message(Queue *queue, Relation rel, Lease *lease)
 
 	place.relid = extension_relation("deferred");
 	place.due_at = GetCurrentTimestamp();
-	if (claim_read(tuple, RelationGetDescr(rel), false, &message) != NULL)
+	if (message_deform(&message_columns, tuple, RelationGetDescr(rel), &message) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("message " INT64_FORMAT " cannot be read", lease->id)));
-	deferred_insert(queue, &message, place.due_at, lease->attempts - 1, NULL, &place.tid);
+	deferred_insert(queue->shared, &message, place.due_at, lease->attempts - 1, NULL, &place.tid);
 	if (returned)
 		lease_remove_returned(lease->ref);
 	else
@@ -630,7 +635,7 @@ move_stragglers(ReclaimRound *round, int segno)
 {
 	Queue	   *queue = begin(round);
 	QueueShared *q;
-	SegmentShared *seg;
+	Segment    *seg;
 	LeaseRef	refs[STRAGGLER_BATCH];
 	Lease		lease;
 	int			n;
@@ -640,10 +645,10 @@ move_stragglers(ReclaimRound *round, int segno)
 		return;
 	q = queue->shared;
 	seg = &q->segments[segno];
-	if (pg_atomic_read_u32(&q->tail) == segno ||
+	if (pg_atomic_read_u32(&q->lane.tail) == segno ||
 		pg_atomic_read_u32(&seg->state) != SEGMENT_ACTIVE ||
-		pg_atomic_read_u32(&seg->leases) == 0 ||
-		pg_atomic_read_u32(&seg->leases) > STRAGGLER_BATCH ||
+		lease_count_in_segment(q, segno) == 0 ||
+		lease_count_in_segment(q, segno) > STRAGGLER_BATCH ||
 		!TimestampDifferenceExceeds(seg->sealed_at, GetCurrentTimestamp(), queue_straggler_age * 1000) ||
 		!try_lock(round, seg->relid, RowExclusiveLock) ||
 		!try_lock(round, extension_relation("deferred"), RowExclusiveLock) ||
@@ -664,12 +669,14 @@ move_stragglers(ReclaimRound *round, int segno)
 	n = lease_in_segment(q, segno, refs, STRAGGLER_BATCH);
 	for (int i = 0; i < n; i++)
 	{
-		if (lease_begin_move(refs[i], &lease))
-			move_message(queue, rel, &lease);
+		if (!lease_begin_move(refs[i], &lease))
+			continue;
+		STOP_POINT("move-begun");
+		move_message(queue, rel, &lease);
 	}
 
 	/* Those that came meanwhile are left for the next time. */
-	n = pg_atomic_read_u32(&q->nreturned);
+	n = lease_count_returned(q);
 	lease_reserve(n);
 	for (; n > 0 && lease_take_returned(q, &lease); n--)
 	{

@@ -5,18 +5,14 @@
 #include "postgres.h"
 
 #include "access/relation.h"
-#include "access/xact.h"
-#include "miscadmin.h"
+#include "background.h"
+#include "compat.h"
+#include "guc.h"
 #include "storage/lmgr.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
-#include "utils/snapmgr.h"
 #include "workers/transaction.h"
-
-#define SAFE_SEARCH_PATH	"pg_catalog, pg_temp"
 
 /* What ALTER DATABASE, ALTER ROLE or a function called can have set. */
 static const char *const settings[][2] = {
@@ -28,53 +24,26 @@ static const char *const settings[][2] = {
 	{"default_transaction_deferrable", "off"},
 	{"statement_timeout", "0"},
 	{"idle_in_transaction_session_timeout", "0"},
-#if PG_VERSION_NUM >= 170000
-	{"transaction_timeout", "0"},
-#endif
+	NO_TRANSACTION_TIMEOUT
 };
 
 const char *worker_lock_timeout = "0";
 
-static MemoryContext outer_context = NULL;
-
-static void
-enforce_setting(const char *name, const char *value)
-{
-	const char *now = GetConfigOption(name, false, false);
-
-	if (now == NULL || strcmp(now, value) != 0)
-		SetConfigOption(name, value, PGC_SUSET, PGC_S_SESSION);
-}
-
 void
 worker_begin(void)
 {
-	Oid			user;
-	int			context;
-
-	outer_context = CurrentMemoryContext;
-
 	/* Outside the transaction, as they are to hold at its start. */
 	for (int i = 0; i < lengthof(settings); i++)
-		enforce_setting(settings[i][0], settings[i][1]);
-	enforce_setting("lock_timeout", worker_lock_timeout);
-
-	/* A database can have a session_authorization, too. */
-	GetUserIdAndSecContext(&user, &context);
-	if (user != GetAuthenticatedUserId() || context != 0)
-		SetUserIdAndSecContext(GetAuthenticatedUserId(), 0);
-
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+		guc_override(settings[i][0], settings[i][1], PGC_S_SESSION);
+	guc_override("lock_timeout", worker_lock_timeout, PGC_S_SESSION);
+	background_user();
+	background_begin();
 }
 
 void
 worker_end(void)
 {
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(outer_context);
+	background_end();
 }
 
 /* Lock a table's indexes, or a toast table's. */

@@ -5,7 +5,7 @@
 #ifndef QUEUE_WORKERS_TRANSACTION_H
 #define QUEUE_WORKERS_TRANSACTION_H
 
-#include "engine/registry.h"
+#include "compat.h"
 #include "storage/lockdefs.h"
 
 /*

@@ -81,7 +81,7 @@ sub cut
 }
 
 # How often connections were closed so, or by their number the ones there are.
-sub cuts        { return $_[0]->_ask('cuts'); }
+sub cuts { return $_[0]->_ask('cuts'); }
 sub connections { return $_[0]->_ask('connections'); }
 
 sub _ask

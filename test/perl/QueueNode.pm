@@ -8,8 +8,9 @@ use warnings;
 use Exporter 'import';
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Wait;
 
-our @EXPORT = qw(queue_node crash wait_for_worker drain);
+our @EXPORT = qw(queue_node crash worker_pid wait_for_worker drain);
 
 # Every server that a test makes is one of UTF-8, and sorts by bytes, whatever
 # the caller's locale.
@@ -40,25 +41,31 @@ $conf
 sub crash
 {
 	my ($node) = @_;
-	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
 
 	$node->kill9;
-	until ($node->start(fail_ok => 1))
-	{
-		die 'the server does not start after it was killed' if time > $deadline;
-		$node->stop('fast', fail_ok => 1);
-		select(undef, undef, undef, 0.1);
-	}
+	wait_for { $node->start(fail_ok => 1) || !$node->stop('fast', fail_ok => 1) && 0 }
+	or die 'the server does not start after it was killed';
 	return;
 }
 
-sub wait_for_worker
+my $workers = q{pg_stat_activity WHERE backend_type = 'queue maintenance' AND datname};
+
+# The maintenance worker of a database: its process id, or nothing.
+sub worker_pid
 {
 	my ($node, $database) = @_;
 	$database //= 'postgres';
-	return $node->poll_query_until($database, q{
-SELECT count(*) = 1 FROM pg_stat_activity
-WHERE backend_type = 'queue maintenance' AND datname = current_database()});
+	return $node->safe_psql('postgres', "SELECT pid FROM $workers = '$database'");
+}
+
+# Wait until there is one, other than the one with this id if one is given.
+sub wait_for_worker
+{
+	my ($node, $database, $pid) = @_;
+	$database //= 'postgres';
+	$pid //= 0;
+	return $node->poll_query_until('postgres',
+		"SELECT count(*) = 1 AND bool_and(pid <> $pid) FROM $workers = '$database'");
 }
 
 # Receive and acknowledge all that a queue has ready, and return the ids.

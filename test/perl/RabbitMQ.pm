@@ -15,26 +15,11 @@ use IO::Socket::INET;
 use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use Time::HiRes qw(usleep);
+use Wait;
 
 my $programs = '/usr/lib/rabbitmq/bin';
 my $server = "$programs/rabbitmq-server";
 my @brokers;
-
-# Wait until a function returns something, and return that; undef if it never does.
-sub _wait_for
-{
-	my ($function) = @_;
-
-	for (my $i = 0; $i < 10 * $PostgreSQL::Test::Utils::timeout_default; $i++)
-	{
-		my $result = eval { $function->() };
-
-		return $result if $result;
-		usleep(100_000);
-	}
-	return undef;
-}
 
 # Skip the whole test where there is no broker to test with, unless the
 # environment says that there must be.
@@ -139,13 +124,13 @@ sub start
 		$self->{epmd} = IPC::Run::start(['epmd', '-port', $self->{epmd_port}, '-address', '127.0.0.1'],
 			'<', \undef, '>&', "$self->{dir}/log/epmd");
 		push @brokers, $self;
-		_wait_for(sub { IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $self->{epmd_port}) })
+		(wait_for { IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $self->{epmd_port}) })
 		  or die 'epmd does not start';
 	}
 	unlink("$self->{dir}/pid");
 	$self->{server} = IPC::Run::start([$server], '<', \undef, '>&', "$self->{dir}/log/server");
 
-	my $client = _wait_for(sub { $self->connect })
+	my $client = (wait_for { $self->connect })
 	  or die "RabbitMQ does not start: " . PostgreSQL::Test::Utils::slurp_file("$self->{dir}/log/server");
 	$client->close;
 	return;
@@ -175,7 +160,7 @@ sub stop
 	my $pid = $self->pid;
 
 	kill($signal || 'TERM', $pid) or die "cannot stop RabbitMQ: $!";
-	_wait_for(sub { $self->{server}->reap_nb; !kill(0, $pid) }) or die 'RabbitMQ does not stop';
+	(wait_for { $self->{server}->reap_nb; !kill(0, $pid) }) or die 'RabbitMQ does not stop';
 	eval { $self->{server}->finish };
 	delete $self->{server};
 	return;

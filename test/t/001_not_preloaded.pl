@@ -38,7 +38,7 @@ my @calls = (
 	q{queue.extend_batch('{1}')},
 	q{queue.redrive('q')},
 	q{queue.purge_dead_letters('q')},
-	q{queue.queue_stats('queue.queue')},
+	q{queue.queue_stats('queue.queue_definition')},
 	q{queue.lease_list()},
 	q{queue.create_relay('r', 'q')},
 	q{queue.relay_list()},

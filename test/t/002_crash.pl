@@ -57,7 +57,8 @@ DECLARE
 	receipts bigint[];
 	ids bigint[];
 BEGIN
-	SELECT array_agg(receipt), array_agg(id) INTO receipts, ids FROM queue.receive('work', 10, wait => '1 second');
+	SELECT array_agg(receipt), array_agg(id) INTO receipts, ids
+	FROM queue.receive('work', 10, wait => '1 second');
 	INSERT INTO delivered SELECT i, round, r FROM unnest(ids, receipts) u(i, r), expected_round;
 	COMMIT;
 	INSERT INTO acked SELECT u.i FROM unnest(ids, receipts) u(i, r) WHERE queue.ack(u.r);

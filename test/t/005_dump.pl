@@ -161,7 +161,8 @@ SELECT id FROM queues.orders EXCEPT ALL (SELECT id FROM sent EXCEPT ALL SELECT i
 	# What was acknowledged between pg_dump's snapshot and its lock can be gone, as after any TRUNCATE.
 	my $missing = $node->safe_psql(
 		$database, q{
-SELECT array_agg(id) FROM (SELECT id FROM sent EXCEPT ALL SELECT id FROM acked EXCEPT ALL SELECT id FROM queues.orders) m});
+SELECT array_agg(id) FROM (
+	SELECT id FROM sent EXCEPT ALL SELECT id FROM acked EXCEPT ALL SELECT id FROM queues.orders) m});
 	is( $node->safe_psql(
 			'shop', "SELECT count(*) FROM unnest(nullif('$missing', '')::bigint[]) id WHERE id NOT IN (SELECT id FROM acked)"),
 		'0', "round $round: and all of that which nobody had acknowledged when it got to the table");

@@ -53,12 +53,14 @@ for my $round (1 .. 5)
 	is( $node->safe_psql(
 			'postgres', q{
 SELECT count(*) FROM sent FULL JOIN (
-	SELECT id FROM acked UNION ALL SELECT id FROM queues.q UNION ALL SELECT id FROM queue.deferred) m USING (id)
+	SELECT id FROM acked UNION ALL SELECT id FROM queues.q UNION ALL SELECT id FROM queue.deferred
+) m USING (id)
 WHERE sent IS NULL OR m IS NULL}),
 		'0', "round $round: each message sent is in the queue or acknowledged, and no other is");
 	is( $node->safe_psql(
 			'postgres', q{
-SELECT count(*) FROM (SELECT id FROM acked UNION ALL SELECT id FROM queues.q UNION ALL SELECT id FROM queue.deferred) m
+SELECT count(*) FROM (
+	SELECT id FROM acked UNION ALL SELECT id FROM queues.q UNION ALL SELECT id FROM queue.deferred) m
 GROUP BY id HAVING count(*) > 1}),
 		'', "round $round: and is so once");
 	my $ready = $node->safe_psql('postgres', 'SELECT count(*) FROM sent WHERE id NOT IN (SELECT id FROM acked)');

@@ -6,7 +6,7 @@ use warnings;
 
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use QueueNode ();
+use QueueNode qw(worker_pid wait_for_worker);
 use Test::More;
 
 # Databases that have a maintenance worker.
@@ -18,14 +18,6 @@ sub wait_for_workers
 {
 	my ($node, $expected, $test) = @_;
 	ok($node->poll_query_until('postgres', $databases, $expected), $test);
-}
-
-sub worker_pid
-{
-	my ($node, $database) = @_;
-	return $node->safe_psql('postgres',
-		qq{SELECT pid FROM pg_stat_activity WHERE backend_type = 'queue maintenance' AND datname = '$database'}
-	);
 }
 
 my $node = PostgreSQL::Test::Cluster->new('primary');
@@ -64,11 +56,7 @@ is( $node->safe_psql(
 # A worker that is terminated
 my $pid = worker_pid($node, 'one');
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
-ok( $node->poll_query_until(
-		'postgres',
-		qq{SELECT count(*) = 1 FROM pg_stat_activity
-		   WHERE backend_type = 'queue maintenance' AND datname = 'one' AND pid <> $pid}),
-	'a terminated worker is replaced');
+ok(wait_for_worker($node, 'one', $pid), 'a terminated worker is replaced');
 
 # The launcher terminated: it comes back and finds its workers running.
 my $launcher = $node->safe_psql('postgres',
@@ -147,7 +135,8 @@ $node->wait_for_log(
 ok(1, 'a database without a worker is in the log');
 is( $node->safe_psql(
 		'one', q{
-SELECT database, state, problem, setting, failures > 0, since < retry_at FROM queue.databases WHERE problem IS NOT NULL}),
+SELECT database, state, problem, setting, failures > 0, since < retry_at
+FROM queue.databases WHERE problem IS NOT NULL}),
 	'plain|waiting|out of background worker slots|max_worker_processes|t|t',
 	'and in the view, with the setting to raise');
 

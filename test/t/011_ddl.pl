@@ -6,7 +6,7 @@ use warnings;
 
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use QueueNode ();
+use QueueNode qw(worker_pid);
 use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('primary');
@@ -30,14 +30,6 @@ SELECT coalesce(string_agg(datname || ':' || workers, ' ' ORDER BY datname), '')
 	WHERE backend_type = 'queue maintenance' OR backend_type = 'queue relay' AND wait_event = 'PgSleep'
 	GROUP BY datname) w}, $expected),
 		$test);
-}
-
-sub worker_pid
-{
-	my ($database) = @_;
-	return $node->safe_psql('postgres',
-		qq{SELECT pid FROM pg_stat_activity
-		   WHERE backend_type = 'queue maintenance' AND datname = '$database'});
 }
 
 # Statements are given all the time they may need without us.
@@ -72,10 +64,10 @@ create_shop('shop');
 wait_for_workers('shop:2', 'worker runs');
 
 # CREATE DATABASE ... TEMPLATE
-my $pid = worker_pid('shop');
+my $pid = worker_pid($node, 'shop');
 succeeds('postgres', 'CREATE DATABASE copy TEMPLATE shop');
 wait_for_workers('copy:2 shop:2', 'the copy has a worker, and the template again');
-isnt(worker_pid('shop'), $pid, 'which is a new one');
+isnt(worker_pid($node, 'shop'), $pid, 'which is a new one');
 is($node->safe_psql('copy', q{SELECT count(*) FROM queue.receive('orders', max_messages => 10)}),
 	'2', 'no lease is copied');
 is($node->safe_psql('shop', q{SELECT count(*) FROM queue.receive('orders', max_messages => 10)}),
@@ -108,7 +100,7 @@ wait_for_workers('shop:2', 'worker runs after a statement that failed');
 
 # Somebody who may not
 $node->safe_psql('postgres', 'CREATE ROLE nobody LOGIN CREATEDB');
-$pid = worker_pid('shop');
+$pid = worker_pid($node, 'shop');
 for my $statement (
 	'CREATE DATABASE theirs TEMPLATE shop',
 	'ALTER DATABASE shop RENAME TO theirs',
@@ -129,12 +121,12 @@ $node->psql(
 	stderr => \$stderr,
 	extra_params => [ '-U', 'nobody' ]);
 like($stderr, qr/must be owner/, 'DROP EXTENSION fails without the right to');
-is(worker_pid('shop'), $pid, 'and the worker has not been disturbed');
+is(worker_pid($node, 'shop'), $pid, 'and the worker has not been disturbed');
 
 # DROP EXTENSION, rolled back
 my $session = $node->background_psql('shop');
 $session->query_safe('BEGIN; SET LOCAL client_min_messages = warning; DROP EXTENSION queue CASCADE');
-is(worker_pid('shop'), '', 'no worker runs while DROP EXTENSION is not committed');
+is(worker_pid($node, 'shop'), '', 'no worker runs while DROP EXTENSION is not committed');
 $session->query_safe('ROLLBACK');
 wait_for_workers('shop:2', 'worker runs after rollback of DROP EXTENSION');
 is($node->safe_psql('shop', q{SELECT count(*) FROM queues.orders}), '2', 'messages are there');

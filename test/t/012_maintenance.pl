@@ -5,7 +5,7 @@ use warnings;
 
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use QueueNode ();
+use QueueNode qw(worker_pid wait_for_worker);
 use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('primary');
@@ -28,13 +28,10 @@ SELECT queue.create('last', max_attempts => 1);
 # The next worker does at once what is otherwise done once in a while.
 sub replace_worker
 {
-	my $worker = q{SELECT pid FROM pg_stat_activity
-		WHERE backend_type = 'queue maintenance' AND datname = 'shop'};
-
-	$node->poll_query_until('postgres', "SELECT count(*) FROM ($worker) w", '1');
-	my $pid = $node->safe_psql('postgres', $worker);
+	wait_for_worker($node, 'shop');
+	my $pid = worker_pid($node, 'shop');
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
-	return $node->poll_query_until('postgres', "SELECT count(*) = 1 FROM ($worker) w WHERE pid <> $pid");
+	return wait_for_worker($node, 'shop', $pid);
 }
 
 # Leases that expire
@@ -83,7 +80,7 @@ CREATE PUBLICATION everything FOR ALL TABLES;
 DROP TABLE queues.broken CASCADE;
 DROP TABLE queues.busy CASCADE;
 });
-is($node->safe_psql('shop', 'SELECT count(*) FROM queue.queue; SELECT count(*) FROM queue.deferred'),
+is($node->safe_psql('shop', 'SELECT count(*) FROM queue.queue_definition; SELECT count(*) FROM queue.deferred'),
 	"2\n1", 'queues are dropped by table, and nothing is left of them');
 replace_worker();
 $node->safe_psql('shop', 'DROP PUBLICATION everything');

@@ -73,7 +73,8 @@ BEGIN
 	RETURN a OPERATOR(pg_catalog.=) b;
 END $$;
 CREATE FUNCTION queues.equal(a regclass, b oid) RETURNS boolean LANGUAGE sql AS 'SELECT queues.equal(b, a)';
-CREATE FUNCTION queues.equal(a regclass, b regclass) RETURNS boolean LANGUAGE sql AS 'SELECT queues.equal(b::oid, a)';
+CREATE FUNCTION queues.equal(a regclass, b regclass) RETURNS boolean LANGUAGE sql
+	AS 'SELECT queues.equal(b::oid, a)';
 CREATE FUNCTION queues.less(a timestamptz, b timestamptz) RETURNS boolean LANGUAGE sql AS
 	$$ SELECT queues.equal(0::oid, 0::regclass) $$;
 CREATE OPERATOR queues.= (LEFTARG = oid, RIGHTARG = regclass, FUNCTION = queues.equal);
@@ -190,7 +191,7 @@ $open->quit;
 
 # Settings of a database and of a role
 my $superuser = $node->safe_psql('postgres', 'SELECT current_user');
-my $pid = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'queue maintenance'});
+my $pid = worker_pid($node);
 $node->safe_psql(
 	'postgres', qq{
 ALTER DATABASE postgres SET role = mallory;
@@ -204,10 +205,7 @@ SELECT pg_terminate_backend($pid);
 });
 $ENV{PGOPTIONS} = '-c role=none -c search_path=public -c default_transaction_read_only=off'
   . ' -c default_transaction_isolation=read\ committed -c session_replication_role=origin -c statement_timeout=0';
-ok( $node->poll_query_until(
-		'postgres',
-		qq{SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'queue maintenance' AND pid <> $pid}),
-	'a worker starts with settings of the database and of the role');
+ok(wait_for_worker($node, 'postgres', $pid), 'a worker starts with settings of the database and of the role');
 $node->safe_psql('postgres',
 	q{SET ROLE mallory; SELECT queue.create('later', backoff => '1h'); SELECT queue.send('later', '1'); SELECT FROM queue.receive('later', lease => '100ms')});
 ok($node->poll_query_until('postgres', q{SELECT deferred FROM queue.stats WHERE queue = 'later'}, '1'),

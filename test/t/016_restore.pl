@@ -98,11 +98,11 @@ is($node->safe_psql('rows', q{SELECT queue.create('orders'); SELECT queue.send('
 $node->safe_psql('postgres', q{
 CREATE DATABASE other});
 $node->safe_psql('other', q{
-CREATE SCHEMA queue; CREATE TABLE queue.queue (relid text, CONSTRAINT queue_pkey PRIMARY KEY (relid));
+CREATE SCHEMA queue; CREATE TABLE queue.queue_definition (relid text, CONSTRAINT queue_definition_pkey PRIMARY KEY (relid));
 CREATE SCHEMA queues; CREATE TABLE queues.t (id bigint PRIMARY KEY, parent bigint REFERENCES queues.t);
 CREATE TEMP TABLE t (i int PRIMARY KEY);
 ALTER TABLE queues.t OWNER TO owner;
-DROP TABLE queues.t, t, queue.queue;});
+DROP TABLE queues.t, t, queue.queue_definition;});
 pass('a database without the extension is left alone');
 
 $node->stop;

@@ -54,9 +54,9 @@ is($publisher->safe_psql('postgres', 'SELECT queue.send(\'mail\', \'1\') > 0; SE
 	"t\n1", 'queues work although there is a publication of all tables');
 is( $publisher->safe_psql('postgres', q{
 DROP TABLE queues.mail CASCADE;
-SELECT count(*) FROM queue.queue;
+SELECT count(*) FROM queue.queue_definition;
 DELETE FROM queue.deferred;
-DELETE FROM queue.relay;
+DELETE FROM queue.relay_definition;
 DELETE FROM queue.inbox}), '0', 'and our own tables have keys');
 is($subscriber->safe_psql('postgres', q{SELECT payload FROM queue.pop('mail', 10)}), '"own"', 'the queue there is its own');
 unlike(slurp_file($subscriber->logfile), qr/ERROR|FATAL/, 'the subscriber was healthy all the time');

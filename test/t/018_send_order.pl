@@ -129,7 +129,8 @@ INSERT INTO ids (who, id) SELECT :client_id, queue.send_batch('ids', (SELECT arr
 }});
 is($node->safe_psql('postgres', 'SELECT count(*), count(DISTINCT id) FROM ids'), '246012|246012', 'every id is another');
 is($node->safe_psql('postgres', q{
-SELECT count(*) FROM (SELECT id, lag(id) OVER (PARTITION BY who ORDER BY n) AS before FROM ids) i WHERE before > id}),
+SELECT count(*)
+FROM (SELECT id, lag(id) OVER (PARTITION BY who ORDER BY n) AS before FROM ids) i WHERE before > id}),
 	'0', 'and they rise');
 cmp_ok($node->safe_psql('postgres', q{SELECT last_value FROM queues."ids$id"}), '<', 300000, 'few are left out');
 

@@ -93,8 +93,8 @@ SELECT count(DISTINCT xmin::text) > 1 FROM queue.deferred WHERE relid = 'queues.
 $node->safe_psql('postgres', q{SELECT queue.drop('large')});
 
 # The extension's own tables
-$sessions[0]->query_safe(q{BEGIN; LOCK TABLE queue.queue});
-ok(trouble('NULL'), 'so is a lock on queue.queue');
+$sessions[0]->query_safe(q{BEGIN; LOCK TABLE queue.queue_definition});
+ok(trouble('NULL'), 'so is a lock on queue.queue_definition');
 is($node->safe_psql('postgres', "SET ROLE reader; SELECT count(*) FROM queue.maintenance WHERE queue IS NULL"),
 	'0', 'of which only pg_monitor is told');
 is( $node->safe_psql('postgres', q{SET statement_timeout = '10s'; SET ROLE watcher;
@@ -102,10 +102,10 @@ SELECT count(*) > 0 FROM queue.maintenance WHERE queue IS NULL AND activity = 'l
 	't', 'with what could not be done');
 $sessions[0]->query_safe('ROLLBACK');
 ok(no_trouble(), 'until it is over');
-$sessions[0]->query_safe(q{BEGIN; LOCK TABLE queue.relay, queue.inbox});
+$sessions[0]->query_safe(q{BEGIN; LOCK TABLE queue.relay_definition, queue.inbox});
 expires('q', 'leases end while other tables are locked');
 $sessions[0]->query_safe('ROLLBACK');
-$sessions[0]->query_safe(q{BEGIN; SELECT queue.send('q', '1'); REINDEX INDEX queue.queue_pkey});
+$sessions[0]->query_safe(q{BEGIN; SELECT queue.send('q', '1'); REINDEX INDEX queue.queue_definition_pkey});
 ok(trouble(q{'q'}), 'and so is one on an index');
 $sessions[0]->query_safe('ROLLBACK');
 ok(no_trouble(), 'until that is over, too');
@@ -161,11 +161,9 @@ ok( $node->poll_query_until(
 
 # A setting of the database
 is($node->psql('postgres', q{SET ROLE stranger; SET queue.sweep_interval = 1}), 3, 'settings are for superusers');
-my $worker = q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'queue maintenance'};
-my $pid = $node->safe_psql('postgres', $worker);
+my $pid = worker_pid($node);
 $node->safe_psql('postgres', q{ALTER DATABASE postgres SET queue.sweep_interval = '1s'});
-ok($node->poll_query_until('postgres', "SELECT count(*) > 0 FROM ($worker) w WHERE pid <> $pid"),
-	'ALTER DATABASE SET replaces the worker');
+ok(wait_for_worker($node, 'postgres', $pid), 'ALTER DATABASE SET replaces the worker');
 $node->safe_psql('postgres', q{
 SET session_replication_role = replica;
 INSERT INTO queues."q$1" (id, enqueued_at, payload) VALUES (1000001, now(), '"swept"')});

@@ -9,6 +9,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use QueueNode;
 use Test::More;
+use Wait;
 
 # The body of a message that breaks a broker
 my $poison = '"poison"';
@@ -141,13 +142,6 @@ SELECT queue.create('events', max_attempts => 2, backoff => '10 ms');
 CREATE SERVER fake FOREIGN DATA WRAPPER queue_amqp OPTIONS (host '127.0.0.1', port '$port');
 SELECT queue.create_relay('r', 'events', 'fake', '{"routing_key": "x"}');});
 
-sub wait_until
-{
-	my ($condition, $test) = @_;
-	ok($node->poll_query_until('postgres', "SELECT $condition"), $test);
-	return;
-}
-
 # Let the relay connect to another kind of broker.
 sub meet
 {
@@ -179,7 +173,7 @@ for my $case (
 	my ($mode, $error) = @$case;
 
 	meet($mode);
-	wait_until("(SELECT last_error LIKE '$error%' FROM queue.relays)", "$mode: a connection error");
+	wait_until($node, "(SELECT last_error LIKE '$error%' FROM queue.relays)", "$mode: a connection error");
 }
 
 # A flood is answered by nothing, and keeps no interrupt waiting.
@@ -187,26 +181,25 @@ for my $mode ('flood', 'flood_at_start')
 {
 	meet($mode);
 	$node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'queue relay'});
-	for (1 .. 600) { last if grep { $_ eq 'flood' } $broker->take_log; select(undef, undef, undef, 0.1); }
+	ok(wait_for { grep { $_ eq 'flood' } $broker->take_log }, "$mode: the flood has come");
 	$node->safe_psql('postgres', q{SELECT queue.pause_relay('r')});
-	wait_until(q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')}, "$mode: interrupted");
+	wait_until($node, q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')}, "$mode: interrupted");
 }
 
 # A broker that never confirms, or drops every message, makes nobody dead.
 $node->safe_psql('postgres', q{SELECT queue.alter_relay('r', '{"confirm_timeout": 1}')});
 meet('confirms_nothing');
-wait_until(q{(SELECT state = 'backing off' AND last_error = 'no confirmation within 1 s' FROM queue.relays)},
+wait_until($node, q{(SELECT state = 'backing off' AND last_error = 'no confirmation within 1 s' FROM queue.relays)},
 	'no confirmation is a lost connection');
 meet('takes_nothing');
-wait_until(q{(SELECT last_error LIKE 'connection closed by the broker%' OR last_error LIKE 'could not %' FROM queue.relays)},
+wait_until($node, q{(SELECT last_error LIKE 'connection closed by the broker%' OR last_error LIKE 'could not %' FROM queue.relays)},
 	'one that hangs up at every message');
 my $hung_up = 0;
-for (1 .. 600) { $hung_up += scalar(grep { $_ eq 'connected' } $broker->take_log); last if $hung_up >= 5; select(undef, undef, undef, 0.1); }
-cmp_ok($hung_up, '>=', 5, 'it is tried again and again');
+ok(wait_for { ($hung_up += grep { $_ eq 'connected' } $broker->take_log) >= 5 }, 'it is tried again and again');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters'), '0', 'nothing is dead');
 meet('good');
-wait_until('(SELECT count(*) = 0 FROM queues.events)', 'a good one takes it');
-wait_until('(SELECT last_error IS NULL FROM queue.relays)', 'past trouble is past');
+wait_until($node, '(SELECT count(*) = 0 FROM queues.events)', 'a good one takes it');
+wait_until($node, '(SELECT last_error IS NULL FROM queue.relays)', 'past trouble is past');
 
 # One message that breaks the connection, or is never confirmed, among others:
 # it is found, and the others are not published over and over.
@@ -215,7 +208,7 @@ for my $mode ('poison_reset', 'poison_silent')
 	meet($mode);
 	$node->safe_psql('postgres', qq{
 SELECT queue.send('events', CASE WHEN i = 50 THEN '$poison' ELSE to_jsonb(i) END) FROM generate_series(1, 100) i});
-	wait_until('(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)',
+	wait_until($node, '(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)',
 		"$mode: all is through or dead");
 	is( $node->safe_psql('postgres', 'SELECT payload, attempts, reason FROM queue.dead_letters'),
 		"$poison|2|max_attempts", "$mode: the one at fault is dead");
@@ -234,7 +227,7 @@ SELECT queue.send('events', '$poison', 'k');
 SELECT queue.send('events', '1', 'k');
 SELECT queue.send('events', '2', 'other');
 SELECT queue.send('events', '3');});
-wait_until('(SELECT count(*) = 0 FROM queues.events)', 'with a key: all is through or dead');
+wait_until($node, '(SELECT count(*) = 0 FROM queues.events)', 'with a key: all is through or dead');
 is( $node->safe_psql('postgres', 'SELECT payload, key, attempts FROM queue.dead_letters'),
 	"$poison|k|2", 'with a key: the one at fault is dead');
 $node->safe_psql('postgres', 'DELETE FROM queue.dead_letters');
@@ -249,7 +242,7 @@ SELECT queue.send('events', to_jsonb(array_fill(1e131071::numeric, array[9000]))
 SELECT queue.send('events', to_jsonb(repeat(E'\x01', 25000000)));
 INSERT INTO queues.events (payload, body) VALUES ('5', '\x05');
 SELECT queue.send('events', '6');});
-wait_until('(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)', 'all is through or dead');
+wait_until($node, '(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)', 'all is through or dead');
 is( $node->safe_psql('postgres', q{SELECT CASE WHEN pg_column_size(payload) < 100 THEN payload END, attempts, error FROM queue.dead_letters WHERE error NOT LIKE '%for a relay' ORDER BY id}),
 	q{2|2|headers are too large for a frame of the broker
 3|2|headers are nested more than 100 deep
@@ -272,10 +265,10 @@ for my $file ($pipe, '/dev/zero', '/nowhere/at/all', '/etc/passwd')
 	$node->safe_psql('postgres', qq{
 ALTER SERVER fake OPTIONS (ADD sslmode 'verify-ca', ADD sslrootcert '$file');
 SELECT queue.send('events', '1');});
-	wait_until(q{(SELECT state = 'backing off' AND last_error = 'could not read the certificates of option "sslrootcert"' FROM queue.relays)},
+	wait_until($node, q{(SELECT state = 'backing off' AND last_error = 'could not read the certificates of option "sslrootcert"' FROM queue.relays)},
 		"sslrootcert $file");
 	$node->safe_psql('postgres', 'ALTER SERVER fake OPTIONS (DROP sslmode, DROP sslrootcert)');
-	wait_until('(SELECT count(*) = 0 FROM queues.events)', 'and without it');
+	wait_until($node, '(SELECT count(*) = 0 FROM queues.events)', 'and without it');
 }
 
 # In a database of another encoding what leaves is UTF-8.
@@ -303,20 +296,20 @@ $node->safe_psql('latin', q{SELECT queue.drop_relay('r')});
 # Texts that are no texts
 meet('words');
 $node->safe_psql('postgres', q{SELECT queue.send('events', '1')});
-wait_until('(SELECT count(*) = 1 FROM queue.dead_letters)', 'a message is returned with strange words');
+wait_until($node, '(SELECT count(*) = 1 FROM queue.dead_letters)', 'a message is returned with strange words');
 my $words = $node->safe_psql('postgres', 'SELECT error FROM queue.dead_letters');
 like($words, qr/^broker returned the message: 312 (\xE2\x82\xAC){50}\? *\?\?? *\[31m \(exchange "(\xE2\x82\xAC)+/, 'cleaned');
 ok(utf8::decode(my $copy = $words), 'and clipped between two characters');
 unlike($words, qr/[\x00-\x1F]/, 'without control characters');
 meet('blocked_words');
-wait_until(q{(SELECT last_error = 'broker takes no messages for now: low on?' FROM queue.relays)}, 'also those of a blocked connection');
+wait_until($node, q{(SELECT last_error = 'broker takes no messages for now: low on?' FROM queue.relays)}, 'also those of a blocked connection');
 my $dump = $node->basedir . '/dump.sql';
 command_ok([ 'pg_dump', '-d', $node->connstr('postgres'), '-f', $dump ], 'a dump');
 $node->safe_psql('postgres', 'CREATE DATABASE restored');
 command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('restored'), '-f', $dump ], 'restores');
 is($node->safe_psql('restored', 'SELECT error FROM queue.dead_letters'), $words, 'with these words');
 is( $node->safe_psql('restored', q{
-SELECT count(*) = 1 FROM queue.relay r JOIN pg_type t ON t.oid = r.anchor WHERE r.name = 'r' AND r.server = 'fake'}),
+SELECT count(*) = 1 FROM queue.relay_definition r JOIN pg_type t ON t.oid = r.anchor WHERE r.name = 'r' AND r.server = 'fake'}),
 	't', 'and with the relay');
 ok( $node->poll_query_until('restored', q{
 SELECT count(*) = 2 FROM pg_depend WHERE classid = 'pg_type'::regclass AND objid = 'queues."$r"'::regtype
@@ -441,14 +434,14 @@ for my $case (
 	my ($mode, $error) = @$case;
 
 	meet($mode, 'p', $server);
-	wait_until(qq{(SELECT state = 'backing off' AND last_error = '$error' FROM queue.relays)}, "$mode: a connection error");
+	wait_until($node, qq{(SELECT state = 'backing off' AND last_error = '$error' FROM queue.relays)}, "$mode: a connection error");
 }
 meet('bare_sqlstate', 'p', $server);
-wait_until(qq{(SELECT state = 'backing off' AND last_error <> '' AND last_error NOT LIKE 'something%' FROM queue.relays)},
+wait_until($node, qq{(SELECT state = 'backing off' AND last_error <> '' AND last_error NOT LIKE 'something%' FROM queue.relays)},
 	'an error without words has some');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters'), '0', 'nothing is dead');
 meet('words', 'p', $server);
-wait_until('(SELECT count(*) = 1 FROM queue.dead_letters)', 'a message is refused with strange words');
+wait_until($node, '(SELECT count(*) = 1 FROM queue.dead_letters)', 'a message is refused with strange words');
 $words = $node->safe_psql('postgres', 'SELECT error FROM queue.dead_letters');
 like($words, qr/^no good: \xE2\x82\xAC\? \?+(\xE2\x82\xAC)+$/, 'cleaned');
 ok(utf8::decode($copy = $words), 'and clipped between two characters');
@@ -462,7 +455,7 @@ $node->safe_psql('postgres', qq{
 SELECT queue.send('events', CASE WHEN i = 5 THEN '$poison' ELSE to_jsonb(i) END) FROM generate_series(1, 10) i;
 SELECT queue.send('events', to_jsonb(array_fill(1e131071::numeric, array[9000])));
 INSERT INTO queues.events (payload, body) VALUES ('5', '\\x05');});
-wait_until('(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)', 'all is through or dead');
+wait_until($node, '(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)', 'all is through or dead');
 is( $node->safe_psql('postgres', 'SELECT attempts, reason, error FROM queue.dead_letters ORDER BY error'),
 	q{2|max_attempts|it breaks
 2|max_attempts|message has both a payload and a body

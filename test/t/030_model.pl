@@ -398,8 +398,10 @@ is($left, 0, 'all that is in the queues can be received')
   or diag($node->safe_psql(
 		'postgres', q{
 SELECT tableoid::regclass, count(*), min(id), max(id), min(ctid), max(ctid) FROM queues.work GROUP BY 1
-UNION ALL SELECT tableoid::regclass, count(*), min(id), max(id), min(ctid), max(ctid) FROM queues.few GROUP BY 1
-UNION ALL SELECT tableoid::regclass, count(*), min(id), max(id), min(ctid), max(ctid) FROM queues.line GROUP BY 1;
+UNION ALL
+SELECT tableoid::regclass, count(*), min(id), max(id), min(ctid), max(ctid) FROM queues.few GROUP BY 1
+UNION ALL
+SELECT tableoid::regclass, count(*), min(id), max(id), min(ctid), max(ctid) FROM queues.line GROUP BY 1;
 SELECT relid, count(*), min(due_at), max(due_at) FROM queue.deferred GROUP BY 1;
 SELECT queue, state, kind, count(*), min(expires_at), max(expires_at) FROM queue.leases GROUP BY 1, 2, 3}));
 

@@ -11,6 +11,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use QueueNode;
 use Test::More;
+use Wait;
 
 my $page = slurp_file('docs/clients.md');
 my $dir = PostgreSQL::Test::Utils::tempdir();
@@ -192,13 +193,11 @@ SKIP:
 	append_to_file("$dir/userlist.txt", qq("$user" ""\n"packer" ""\n));
 	my $log = '';
 	my $pooler = IPC::Run::start([ '/usr/sbin/pgbouncer', "$dir/pgbouncer.ini" ], '<', \undef, '>&', \$log);
-	my $up;
-	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	my $up = wait_for
 	{
 		$pooler->pump_nb;
-		last if $up = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $pooler_port);
-		select(undef, undef, undef, 0.1);
-	}
+		return IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $pooler_port);
+	};
 	ok($up, 'the pooler runs') or diag($log);
 	close($up) if $up;
 
@@ -259,7 +258,8 @@ SKIP:
 CREATE EXTENSION pgaudit;
 CREATE ROLE auditor;
 GRANT SELECT, INSERT, DELETE ON queues.orders TO auditor;
-CREATE FUNCTION place() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RETURN queue.send('orders', '7'); END $$;});
+CREATE FUNCTION place() RETURNS bigint LANGUAGE plpgsql
+	AS $$ BEGIN RETURN queue.send('orders', '7'); END $$;});
 	my $audited = sub {
 		my ($settings) = @_;
 		my $offset = -s $node->logfile;

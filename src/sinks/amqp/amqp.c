@@ -12,9 +12,9 @@
  */
 #include "postgres.h"
 
-#include "engine/claim.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
+#include "message.h"
 #include "relay/sink.h"
 #include "sinks/amqp/encode.h"
 #include "sinks/amqp/link.h"

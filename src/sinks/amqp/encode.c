@@ -6,8 +6,8 @@
 
 #include <math.h>
 
-#include "engine/claim.h"
 #include "mb/pg_wchar.h"
+#include "message.h"
 #include "relay/sink.h"
 #include "sinks/amqp/encode.h"
 #include "sinks/amqp/frame.h"

@@ -1,0 +1,110 @@
+/*
+ * argument.c
+ *		Arguments of SQL functions: their checks, with one wording for each.
+ */
+#include "postgres.h"
+
+#include "argument.h"
+#include "duration.h"
+#include "utils/array.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+
+void
+argument_required(FunctionCallInfo fcinfo, int argno, const char *name)
+{
+	if (PG_ARGISNULL(argno))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"%s\" must not be null", name)));
+}
+
+text *
+argument_text(FunctionCallInfo fcinfo, int argno, const char *name)
+{
+	argument_required(fcinfo, argno, name);
+	return PG_GETARG_TEXT_PP(argno);
+}
+
+int32
+argument_integer(FunctionCallInfo fcinfo, int argno, const char *name, int32 least)
+{
+	int32		value;
+
+	argument_required(fcinfo, argno, name);
+	value = PG_GETARG_INT32(argno);
+	if (value < least)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for \"%s\": %d", name, value),
+				 errhint("It must be at least %d.", least)));
+	return value;
+}
+
+int64
+argument_duration(FunctionCallInfo fcinfo, int argno, const char *name,
+				  int64 least, int64 default_value)
+{
+	if (PG_ARGISNULL(argno))
+		return default_value;
+	return duration_microseconds(name, PG_GETARG_INTERVAL_P(argno), least);
+}
+
+void
+argument_array(FunctionCallInfo fcinfo, int argno, const char *name,
+			   const ArgumentArray *other, ArgumentArray *array)
+{
+	ArrayType  *value;
+	int16		length;
+	bool		byval;
+	char		align;
+
+	memset(array, 0, sizeof(ArgumentArray));
+	array->name = name;
+	if (other != NULL && PG_ARGISNULL(argno))
+	{
+		array->n = other->n;
+		return;
+	}
+	argument_required(fcinfo, argno, name);
+	value = PG_GETARG_ARRAYTYPE_P(argno);
+	array->n = ArrayGetNItems(ARR_NDIM(value), ARR_DIMS(value));
+	if (array->n > ARGUMENT_MAX_ELEMENTS)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("argument \"%s\" has too many elements: %d", name, array->n),
+				 errhint("It may have at most %d.", ARGUMENT_MAX_ELEMENTS)));
+	if (other != NULL && array->n != other->n)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("argument \"%s\" must have as many elements as \"%s\"", name, other->name),
+				 errdetail("It has %d, \"%s\" has %d.", array->n, other->name, other->n)));
+	get_typlenbyvalalign(ARR_ELEMTYPE(value), &length, &byval, &align);
+	deconstruct_array(value, ARR_ELEMTYPE(value), length, byval, align,
+					  &array->values, &array->isnull, &array->n);
+}
+
+void
+argument_elements_required(const ArgumentArray *array)
+{
+	for (int i = 0; i < array->n; i++)
+	{
+		if (argument_element(array, i).isnull)
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("argument \"%s\" must not contain nulls", array->name),
+					 errdetail("Element %d is null.", i + 1)));
+	}
+}
+
+void
+argument_headers(Datum headers)
+{
+	Jsonb	   *jb = DatumGetJsonbP(headers);
+
+	if (!JB_ROOT_IS_OBJECT(jb))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("headers must be a JSON object"),
+				 errdetail("They are %s.", JsonbToCString(NULL, &jb->root, VARSIZE(jb)))));
+}

@@ -1,0 +1,234 @@
+/*
+ * commit.c
+ *		What a transaction tells the others of its queues once it has committed.
+ *
+ * A sender notes which queues it sent to; once its rows are visible it counts
+ * them and wakes one waiting process per message by its latch.  Nothing on
+ * that path allocates or raises.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "engine/commit.h"
+#include "engine/lease.h"
+#include "engine/registry.h"
+#include "utils/memutils.h"
+
+/* What this transaction, or a subtransaction of it, has to tell at its commit. */
+typedef struct PendingNews
+{
+	QueueShared *q;
+	uint32		generation;
+	SubTransactionId subid;
+	int			messages;
+	int			delayed;		/* sent, and counted as deferred */
+	int			deferred;
+	int			dead;
+	bool		purged;
+	bool		dropped;
+	TimestampTz due_at;			/* DT_NOEND if nothing was deferred */
+} PendingNews;
+
+static PendingNews *pending = NULL;
+static int	npending = 0;
+static int	max_pending = 0;
+
+/* This transaction's entry for a queue, made if need be. */
+static PendingNews *
+pending_news(QueueShared *q)
+{
+	PendingNews *news;
+
+	for (int i = npending - 1; i >= 0; i--)
+	{
+		if (pending[i].q == q && pending[i].subid == GetCurrentSubTransactionId())
+			return &pending[i];
+	}
+	if (npending == max_pending)
+	{
+		int			n = Max(8, max_pending * 2);
+
+		if (pending == NULL)
+			pending = MemoryContextAlloc(TopMemoryContext, n * sizeof(PendingNews));
+		else
+			pending = repalloc(pending, n * sizeof(PendingNews));
+		max_pending = n;
+	}
+	news = &pending[npending++];
+	news->q = q;
+	news->generation = pg_atomic_read_u32(&q->generation);
+	news->subid = GetCurrentSubTransactionId();
+	news->messages = news->delayed = news->deferred = news->dead = 0;
+	news->purged = news->dropped = false;
+	news->due_at = DT_NOEND;
+	return news;
+}
+
+void
+commit_sent(QueueShared *q, int n)
+{
+	pending_news(q)->messages += n;
+}
+
+void
+commit_delayed(QueueShared *q, int n)
+{
+	pending_news(q)->delayed += n;
+}
+
+void
+commit_dropped(QueueShared *q)
+{
+	pending_news(q)->dropped = true;
+}
+
+void
+commit_due(QueueShared *q, TimestampTz due_at)
+{
+	PendingNews *news = pending_news(q);
+
+	news->deferred++;
+	news->due_at = Min(news->due_at, due_at);
+}
+
+void
+commit_dead(QueueShared *q, int n)
+{
+	pending_news(q)->dead += n;
+}
+
+void
+commit_purged(QueueShared *q)
+{
+	pending_news(q)->purged = true;
+}
+
+/* Tell the others what this transaction has done to a queue.  Raises nothing. */
+static void
+tell(PendingNews *news)
+{
+	QueueShared *q = news->q;
+
+	if (pg_atomic_read_u32(&q->generation) != news->generation)
+		return;
+	if (news->dropped)
+	{
+		wake_waiters(&q->waiters, INT_MAX);
+		queue_forget(q->dboid, q->relid);
+		return;
+	}
+	if (news->purged)
+	{
+		/* We still have all tables locked: nobody has leased anything since. */
+		(void) lease_forget_queue(q);
+		counter_write(&q->counters, COUNTER_READY, 0);
+		counter_write(&q->counters, COUNTER_DEFERRED, 0);
+	}
+	if (news->delayed > 0)
+		counter_add(&q->counters, COUNTER_SENT, news->delayed);
+	if (news->messages > 0)
+	{
+		counter_add(&q->counters, COUNTER_SENT, news->messages);
+		counter_add(&q->counters, COUNTER_READY, news->messages);
+		wake_waiters(&q->waiters, news->messages);
+	}
+	if (news->dead != 0)
+		counter_add(&q->counters, COUNTER_DEAD, news->dead);
+	if (news->due_at != DT_NOEND)
+	{
+		counter_add(&q->counters, COUNTER_DEFERRED, news->deferred);
+
+		/*
+		 * Our rows are visible by now.  Pairs with bound_raise in due_claim:
+		 * the snapshot taken after that shows them, or we see the bound raised.
+		 * Waiters sleep until the time they knew of.
+		 */
+		if (bound_lower(&q->next_due, news->due_at))
+			wake_waiters(&q->waiters, INT_MAX);
+	}
+}
+
+static void
+commit_xact_callback(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			for (int i = 0; i < npending; i++)
+				tell(&pending[i]);
+			npending = 0;
+			break;
+		case XACT_EVENT_ABORT:
+			npending = 0;
+			wait_end(false);
+			break;
+		case XACT_EVENT_PREPARE:
+
+			/* COMMIT PREPARED wakes everyone, see ddl.c. */
+			npending = 0;
+			break;
+		default:
+			break;
+	}
+}
+
+/* What a subtransaction has to tell its parent has to tell now. */
+static void
+hand_to_parent(SubTransactionId subid, SubTransactionId parent)
+{
+	int			first = npending;
+	int			kept;
+
+	while (first > 0 && pending[first - 1].subid >= subid)
+		first--;
+	kept = first;
+	for (int i = first; i < npending; i++)
+	{
+		PendingNews *news = NULL;
+
+		for (int j = kept - 1; j >= 0 && pending[j].subid >= parent && news == NULL; j--)
+		{
+			if (pending[j].q == pending[i].q)
+				news = &pending[j];
+		}
+		if (news != NULL)
+		{
+			if (pending[i].purged)
+				news->messages = news->delayed = news->deferred = 0;
+			news->purged |= pending[i].purged;
+			news->messages += pending[i].messages;
+			news->delayed += pending[i].delayed;
+			news->deferred += pending[i].deferred;
+			news->dead += pending[i].dead;
+			news->dropped |= pending[i].dropped;
+			news->due_at = Min(news->due_at, pending[i].due_at);
+			continue;
+		}
+		pending[kept] = pending[i];
+		pending[kept++].subid = parent;
+	}
+	npending = kept;
+}
+
+static void
+commit_subxact_callback(SubXactEvent event, SubTransactionId subid,
+					  SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_COMMIT_SUB)
+		hand_to_parent(subid, parent);
+	else if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		while (npending > 0 && pending[npending - 1].subid >= subid)
+			npending--;
+
+		/* An error that is caught ends a wait, too. */
+		wait_end(false);
+	}
+}
+
+void
+commit_init(void)
+{
+	RegisterXactCallback(commit_xact_callback, NULL);
+	RegisterSubXactCallback(commit_subxact_callback, NULL);
+}

@@ -1,0 +1,30 @@
+/*
+ * commit.h
+ *		What a transaction tells the others of its queues once it has committed.
+ */
+#ifndef QUEUE_ENGINE_COMMIT_H
+#define QUEUE_ENGINE_COMMIT_H
+
+#include "engine/shared.h"
+
+extern void commit_init(void);
+
+/* n messages were sent: count them, and wake up to n who wait. */
+extern void commit_sent(QueueShared *q, int n);
+
+/* n messages were sent that are to be received later. */
+extern void commit_delayed(QueueShared *q, int n);
+
+/* A deferred message of the queue is due at this time. */
+extern void commit_due(QueueShared *q, TimestampTz due_at);
+
+/* The queue has n more dead letters, or fewer. */
+extern void commit_dead(QueueShared *q, int n);
+
+/* The queue is empty. */
+extern void commit_purged(QueueShared *q);
+
+/* The queue is gone: tell everyone who waits, and forget it. */
+extern void commit_dropped(QueueShared *q);
+
+#endif							/* QUEUE_ENGINE_COMMIT_H */

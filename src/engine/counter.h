@@ -1,0 +1,75 @@
+/*
+ * counter.h
+ *		What is counted of a queue, for queue.stats.
+ *
+ * Everybody counts, without a lock and in no order with anything else.  The
+ * gauges, which go down too, can be below zero for a moment.
+ */
+#ifndef QUEUE_ENGINE_COUNTER_H
+#define QUEUE_ENGINE_COUNTER_H
+
+#include "port/atomics.h"
+
+/* In the order of the columns of queue.stats. */
+typedef enum QueueCounter
+{
+	COUNTER_READY,				/* gauge: visible and not leased, about */
+	COUNTER_LEASED,				/* gauge */
+	COUNTER_DEFERRED,			/* gauge: rows in queue.deferred */
+	COUNTER_DEAD,				/* gauge: dead letters */
+	COUNTER_SENT,
+	COUNTER_RECEIVED,
+	COUNTER_ACKED,
+	COUNTER_FAILED,
+	COUNTER_EXPIRED,
+	NCOUNTERS
+} QueueCounter;
+
+typedef struct QueueCounters
+{
+	pg_atomic_uint64 values[NCOUNTERS]; /* int64s */
+} QueueCounters;
+
+static inline void
+counters_init(QueueCounters *counters)
+{
+	for (int i = 0; i < NCOUNTERS; i++)
+		pg_atomic_init_u64(&counters->values[i], 0);
+}
+
+static inline void
+counters_reset(QueueCounters *counters)
+{
+	for (int i = 0; i < NCOUNTERS; i++)
+		pg_atomic_write_u64(&counters->values[i], 0);
+}
+
+static inline int64
+counter_read(QueueCounters *counters, QueueCounter which)
+{
+	return (int64) pg_atomic_read_u64(&counters->values[which]);
+}
+
+static inline void
+counter_write(QueueCounters *counters, QueueCounter which, int64 n)
+{
+	pg_atomic_write_u64(&counters->values[which], (uint64) n);
+}
+
+/* Count n more, or fewer; returns the new value. */
+static inline int64
+counter_add(QueueCounters *counters, QueueCounter which, int64 n)
+{
+	return (int64) pg_atomic_add_fetch_u64(&counters->values[which], n);
+}
+
+/* Set a gauge to what has been counted, unless it has changed since. */
+static inline bool
+counter_correct(QueueCounters *counters, QueueCounter which, int64 since, int64 n)
+{
+	uint64		expected = (uint64) since;
+
+	return pg_atomic_compare_exchange_u64(&counters->values[which], &expected, (uint64) n);
+}
+
+#endif							/* QUEUE_ENGINE_COUNTER_H */

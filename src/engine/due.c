@@ -1,0 +1,163 @@
+/*
+ * due.c
+ *		Claims of deferred messages that are due.
+ *
+ * QueueShared.next_due is a lower bound of the due times of all deferred
+ * messages nobody has leased, so that a look into the index starts where there
+ * is something to find, however many dead entries lie before.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "engine/deferred.h"
+#include "engine/due.h"
+#include "engine/extension.h"
+#include "engine/leased.h"
+#include "miscadmin.h"
+#include "stop_point.h"
+#include "storage/ipc.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+/* Lease a row, if the queue is still the one we look for. */
+static LeaseTaking
+take_due(ClaimScan *scan, Lease *lease)
+{
+	QueueShared *q = scan->q;
+	LeaseTaking result = LEASE_TAKEN_ALREADY;
+
+	LWLockAcquire(&q->lock, LW_SHARED);
+	Assert(LWLockHeldByMe(&q->lock));
+	if (pg_atomic_read_u32(&q->generation) == scan->generation)
+		result = lease_take(q, &lease->place, lease->id, lease->attempts, scan->kind,
+							scan->now, scan->expires_at, &lease->ref);
+	LWLockRelease(&q->lock);
+	return result;
+}
+
+/*
+ * Lease what is due from a time on.  Returns a lower bound of the due times
+ * of what is left.
+ */
+static TimestampTz
+claim_due(ClaimScan *scan, TimestampTz from, Snapshot snapshot)
+{
+	Relation	rel = table_open(extension_relation("deferred"), AccessShareLock);
+	Relation	index = index_open(extension_relation("deferred_due"), AccessShareLock);
+	TupleDesc	desc = RelationGetDescr(rel);
+	TimestampTz left = DT_NOEND;
+	ScanKeyData keys[2];
+	SysScanDesc sysscan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&keys[0], Anum_deferred_relid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(scan->relid));
+	ScanKeyInit(&keys[1], Anum_deferred_due_at, BTGreaterEqualStrategyNumber,
+				F_TIMESTAMPTZ_GE, TimestampTzGetDatum(from));
+	sysscan = systable_beginscan_ordered(rel, index, snapshot, 2, keys);
+	while ((tuple = systable_getnext_ordered(sysscan, ForwardScanDirection)) != NULL)
+	{
+		Lease		lease = {.q = scan->q};
+		LeaseTaking taking;
+		Verdict		verdict;
+		HeapTuple	copy;
+		bool		isnull;
+
+		CHECK_FOR_INTERRUPTS();
+		lease.id = tuple_message_id(tuple->t_data);
+		lease.attempts = deferred_attempts(rel, tuple) + 1;
+		lease.place.relid = RelationGetRelid(rel);
+		lease.place.tid = tuple->t_self;
+		lease.place.segment = LEASE_IN_DEFERRED;
+		lease.place.due_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_deferred_due_at, desc, &isnull));
+
+		if (lease.place.due_at > scan->now || scan->nclaims >= scan->max)
+		{
+			left = Min(left, lease.place.due_at);
+			break;
+		}
+
+		/*
+		 * Lease first and look again then: who had the message before us may
+		 * have acknowledged it since our snapshot.
+		 */
+		STOP_POINT("due-found");
+		taking = take_due(scan, &lease);
+		if (taking == LEASE_TAKEN_ALREADY)
+			continue;
+		if (taking == LEASE_NONE_FREE)
+		{
+			scan->out_of_leases = true;
+			left = Min(left, lease.place.due_at);
+			break;
+		}
+		verdict = leased_fetch(rel, &lease, snapshot, &copy);
+		if (verdict != VERDICT_LIVE)
+		{
+			lease_drop(lease.ref);
+			if (verdict == VERDICT_WAIT)
+				left = Min(left, lease.place.due_at);
+			continue;
+		}
+		scan_add_claim(scan, lease.ref, lease.id, lease.attempts, LEASE_IN_DEFERRED)->tuple = copy;
+	}
+	systable_endscan_ordered(sysscan);
+	index_close(index, AccessShareLock);
+	table_close(rel, AccessShareLock);
+	return left;
+}
+
+/* What due_claim owes the queue if it does not come to its end. */
+typedef struct DueDebt
+{
+	QueueShared *q;
+	TimestampTz from;
+} DueDebt;
+
+static void
+pay_due_debt(int code, Datum arg)
+{
+	DueDebt    *debt = (DueDebt *) DatumGetPointer(arg);
+
+	/* Even if it is another queue's by now: then the bound was his. */
+	(void) bound_lower(&debt->q->next_due, debt->from);
+}
+
+void
+due_claim(ClaimScan *scan)
+{
+	QueueShared *q = scan->q;
+	DueDebt		debt = {.q = q};
+	TimestampTz left;
+	Snapshot	snapshot;
+
+	if (bound_read(&q->next_due) > scan->now || scan->nclaims >= scan->max)
+		return;
+
+	/*
+	 * Raise the bound before the snapshot is taken: what commits later lowers
+	 * it again (commit.c), what committed earlier the snapshot shows.  It is put back
+	 * should anything, the end of the process included, keep us from the end.
+	 */
+	debt.from = bound_raise(&q->next_due);
+	PG_ENSURE_ERROR_CLEANUP(pay_due_debt, PointerGetDatum(&debt));
+	{
+		STOP_POINT("due-raised");
+		snapshot = RegisterSnapshot(GetLatestSnapshot());
+		STOP_POINT("due-snapshot");
+		left = claim_due(scan, debt.from, snapshot);
+		UnregisterSnapshot(snapshot);
+
+		/* Dropped, and another queue's by now: the bound we reset was his. */
+		if (pg_atomic_read_u32(&q->generation) != scan->generation)
+			left = debt.from;
+		(void) bound_lower(&q->next_due, left);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(pay_due_debt, PointerGetDatum(&debt));
+
+	if (left <= scan->now && scan->nclaims >= scan->max)
+		wake_waiters(&q->waiters, 1);
+}

@@ -1,0 +1,278 @@
+/*
+ * insert.c
+ *		Insertion of messages at the tail of a queue.
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/xact.h"
+#include "engine/commit.h"
+#include "engine/constrained.h"
+#include "engine/insert.h"
+#include "engine/reader.h"
+#include "engine/segment.h"
+#include "engine/tables.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "stop_point.h"
+#include "storage/lmgr.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+/* Rows handed to heap_multi_insert at once; each has a slot that is kept. */
+#define BATCH_SLOTS		1000
+
+/*
+ * Open the tail for insertion.  The queue's own table is locked first, as by
+ * everybody who locks both.  Once the segment's lock is ours it cannot be
+ * truncated, but it may have been before: one from the pool is nobody's to
+ * insert in, as the frontier does not look there.
+ */
+static Relation
+open_tail(Queue *queue, int *segno)
+{
+	QueueShared *q = queue->shared;
+
+	LockRelationOid(queue->relid, RowExclusiveLock);
+	for (;;)
+	{
+		int			tail = pg_atomic_read_u32(&q->lane.tail);
+		Segment    *seg = &q->segments[tail];
+		Relation	rel;
+
+		STOP_POINT("send-tail");
+
+		/* While we waited for the table the queue can have been dropped. */
+		if (pg_atomic_read_u32(&q->generation) != queue->generation)
+			queue_missing(NameStr(queue->name));
+		rel = segment_open(q, tail, RowExclusiveLock);
+		if (rel == NULL)
+		{
+			/* Dropped, and another segment is the tail; or all was. */
+			if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(queue->relid)))
+				queue_missing(NameStr(queue->name));
+		}
+		else if (pg_atomic_read_u32(&seg->state) == SEGMENT_ACTIVE)
+		{
+			if (tail == 0 || space_blocks(&seg->space) >= segment_limit(q))
+				segment_switch_tail(q, tail);
+			*segno = tail;
+			return rel;
+		}
+		else
+			relation_close(rel, RowExclusiveLock);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* Put a tuple where space is reserved for it. */
+static void
+put_tuple(QueueShared *q, int segno, Relation rel, HeapTuple tuple, int64 id)
+{
+	Space	   *space = &q->segments[segno].space;
+	BlockNumber block = space_reserve(space, rel, space_needed(rel, tuple));
+	SegmentPlace place;
+
+	Assert(CheckRelationLockedByMe(rel, RowExclusiveLock, true));
+	STOP_POINT("send-reserved");
+	RelationSetTargetBlock(rel, block);
+	heap_insert(rel, tuple, GetCurrentCommandId(true), HEAP_INSERT_SKIP_FSM, NULL);
+	STOP_POINT("send-inserted");
+	place = place_of_tid(&tuple->t_self);
+	if (unlikely(PlaceBlock(place) != block))
+		space_skip(space, PlaceBlock(place));
+	reader_appended(q, segno, place, place, id);
+}
+
+/*
+ * A message's time is that of its insertion, not before the tail has become
+ * what it is: segment_load goes by it.
+ */
+static void
+insert_one(QueueShared *q, int segno, Relation rel, Constrained *constrained,
+			   Message *message)
+{
+	HeapTuple	tuple;
+
+	message->enqueued_at = GetCurrentTimestamp();
+	if (unlikely(constrained != NULL))
+		tuple = constrained_form(constrained, message);
+	else
+		tuple = message_form(RelationGetDescr(rel), message);
+	put_tuple(q, segno, rel, tuple, message->id);
+	if (unlikely(constrained != NULL))
+		constrained_index(constrained, tuple);
+	heap_freetuple(tuple);
+}
+
+void
+insert_message(Queue *queue, Message *message)
+{
+	QueueShared *q = queue->shared;
+	Constrained *constrained = NULL;
+	int			segno;
+	Relation	rel = open_tail(queue, &segno);
+
+	if (unlikely(constrained_needed(rel)))
+		constrained = constrained_begin(rel, queue->relid);
+	insert_one(q, segno, rel, constrained, message);
+	if (unlikely(constrained != NULL))
+		constrained_end(constrained);
+	relation_close(rel, NoLock);
+	commit_sent(q, 1);
+}
+
+void
+insert_check(Queue *queue, int n, Message *messages)
+{
+	int			segno;
+	Relation	rel = open_tail(queue, &segno);
+
+	if (constrained_needed(rel))
+	{
+		Constrained *constrained = constrained_begin(rel, queue->relid);
+
+		for (int i = 0; i < n; i++)
+			heap_freetuple(constrained_form(constrained, &messages[i]));
+		constrained_end(constrained);
+	}
+	relation_close(rel, NoLock);
+}
+
+/* n slots for tuples of this shape, made once and kept. */
+static TupleTableSlot **
+batch_slots(TupleDesc shape, int n)
+{
+	static TupleTableSlot *slots[BATCH_SLOTS];
+	static int	nslots = 0;
+	static TupleDesc desc = NULL;
+	MemoryContext old;
+
+	/* Somebody may have added columns to the queue. */
+	if (desc != NULL && desc->natts != shape->natts)
+	{
+		while (nslots > 0)
+			ExecDropSingleTupleTableSlot(slots[--nslots]);
+		FreeTupleDesc(desc);
+		desc = NULL;
+	}
+
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	if (desc == NULL)
+		desc = CreateTupleDescCopy(shape);
+	while (nslots < n)
+	{
+		slots[nslots] = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
+		nslots++;
+	}
+	MemoryContextSwitchTo(old);
+	return slots;
+}
+
+/*
+ * Insert the tuples in these slots, a block of them at a time.  A segment
+ * once begun is filled beyond its limit if need be.
+ */
+static void
+insert_slots(QueueShared *q, int segno, Relation rel, TupleTableSlot **slots, int n,
+			 const Message *messages)
+{
+	Space	   *space = &q->segments[segno].space;
+	int			done = 0;
+
+	Assert(CheckRelationLockedByMe(rel, RowExclusiveLock, true));
+	while (done < n)
+	{
+		uint32		need = space_needed(rel, ((HeapTupleTableSlot *) slots[done])->tuple);
+		uint32		bytes;
+		BlockNumber block = space_take(space, rel, need, &bytes);
+		int			part = 0;
+		ItemPointer first = &slots[done]->tts_tid;
+		ItemPointer last;
+
+		CHECK_FOR_INTERRUPTS();
+		do
+		{
+			bytes -= need;
+			part++;
+			if (done + part < n)
+				need = space_needed(rel, ((HeapTupleTableSlot *) slots[done + part])->tuple);
+		} while (done + part < n && bytes >= need);
+
+		RelationSetTargetBlock(rel, block);
+		heap_multi_insert(rel, slots + done, part, GetCurrentCommandId(true),
+						  HEAP_INSERT_SKIP_FSM, NULL);
+		last = &slots[done + part - 1]->tts_tid;
+		if (unlikely(ItemPointerGetBlockNumber(last) != block))
+			space_skip(space, ItemPointerGetBlockNumber(last));
+		reader_appended(q, segno, place_of_tid(first), place_of_tid(last), messages[done].id);
+		done += part;
+		if (done == n)
+			space_offer(space, block, bytes);
+	}
+}
+
+/* Insert some messages, BATCH_SLOTS at most, block by block. */
+static void
+insert_part(QueueShared *q, int segno, Relation rel, int n, Message *messages)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	TupleTableSlot **slots = batch_slots(desc, n);
+	HeapTuple	tuples[BATCH_SLOTS];
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (int i = 0; i < n; i++)
+	{
+		messages[i].enqueued_at = now;
+		tuples[i] = message_form(desc, &messages[i]);
+	}
+	for (int i = 0; i < n; i++)
+		ExecStoreHeapTuple(tuples[i], slots[i], true);
+
+	/* The slots outlive an error; what they hold does not. */
+	PG_TRY();
+	{
+		insert_slots(q, segno, rel, slots, n, messages);
+	}
+	PG_FINALLY();
+	{
+		for (int i = 0; i < n; i++)
+			ExecClearTuple(slots[i]);
+	}
+	PG_END_TRY();
+}
+
+void
+insert_batch(Queue *queue, int n, Message *messages)
+{
+	QueueShared *q = queue->shared;
+
+	for (int done = 0; done < n;)
+	{
+		int			part = Min(n - done, BATCH_SLOTS);
+		int			segno;
+		Relation	rel = open_tail(queue, &segno);
+
+		if (unlikely(constrained_needed(rel)))
+		{
+			/* One by one: code of the owner's may send a batch itself. */
+			Constrained *constrained = constrained_begin(rel, queue->relid);
+
+			for (int i = 0; i < part; i++)
+			{
+				CHECK_FOR_INTERRUPTS();
+				insert_one(q, segno, rel, constrained, &messages[done + i]);
+			}
+			constrained_end(constrained);
+		}
+		else
+			insert_part(q, segno, rel, part, messages + done);
+		relation_close(rel, NoLock);
+		done += part;
+	}
+	commit_sent(q, n);
+}

@@ -1,0 +1,224 @@
+/*
+ * lease_account.c
+ *		What the leases of one queue have in common: counts, a list, a bound.
+ */
+#include "postgres.h"
+
+#include "engine/lease_account.h"
+#include "guc.h"
+#include "storage/shmem.h"
+#include "storage/spin.h"
+
+/* Leases given back, oldest first, linked through next_returned. */
+typedef struct ReturnedList
+{
+	slock_t		mutex;			/* guards head, tail and the links */
+	int			head;
+	int			tail;
+
+	/*
+	 * Counted after the list was changed, so it can be behind, for an instant
+	 * even below zero.  Read without the mutex, as some or none.
+	 */
+	pg_atomic_uint32 n;
+} ReturnedList;
+
+typedef struct LeaseAccount
+{
+	ReturnedList returned;
+	TimeBound	next_expiry;	/* when the next lease may be taken over */
+
+	/* Counted without a lock, by who owns the slot. */
+	pg_atomic_uint32 used;		/* slots, those given back included */
+	pg_atomic_uint32 in_segment[QUEUE_MAX_SEGMENTS];
+} LeaseAccount;
+
+typedef struct AccountShared
+{
+	pg_atomic_uint32 used;		/* slots of all queues; counted likewise */
+	LeaseAccount accounts[FLEXIBLE_ARRAY_MEMBER];
+	/* int next_returned[queue_max_leases] follows */
+} AccountShared;
+
+static AccountShared *shared = NULL;
+static int *next_returned = NULL;
+
+static Size
+accounts_size(void)
+{
+	return MAXALIGN(add_size(offsetof(AccountShared, accounts),
+							 mul_size(queue_max_queues, sizeof(LeaseAccount))));
+}
+
+Size
+lease_account_shmem_size(void)
+{
+	return add_size(accounts_size(), mul_size(queue_max_leases, sizeof(int)));
+}
+
+void
+lease_account_shmem_init(void)
+{
+	bool		found;
+
+	shared = ShmemInitStruct("queue lease accounts", lease_account_shmem_size(), &found);
+	next_returned = (int *) ((char *) shared + accounts_size());
+	if (found)
+		return;
+
+	pg_atomic_init_u32(&shared->used, 0);
+	for (int i = 0; i < queue_max_queues; i++)
+	{
+		LeaseAccount *account = &shared->accounts[i];
+
+		SpinLockInit(&account->returned.mutex);
+		account->returned.head = account->returned.tail = -1;
+		pg_atomic_init_u32(&account->returned.n, 0);
+		bound_init(&account->next_expiry, DT_NOEND);
+		pg_atomic_init_u32(&account->used, 0);
+		for (int j = 0; j < QUEUE_MAX_SEGMENTS; j++)
+			pg_atomic_init_u32(&account->in_segment[j], 0);
+	}
+}
+
+static inline LeaseAccount *
+account_of(QueueShared *q)
+{
+	return &shared->accounts[QueueIndex(q)];
+}
+
+void
+lease_account_reset(QueueShared *q)
+{
+	bound_write(&account_of(q)->next_expiry, DT_NOEND);
+}
+
+/*
+ * Counts
+ */
+
+void
+account_count(int queue, int32 change)
+{
+	pg_atomic_fetch_add_u32(&shared->used, change);
+	pg_atomic_fetch_add_u32(&shared->accounts[queue].used, change);
+}
+
+void
+account_count_in_segment(int queue, int segno, int32 change)
+{
+	pg_atomic_fetch_add_u32(&shared->accounts[queue].in_segment[segno], change);
+}
+
+int
+lease_count_in_segment(QueueShared *q, int segno)
+{
+	return pg_atomic_read_u32(&account_of(q)->in_segment[segno]);
+}
+
+int
+lease_allowance(QueueShared *q, int n)
+{
+	int			most = queue_max_leases_per_role;
+	int64		used = 0;
+
+	if (most < 0)
+		most = queue_max_leases / 2;
+	if (q->owner_is_superuser || !OidIsValid(q->owner) ||
+		(int64) pg_atomic_read_u32(&shared->used) + n <= most)
+		return n;
+	for (int i = 0; i < queue_max_queues; i++)
+	{
+		QueueShared *other = &queue_state->queues[i];
+
+		if (OidIsValid(other->relid) && other->owner == q->owner)
+			used += pg_atomic_read_u32(&shared->accounts[i].used);
+	}
+	if (used >= most)
+		return 0;
+	return (int) Min(n, most - used);
+}
+
+/*
+ * The bound of when leases may be taken over
+ */
+
+TimestampTz
+lease_next_look(QueueShared *q)
+{
+	return bound_read(&account_of(q)->next_expiry);
+}
+
+void
+lease_look_by(QueueShared *q, TimestampTz when)
+{
+	/*
+	 * Pairs with bound_raise in lease_raise_look.  The lease is held before we
+	 * look at the bound, as the bound is raised there before the lease is
+	 * looked at: one of the two sees what the other did.
+	 */
+	pg_memory_barrier();
+	(void) bound_lower(&account_of(q)->next_expiry, when);
+}
+
+void
+lease_raise_look(QueueShared *q)
+{
+	(void) bound_raise(&account_of(q)->next_expiry);
+}
+
+void
+lease_look_now(QueueShared *q)
+{
+	bound_write(&account_of(q)->next_expiry, DT_NOBEGIN);
+}
+
+/*
+ * Leases given back
+ */
+
+int
+lease_count_returned(QueueShared *q)
+{
+	int			n = (int) pg_atomic_read_u32(&account_of(q)->returned.n);
+
+	return Max(n, 0);
+}
+
+void
+account_return(int queue, int slotno)
+{
+	ReturnedList *list = &shared->accounts[queue].returned;
+
+	SpinLockAcquire(&list->mutex);
+	next_returned[slotno] = -1;
+	if (list->tail >= 0)
+		next_returned[list->tail] = slotno;
+	else
+		list->head = slotno;
+	list->tail = slotno;
+	SpinLockRelease(&list->mutex);
+	pg_atomic_fetch_add_u32(&list->n, 1);
+}
+
+int
+account_take_returned(int queue)
+{
+	ReturnedList *list = &shared->accounts[queue].returned;
+	int			slotno;
+
+	if (pg_atomic_read_u32(&list->n) == 0)
+		return -1;
+	SpinLockAcquire(&list->mutex);
+	slotno = list->head;
+	if (slotno >= 0)
+	{
+		list->head = next_returned[slotno];
+		if (list->head < 0)
+			list->tail = -1;
+	}
+	SpinLockRelease(&list->mutex);
+	if (slotno >= 0)
+		pg_atomic_fetch_sub_u32(&list->n, 1);
+	return slotno;
+}

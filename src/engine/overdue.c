@@ -1,0 +1,151 @@
+/*
+ * overdue.c
+ *		Leases that ended and were not settled in time: receivers take them over.
+ *
+ * So expiry needs no worker.  A lease is overdue when its message would be due
+ * again had its end been noticed at once, that is after the back-off.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "backoff.h"
+#include "engine/lease_account.h"
+#include "engine/overdue.h"
+#include "engine/problem.h"
+#include "engine/settle.h"
+#include "guard.h"
+#include "miscadmin.h"
+#include "stop_point.h"
+#include "utils/timestamp.h"
+
+/* Leases looked at in one claim. */
+#define OVERDUE_BATCH	500
+
+/* How soon a lease is tried again that could not be settled: from this to that. */
+#define TROUBLE_FIRST_MS	5000
+#define TROUBLE_LAST_MS		300000
+
+const char	overdue_activity[] = "settling expired leases";
+const char	overdue_error[] = "lease expired";
+
+void
+overdue_report_trouble(const Lease *lease, const ErrorData *error)
+{
+	int64		delay = backoff_delay(lease->retries + 1, TROUBLE_FIRST_MS, TROUBLE_LAST_MS);
+	TimestampTz retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
+	Lease		now;
+
+	/* It has another receipt since the attempt was undone. */
+	if (lease_find(lease->q, lease->id, &now))
+		lease_retry_expiry(now.ref, retry_at);
+	problem_report(lease->q->relid, overdue_activity, error->sqlerrcode, error->message, retry_at);
+	if (lease->retries == 0)
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 errmsg("could not settle the expired lease of message " INT64_FORMAT " in table %u: %s",
+						lease->id, lease->place.relid, error->message)));
+}
+
+/* When a lease's message would be due again, had its expiry been noticed at once. */
+static TimestampTz
+overdue_at(const Lease *lease, void *arg)
+{
+	Queue	   *queue = arg;
+
+	if (lease->attempts >= queue->max_attempts)
+		return lease->expires_at;
+	return lease->expires_at +
+		backoff_delay(lease->attempts, queue->backoff, queue->backoff_max);
+}
+
+typedef struct TakeOver
+{
+	ClaimScan  *scan;
+	LeaseRef	ref;
+	bool		nothing;		/* was done, */
+	bool		locked;			/* as somebody has a lock */
+} TakeOver;
+
+/* Count a lease's end as a failure, and lease its message to the scan's caller. */
+static void
+take_over(void *arg)
+{
+	TakeOver   *this = arg;
+	ClaimScan  *scan = this->scan;
+	const Failure failure = {.expired_by = scan->now,.error = overdue_error};
+	Failed	   *failed = palloc0(sizeof(Failed));
+	SettleTable table = {0};
+	LeaseRef	ref;
+	int			pending = lease_pending();
+	FailureResult result = settle_failed(this->ref, &failure, &table, failed);
+
+	settle_close(&table);
+	this->nothing = (lease_pending() == pending);
+	this->locked = (result == FAILURE_LOCKED);
+
+	/*
+	 * If nothing was done, for a lock or because somebody else was first, an
+	 * error gives up the locks we did get: who waits is in nobody's way.
+	 */
+	if (this->nothing)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("could not obtain lock on the message")));
+	if (result != FAILURE_DEFERRED)
+		return;
+
+	/* Its own command, so that this transaction can acknowledge it. */
+	CommandCounterIncrement();
+	if (lease_take(scan->q, &failed->place, failed->message.id, failed->message.attempts + 1,
+				   scan->kind, scan->now, scan->expires_at, &ref) == LEASE_TAKEN)
+	{
+		Claim	   *claim = scan_add_claim(scan, ref, failed->message.id,
+											   failed->message.attempts + 1, LEASE_IN_DEFERRED);
+
+		claim->message = &failed->message;
+		claim->message->attempts++;
+	}
+}
+
+static int
+compare_leases(const void *a, const void *b)
+{
+	int64		x = ((const Lease *) a)->id;
+	int64		y = ((const Lease *) b)->id;
+
+	return (x > y) - (x < y);
+}
+
+void
+overdue_claim(Queue *queue, ClaimScan *scan)
+{
+	QueueShared *q = scan->q;
+	Lease	   *overdue;
+	int			n;
+
+	if (lease_next_look(q) > scan->now ||
+		XactReadOnly || IsInParallelMode() || scan->nclaims >= scan->max)
+		return;
+
+	overdue = palloc(sizeof(Lease) * OVERDUE_BATCH);
+	n = lease_overdue(q, scan->now, overdue_at, queue, overdue, OVERDUE_BATCH);
+	STOP_POINT("expiry-found");
+	qsort(overdue, n, sizeof(Lease), compare_leases);
+	lease_reserve(2 * n + scan->max + 1);
+	for (int i = 0; i < n; i++)
+	{
+		TakeOver	this = {.scan = scan,.ref = overdue[i].ref};
+		ErrorData  *error;
+
+		CHECK_FOR_INTERRUPTS();
+		if (scan->nclaims >= scan->max)
+			break;				/* the rest is for the next receiver */
+		if (lease_queue(this.ref) != queue->relid || guard_run(take_over, &this, &error))
+			continue;
+		if (this.locked)
+			lease_retry_expiry(this.ref, TimestampTzPlusMilliseconds(scan->now, SETTLE_RETRY_MS));
+		else if (!this.nothing)
+			overdue_report_trouble(&overdue[i], error);
+	}
+	pfree(overdue);
+}

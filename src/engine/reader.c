@@ -1,0 +1,83 @@
+/*
+ * reader.c
+ *		Where a reader of a queue's segments is in them.
+ *
+ * A claimer judges the tuples of a page under a share lock and publishes the
+ * cursor before it lets go of the page; what it cannot judge yet it notes.  A
+ * sender whose tuple lies before the cursor notes it itself.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "engine/reader.h"
+
+void
+reader_restart_segment(QueueShared *q, int segno)
+{
+	Assert(LWLockHeldByMeInMode(&q->lock, LW_EXCLUSIVE));
+	notes_forget_segment(&q->reader.notes, segno);
+	pg_atomic_write_u64(&q->reader.segments[segno].cursor, FIRST_PLACE);
+}
+
+void
+reader_skip_segment(QueueShared *q, int segno)
+{
+	reader_restart_segment(q, segno);
+	q->reader.segments[segno].scanned = pg_atomic_read_u64(&q->segments[segno].appended);
+}
+
+/*
+ * First the number of blocks, then the segment's count, then the lane's: each
+ * is a full barrier, and scan_forward reads them in the other order.
+ */
+void
+reader_found(QueueShared *q, int segno, SegmentPlace place)
+{
+	Segment    *seg = &q->segments[segno];
+
+	space_raise_blocks(&seg->space, PlaceBlock(place) + 1);
+	pg_atomic_fetch_add_u64(&seg->appended, 1);
+	pg_atomic_fetch_add_u64(&q->lane.appended, 1);
+}
+
+void
+reader_remember(QueueShared *q, int segno, SegmentPlace first, SegmentPlace last,
+				int64 first_id, TransactionId xid)
+{
+	Segment    *seg = &q->segments[segno];
+	pg_atomic_uint64 *cursor = &q->reader.segments[segno].cursor;
+
+	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
+	if (!notes_add(&q->reader.notes, segno, first, last, first_id, xid, 0) &&
+		first < pg_atomic_read_u64(cursor))
+	{
+		/* All notes are taken: have the cursor come by again. */
+		pg_atomic_write_u64(cursor, first);
+		pg_atomic_fetch_add_u64(&seg->appended, 1);
+		pg_atomic_fetch_add_u64(&q->lane.appended, 1);
+	}
+	LWLockRelease(&q->lock);
+}
+
+void
+reader_appended(QueueShared *q, int segno, SegmentPlace first, SegmentPlace last,
+				int64 first_id)
+{
+	/*
+	 * The tuples are in the table by now.  A claimer that reads a page later
+	 * sees them there; one that read it earlier published its cursor before
+	 * it let go of the page (scan_page), so that we see here that it has
+	 * passed us.
+	 */
+	reader_found(q, segno, last);
+	if (first < pg_atomic_read_u64(&q->reader.segments[segno].cursor))
+		reader_remember(q, segno, first, last, first_id, GetTopTransactionId());
+}
+
+void
+reader_refresh_notes(QueueShared *q)
+{
+	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
+	notes_refresh(&q->reader.notes);
+	LWLockRelease(&q->lock);
+}

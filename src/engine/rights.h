@@ -1,0 +1,14 @@
+/*
+ * rights.h
+ *		Who may see what the views show.
+ */
+#ifndef QUEUE_ENGINE_RIGHTS_H
+#define QUEUE_ENGINE_RIGHTS_H
+
+/* Whether the caller may see what concerns the database as a whole. */
+extern bool may_watch(void);
+
+/* Or a queue's counters and leases, if there is such a table; not messages. */
+extern bool may_watch_queue(Oid relid);
+
+#endif							/* QUEUE_ENGINE_RIGHTS_H */

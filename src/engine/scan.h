@@ -1,0 +1,65 @@
+/*
+ * scan.h
+ *		One search for messages to lease: what it has found so far.
+ */
+#ifndef QUEUE_ENGINE_SCAN_H
+#define QUEUE_ENGINE_SCAN_H
+
+#include "access/htup.h"
+#include "engine/lease.h"
+#include "message.h"
+#include "utils/relcache.h"
+#include "utils/snapshot.h"
+
+/*
+ * One leased message: its tuple is a copy in the current memory context,
+ * unless it has been read already.
+ */
+typedef struct Claim
+{
+	LeaseRef	ref;
+	int64		id;
+	int			attempts;
+	HeapTuple	tuple;
+	int			segment;		/* where it was found, or LEASE_IN_DEFERRED */
+	Message    *message;
+} Claim;
+
+typedef struct ClaimScan
+{
+	QueueShared *q;
+	Oid			relid;			/* the queue's table */
+	uint32		generation;		/* q's, or it is another queue by now */
+	Snapshot	snapshot;		/* every verdict is as of this */
+	LeaseKind	kind;
+	TimestampTz now;
+	TimestampTz expires_at;
+	int			max;
+	int			nclaims;
+	int			max_claims;		/* of claims, as allocated */
+	Claim	   *claims;
+	bool		out_of_leases;	/* stopped for want of a lease slot */
+	int			turn;			/* 1: the queue's own table comes last */
+	int			pages_left;		/* before the queue's lock is let go of */
+	Relation	rels[QUEUE_MAX_SEGMENTS];	/* opened so far */
+	bool		gone[QUEUE_MAX_SEGMENTS];
+} ClaimScan;
+
+/* Whether the scan can take no more. */
+static inline bool
+scan_full(const ClaimScan *scan)
+{
+	return scan->nclaims >= scan->max || scan->out_of_leases;
+}
+
+/* The next element of scan->claims, cleared, for a lease just taken. */
+extern Claim *scan_add_claim(ClaimScan *scan, LeaseRef ref, int64 id, int attempts,
+							 int segment);
+
+/* A segment's table, open until scan_close; NULL if it is gone. */
+extern Relation scan_open(ClaimScan *scan, int segno);
+
+/* Close what the scan has opened. */
+extern void scan_close(ClaimScan *scan);
+
+#endif							/* QUEUE_ENGINE_SCAN_H */

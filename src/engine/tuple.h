@@ -1,0 +1,46 @@
+/*
+ * tuple.h
+ *		Tuples in their pages: which are messages to be had.
+ */
+#ifndef QUEUE_ENGINE_TUPLE_H
+#define QUEUE_ENGINE_TUPLE_H
+
+#include "access/htup_details.h"
+#include "access/tupmacs.h"
+#include "storage/buf.h"
+#include "utils/snapshot.h"
+
+typedef enum Verdict
+{
+	VERDICT_LIVE,				/* committed and nobody's */
+	VERDICT_DEAD,				/* never to be looked at again */
+	VERDICT_WAIT				/* depends on a transaction in progress */
+} Verdict;
+
+/*
+ * A message's id is the first column of every table it can be in, once that
+ * has been checked (table_check_columns).  A dead row from before the columns
+ * were as they are now can have none: 0 is no message's.
+ */
+static inline int64
+tuple_message_id(HeapTupleHeader tuple)
+{
+	if (unlikely(HeapTupleHeaderGetNatts(tuple) == 0 ||
+				 ((tuple->t_infomask & HEAP_HASNULL) && att_isnull(0, tuple->t_bits))))
+		return 0;
+	return *(int64 *) ((char *) tuple + tuple->t_hoff);
+}
+
+/*
+ * Judge a tuple as of a snapshot.  Its page must be locked, shared at least.
+ * With VERDICT_WAIT *wait_for is the transaction to wait for, invalid if it
+ * is one of several.
+ */
+extern Verdict tuple_judge(HeapTupleHeader tuple, Snapshot snapshot, Buffer buffer,
+						   TransactionId *wait_for);
+
+/* Copy a tuple off its page, into the current memory context. */
+extern HeapTuple tuple_copy(HeapTupleHeader header, uint32 len, Oid relid,
+							BlockNumber block, OffsetNumber off);
+
+#endif							/* QUEUE_ENGINE_TUPLE_H */

@@ -1,0 +1,36 @@
+/*
+ * wait.h
+ *		Processes that wait for messages, and waking them.
+ */
+#ifndef QUEUE_ENGINE_WAIT_H
+#define QUEUE_ENGINE_WAIT_H
+
+#include "port/atomics.h"
+#include "storage/s_lock.h"
+
+/* Those who wait for the messages of one queue, linked through their wait slots. */
+typedef struct WaitList
+{
+	slock_t		mutex;
+	int			head;			/* under mutex, like tail */
+	int			tail;
+	pg_atomic_uint32 n;			/* changed under mutex; read without, see wake_waiters */
+} WaitList;
+
+extern Size wait_shmem_size(void);
+extern void wait_shmem_init(void);
+extern void wait_list_init(WaitList *list);
+
+/* Wake up to n waiters now.  Safe after commit: raises nothing. */
+extern void wake_waiters(WaitList *list, int n);
+
+/*
+ * Wait for messages: wait_begin, then look, then WaitLatch; wait_end when
+ * done, whether woken or not.  A process waits for one queue at a time.
+ * wait_end(true) says a message was taken; with false, a wake-up spent on us
+ * is handed to the next waiter.
+ */
+extern void wait_begin(WaitList *list);
+extern void wait_end(bool took);
+
+#endif							/* QUEUE_ENGINE_WAIT_H */
