@@ -91,7 +91,7 @@ compare_claims(const void *a, const void *b)
 
 /*
  * Make messages of the claimed tuples; returns how many.  Those there is no
- * room for are given back, and what cannot be read is set aside.
+ * space for are given back, and what cannot be read is set aside.
  */
 static int
 build_messages(ClaimScan *scan, Size max_bytes, Message **result)
