@@ -78,7 +78,7 @@ typedef struct SinkKind
 	/* Raise an error for relay options that do not go together. */
 	void		(*check) (const void *options);
 
-	/* Says that what is needed unless the owner is a superuser is not there. */
+	/* Better words for what NEED_UNLESS_SUPERUSER refuses, or NULL. */
 	const char *login_missing;
 } SinkKind;
 

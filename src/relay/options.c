@@ -344,12 +344,13 @@ relay_options_permitted(const SinkKind *kind, List *server, const char *server_n
 						Oid server_owner, List *mapping, bool superuser, char *error)
 {
 	const SinkOption *option;
-	bool		login = true;
+	const char *login_option = NULL;
 
 	for (int i = 0; (option = kind_option(kind, i)) != NULL; i++)
 	{
-		bool		given = relay_options_get(option->place == ON_SERVER ? server : mapping, option->name) != NULL;
-		const Guard *guard = given && option->place == ON_SERVER ? stopped_by(option, server_owner) : NULL;
+		bool		on_server = option->place == ON_SERVER;
+		bool		given = relay_options_get(on_server ? server : mapping, option->name) != NULL;
+		const Guard *guard = given && on_server ? stopped_by(option, server_owner) : NULL;
 
 		if (guard)
 		{
@@ -357,20 +358,25 @@ relay_options_permitted(const SinkKind *kind, List *server, const char *server_n
 					 server_name, guard->does, option->name);
 			return false;
 		}
-		if (given || option->need == NEED_NEVER)
+		if (given || option->place == ON_RELAY)
 			continue;
 		if (option->need == NEED_ALWAYS)
 		{
-			text_say(error, option->place == ON_MAPPING ?
-					 "the relay's owner has no user mapping with option \"%s\"" :
-					 "the server has no option \"%s\"", option->name);
+			text_say(error, on_server ? "the server has no option \"%s\"" :
+					 "the relay's owner has no user mapping with option \"%s\"", option->name);
 			return false;
 		}
-		login = false;
+		if (option->need == NEED_UNLESS_SUPERUSER)
+			login_option = option->name;
 	}
-	if (!login && !superuser)
+	if (login_option == NULL || superuser)
+		return true;
+	if (kind->login_missing)
 		strlcpy(error, kind->login_missing, SINK_ERROR_SIZE);
-	return login || superuser;
+	else
+		text_say(error, "option \"%s\" of the user mapping is required, as the relay's owner is not a superuser",
+				 login_option);
+	return false;
 }
 
 /* The kind a validator is for: it is named <kind>_validator. */

@@ -41,6 +41,9 @@ PG_MODULE_MAGIC;
 /* What is written at once. */
 #define CALL_BYTES		(4 * 1024 * 1024)
 
+/* The buffer of more than that is not kept. */
+#define LINES_KEPT		(8 * 1024 * 1024)
+
 /* What is read at once of a file that was left. */
 #define READ_SIZE		(256 * 1024)
 
@@ -58,7 +61,8 @@ typedef struct FileSink
 	off_t		durable;		/* what of the file is on disk */
 	TimestampTz begun_at;		/* when its first line came */
 	TimestampTz closed_at;		/* the time in the last file's name */
-	SinkItem  **items;			/* in flight, window of them at most */
+	StringInfoData lines;		/* of the messages in flight */
+	SinkItem  **items;			/* these, window of them at most */
 	int			nitems;
 } FileSink;
 
@@ -276,13 +280,13 @@ rotate(FileSink *sink, char *error)
 }
 
 static bool
-write_lines(FileSink *sink, const char *data, Size size, char *error)
+write_lines(FileSink *sink, char *error)
 {
-	Size		written = 0;
+	int			written = 0;
 
-	while (written < size)
+	while (written < sink->lines.len)
 	{
-		ssize_t		n = write(sink->fd, data + written, size - written);
+		ssize_t		n = write(sink->fd, sink->lines.data + written, sink->lines.len - written);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -312,28 +316,28 @@ check_file(FileSink *sink, off_t size, char *error)
 	return false;
 }
 
-/* Have lines on disk, in this file or the next. */
+/* Have the lines on disk, in this file or the next. */
 static bool
-write_durably(FileSink *sink, const char *data, Size size, char *error)
+write_durably(FileSink *sink, char *error)
 {
-	if (sink->durable > 0 && sink->durable + size > sink->options->rotate_size &&
+	if (sink->durable > 0 && sink->durable + sink->lines.len > sink->options->rotate_size &&
 		!rotate(sink, error))
 		return false;
-	if (!write_lines(sink, data, size, error))
+	if (!write_lines(sink, error))
 	{
 		/* If that fails, too, the next to open it cuts what is not whole. */
 		if (ftruncate(sink->fd, sink->durable) != 0 || sync_fd(sink->fd) != 0)
 			abandon(sink);
 		return false;
 	}
-	if (!check_file(sink, sink->durable + size, error))
+	if (!check_file(sink, sink->durable + sink->lines.len, error))
 	{
 		abandon(sink);
 		return false;
 	}
 	if (sink->durable == 0)
 		sink->begun_at = GetCurrentTimestamp();
-	sink->durable += size;
+	sink->durable += sink->lines.len;
 	return true;
 }
 
@@ -470,6 +474,7 @@ file_open(const SinkConfig *config, char *error)
 	sink->name = options->name ? options->name : config->queue;
 	sink->part = psprintf("%s.part", sink->name);
 	sink->fd = -1;
+	initStringInfo(&sink->lines);
 	sink->items = palloc(config->window * sizeof(SinkItem *));
 	sink->directory = open(options->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (sink->directory < 0)
@@ -485,18 +490,24 @@ static SinkState
 file_publish(Sink *base, SinkItem **items, int n, char *error)
 {
 	FileSink   *sink = (FileSink *) base;
-	StringInfoData lines;
 
-	initStringInfo(&lines);
 	for (int i = 0; i < n; i++)
-		appendBinaryStringInfo(&lines, items[i]->data, items[i]->size);
-
-	/* No message makes a disk fail. */
-	if (!write_durably(sink, lines.data, lines.len, error))
-		return SINK_ENDED;
+		appendBinaryStringInfo(&sink->lines, items[i]->data, items[i]->size);
 	memcpy(sink->items, items, n * sizeof(SinkItem *));
 	sink->nitems = n;
 	return SINK_FULL;
+}
+
+/* Forget the lines that are written, and the memory of very long ones. */
+static void
+reset_lines(FileSink *sink)
+{
+	resetStringInfo(&sink->lines);
+	if (sink->lines.maxlen > LINES_KEPT)
+	{
+		sink->lines.data = repalloc(sink->lines.data, LINES_KEPT);
+		sink->lines.maxlen = LINES_KEPT;
+	}
 }
 
 static SinkState
@@ -505,9 +516,15 @@ file_poll(Sink *base, char *error)
 	FileSink   *sink = (FileSink *) base;
 	int			nitems = sink->nitems;
 
-	sink->nitems = 0;
+	/* No message makes a disk fail. */
 	if (nitems > 0)
+	{
+		if (!write_durably(sink, error))
+			return SINK_ENDED;
+		reset_lines(sink);
+		sink->nitems = 0;
 		base->config->verdict(sink->items, nitems, SINK_CONFIRMED, NULL);
+	}
 	if (sink->durable > 0 &&
 		(sink->durable >= sink->options->rotate_size ||
 		 GetCurrentTimestamp() - sink->begun_at >= sink->options->rotate_age) &&
@@ -521,9 +538,7 @@ file_wait(Sink *base, SinkWait *wait)
 {
 	FileSink   *sink = (FileSink *) base;
 
-	if (sink->nitems > 0)
-		wait->until = DT_NOBEGIN;
-	else if (sink->durable > 0)
+	if (sink->durable > 0)
 		wait->until = sink->begun_at + sink->options->rotate_age;
 }
 

@@ -20,8 +20,9 @@ max_worker_processes = 16
 $node->start;
 $node->safe_psql('postgres', "CREATE DATABASE $_") for ('shop', 'warehouse');
 
-# The only thing that is not as printed is where the other database is.
+# The only thing that is not as printed is where the other database and the files are.
 my ($host, $port) = ($node->host, $node->port);
+my $archive = PostgreSQL::Test::Utils::tempdir();
 my %script = (shop => '', warehouse => '');
 my $blocks = 0;
 while ($readme =~ /^```sql\n(.*?)^```$/gms)
@@ -30,6 +31,7 @@ while ($readme =~ /^```sql\n(.*?)^```$/gms)
 	my $database = ($block =~ /^-- database (\w+)/) ? $1 : 'shop';
 
 	$block =~ s/host 'warehouse\.example\.com', port '5432'/host '$host', port '$port'/;
+	$block =~ s/'\/srv\/archive'/'$archive'/;
 	$script{$database} .= $block;
 	$blocks++;
 }
@@ -53,7 +55,9 @@ ok($node->poll_query_until('shop', q(SELECT customer = 'alice' AND event = '{"pa
 	'the procedure was called');
 ok($node->poll_query_until('warehouse', q(SELECT key = 'alice' AND payload = '{"parcel": 1}' FROM queues.arrivals)),
 	'the message went to the other database');
-is($node->safe_psql('shop', 'SELECT count(*) FROM queue.relays'), '2', 'a dropped relay is gone');
+ok($node->poll_query_until('shop', 'SELECT NOT EXISTS (SELECT FROM queues.logins)'), 'the message went to a file');
+like(slurp_file("$archive/logins.part"), qr/^\{"id": .*"payload": \{"login": "alice"\}\}\n\z/, 'as a line');
+is($node->safe_psql('shop', 'SELECT count(*) FROM queue.relays'), '3', 'a dropped relay is gone');
 
 # A section of the README, and the rows of its first table.
 sub rows
