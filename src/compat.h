@@ -14,6 +14,11 @@
 #include "utils/rel.h"
 #include "utils/wait_event.h"
 
+/* The macros of varlenas have had a header of their own since 16. */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
 #if PG_VERSION_NUM >= 170000
 #define MY_PROCNO MyProcNumber
 #else

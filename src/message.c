@@ -27,7 +27,7 @@ const MessageColumns message_columns = {
 };
 
 int64
-message_key_hash(text *key)
+message_key_hash(const text *key)
 {
 	text	   *plain = (text *) PG_DETOAST_DATUM_PACKED(PointerGetDatum(key));
 	uint64		hash = hash_bytes_extended((unsigned char *) VARDATA_ANY(plain),
