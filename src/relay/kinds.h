@@ -46,7 +46,7 @@ typedef struct SinkOption
 {
 	const char *name;
 	OptionPlace place;
-	OptionType type;
+	OptionType	type;
 	Size		offset;			/* in the kind's struct */
 
 	/*
@@ -71,7 +71,8 @@ typedef struct SinkKind
 	 */
 	bool		has_server;
 
-	Size		size;			/* of its struct, which begins with SinkOptions */
+	/* Of its struct, which begins with SinkOptions. */
+	Size		size;
 	const SinkOption *options;
 	int			noptions;
 

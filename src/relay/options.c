@@ -253,7 +253,8 @@ read_value(const SinkOption *option, const char *value, void *options)
 			*(const Template **) field = read_template(option, value);
 			break;
 		case OPTION_PROCEDURE:
-			(void) read_text(option, value);	/* looked up by who creates a relay */
+			/* Looked up by who creates a relay. */
+			(void) read_text(option, value);
 			break;
 	}
 }

@@ -69,6 +69,7 @@ append_header(StringInfo out, const Message *message, const TemplatePart *part, 
 {
 	JsonbValue	key;
 	JsonbValue *v = NULL;
+	Datum		number;
 
 	key.type = jbvString;
 	key.val.string.val = unconstify(char *, part->text);
@@ -83,8 +84,8 @@ append_header(StringInfo out, const Message *message, const TemplatePart *part, 
 			appendBinaryStringInfo(out, v->val.string.val, Min(v->val.string.len, most + 1));
 			return true;
 		case jbvNumeric:
-			appendStringInfoString(out, DatumGetCString(DirectFunctionCall1(numeric_out,
-																			NumericGetDatum(v->val.numeric))));
+			number = DirectFunctionCall1(numeric_out, NumericGetDatum(v->val.numeric));
+			appendStringInfoString(out, DatumGetCString(number));
 			return true;
 		case jbvBool:
 			appendStringInfoString(out, v->val.boolean ? "true" : "false");

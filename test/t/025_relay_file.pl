@@ -7,7 +7,7 @@ use warnings;
 use File::Path qw(make_path);
 use JSON::PP;
 use MIME::Base64 ();
-use POSIX qw(mkfifo);
+use POSIX        qw(mkfifo);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use QueueNode;
@@ -114,9 +114,11 @@ sub arrived
 			my $message = $json->decode($line);
 
 			push @messages,
-			  { %$message,
+			  {
+				%$message,
 				payload => $payload,
-				body => defined($message->{body}) ? MIME::Base64::decode($message->{body}) : undef };
+				body => defined($message->{body}) ? MIME::Base64::decode($message->{body}) : undef
+			  };
 		}
 		$read{$number} = $from;
 		close($in);
@@ -168,7 +170,8 @@ sub wait_for_error
 {
 	my ($name, $pattern, $test) = @_;
 	return wait_until(
-		"(SELECT state = 'backing off' AND last_error ~ '$pattern' FROM queue.relays WHERE name = '$name')", $test);
+		"(SELECT state = 'backing off' AND last_error ~ '$pattern' FROM queue.relays WHERE name = '$name')",
+		$test);
 }
 
 sub wait_through
@@ -192,7 +195,11 @@ SELECT queue.create_relay('$name', '$name', '$name', '$options');});
 }
 
 # What else there is in a directory
-sub others { my ($dir) = @_; return join(' ', map { s/.*\///r } grep { !/\.ndjson$/ } glob("$dir/*")); }
+sub others
+{
+	my ($dir) = @_;
+	return join(' ', map { s/.*\///r } grep { !/\.ndjson$/ } glob("$dir/*"));
+}
 
 #
 # Every kind of message
@@ -217,24 +224,31 @@ ok((!grep { my $before = $last; $last = $_->{id}; $last <= $before } @got), 'ids
 delete @{$_}{qw(id enqueued_at)} for @got;
 is_deeply(
 	\@got,
-	[   {   key => "k\n\t\"\x01",
+	[
+		{
+			key => "k\n\t\"\x01",
 			headers => { h => { x => 1.5 } },
 			content_type => 'application/json',
-			payload => { a => [ 1, "\x{fc}\n\x{2028}", undef, 1.5 ], b => { c => "\"\\" } } },
+			payload => { a => [ 1, "\x{fc}\n\x{2028}", undef, 1.5 ], b => { c => "\"\\" } }
+		},
 		{ content_type => 'application/octet-stream', body => 'AP8K' },
 		{ content_type => 'application/octet-stream', body => '' },
 		{ content_type => 'application/json', payload => undef },
 		{ content_type => 'application/json', payload => $json->decode('1' . '0' x 400) },
 		{ content_type => 'application/json', payload => 'p', priority => -3 },
-		{ key => 'nothing' } ],
+		{ key => 'nothing' }
+	],
 	'and all that they have');
 like(slurp_file("$dir/plain.part"), qr/"payload": 10{400}\}/, 'a number keeps its digits');
-is(sql(q{SELECT error FROM queue.dead_letters}), 'message has both a payload and a body', 'that is refused for its own sake');
+is( sql(q{SELECT error FROM queue.dead_letters}),
+	'message has both a payload and a body',
+	'that is refused for its own sake');
 is((stat("$dir/plain.part"))[2] & 07777, 0640, 'others do not read it');
 
 # The end of a relay completes its file.
 sql(q{SELECT queue.drop_relay('plain')});
-wait_until(q{NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'queue relay plain')}, 'the relay ends');
+wait_until(q{NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'queue relay plain')},
+	'the relay ends');
 is(others($dir), '', 'no part is left');
 is(scalar(messages(files($dir))), 7, 'the file is complete');
 
@@ -248,8 +262,12 @@ wait_through('sized', 'messages are published');
 my @files = files($dir);
 cmp_ok(scalar(@files), '>', 20, 'many files');
 is(scalar(grep { -s $_ > 1024 } @files), 1, 'none is larger than it may be, but by one message');
-is(scalar(grep { !m{/of size-\d{8}T\d{6}\.\d{6}Z\.ndjson$} } @files), 0, 'called by the time they were completed');
-is_deeply([ map { $_->{payload}->{n} } messages(@files, "$dir/of size.part") ], [ 1 .. 201 ], 'all is there, in order');
+is(scalar(grep { !m{/of size-\d{8}T\d{6}\.\d{6}Z\.ndjson$} } @files),
+	0, 'called by the time they were completed');
+is_deeply(
+	[ map { $_->{payload}->{n} } messages(@files, "$dir/of size.part") ],
+	[ 1 .. 201 ],
+	'all is there, in order');
 
 $dir = create('aged', '{"rotate_age": "1 s"}');
 sql(q{SELECT queue.send('aged', '1')});
@@ -262,7 +280,8 @@ is(-s "$dir/aged.part", 0, 'the next one has begun');
 #
 $dir = create('torn', '{}');
 sql(q{SELECT queue.pause_relay('torn')});
-wait_until(q{NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'queue relay torn')}, 'the relay is paused');
+wait_until(q{NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'queue relay torn')},
+	'the relay is paused');
 is(others($dir), '', 'an empty file is taken away');
 for my $case (
 	[ qq({"n": 1}\n{"n": 2}\n{"n":), 2, 'a line without its end' ],
@@ -281,9 +300,11 @@ for my $case (
 	wait_through('torn', "$what: the relay goes on");
 	my @n = map { $_->{n} } messages(files($dir));
 	is_deeply(\@n, [ 1 .. $lines ], "$what: whole lines are kept");
-	is_deeply([ map { $_->{payload}->{n} } messages("$dir/torn.part") ], [0], "$what: the file is not added to");
+	is_deeply([ map { $_->{payload}->{n} } messages("$dir/torn.part") ],
+		[0], "$what: the file is not added to");
 	sql(q{SELECT queue.pause_relay('torn')});
-	wait_until(q{NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'queue relay torn')}, "$what: paused");
+	wait_until(q{NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'queue relay torn')},
+		"$what: paused");
 }
 
 # A server killed amid it all.
@@ -333,7 +354,9 @@ wait_through('synced', 'fsync() fails, once');
 ok(!-e $disk, 'it did');
 is_deeply([ map { $_->{payload} } messages(files($dir)) ], [1], 'the file has what was on disk before');
 is_deeply([ map { $_->{payload} } messages("$dir/synced.part") ], [2], 'the message is in a new one');
-like(slurp_file($node->logfile), qr/cannot publish: could not fsync file ".*synced\.part": Input\/output error/,
+like(
+	slurp_file($node->logfile),
+	qr/cannot publish: could not fsync file ".*synced\.part": Input\/output error/,
 	'the log says why');
 is(sql(q{SELECT published, failed FROM queue.relays WHERE name = 'synced'}), '2|0', 'no message is blamed');
 
@@ -346,13 +369,18 @@ SKIP:
 	wait_until(q{(SELECT state = 'idle' FROM queue.relays WHERE name = 'filled')}, 'the relay is there');
 	my $pid = sql(q{SELECT pid FROM pg_stat_activity WHERE application_name = 'queue relay filled'});
 	system_or_bail('prlimit', "--pid=$pid", '--fsize=' . 4 * 1024 * 1024 . ':');
-	sql(q{SELECT queue.send('filled', jsonb_build_object('n', i, 'fill', repeat('x', 100000))) FROM generate_series(1, 60) i});
+	sql(q{SELECT queue.send('filled', jsonb_build_object('n', i, 'fill', repeat('x', 100000))) FROM generate_series(1, 60) i}
+	);
 	wait_through('filled', 'what finds no space goes to a new file');
 	my @files = (files($dir), "$dir/filled.part");
 	cmp_ok(scalar(@files), '>=', 2, 'there are some');
-	is_deeply([ map { $_->{payload}->{n} } messages(@files) ], [ 1 .. 60 ], 'each message is there, and once');
+	is_deeply([ map { $_->{payload}->{n} } messages(@files) ], [ 1 .. 60 ],
+		'each message is there, and once');
 	sql(q{SELECT queue.send('filled', jsonb_build_object('n', 101, 'fill', repeat('x', 5000000)))});
-	wait_for_error('filled', 'could not write to file ".*/filled.part": File too large', 'one that never fits is waited with');
+	wait_for_error(
+		'filled',
+		'could not write to file ".*/filled.part": File too large',
+		'one that never fits is waited with');
 	system_or_bail('prlimit', "--pid=$pid", '--fsize=unlimited:');
 	wait_through('filled', 'and published when there is space');
 	is(sql(q{SELECT failed FROM queue.relays WHERE name = 'filled'}), '0', 'no message is blamed');
@@ -366,13 +394,18 @@ wait_until(q{(SELECT state = 'idle' FROM queue.relays WHERE name = 'changed')}, 
 unlink("$dir/changed.part") or die $!;
 sql(q{SELECT queue.send('changed', '1')});
 wait_through('changed', 'a file that was removed is not believed in');
-is_deeply([ map { $_->{payload} } messages(files($dir), "$dir/changed.part") ], [1], 'the message is in another');
+is_deeply([ map { $_->{payload} } messages(files($dir), "$dir/changed.part") ],
+	[1], 'the message is in another');
 
 rename($dir, "$dir.away") or die $!;
 sql(q{SELECT queue.pause_relay('changed')});
-wait_until(q{NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'queue relay changed')}, 'paused');
+wait_until(q{NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'queue relay changed')},
+	'paused');
 sql(q{SELECT queue.resume_relay('changed'); SELECT queue.send('changed', '2')});
-wait_for_error('changed', 'could not open directory ".*/changed": No such file or directory', 'there is no directory');
+wait_for_error(
+	'changed',
+	'could not open directory ".*/changed": No such file or directory',
+	'there is no directory');
 append_to_file($dir, 'x');
 wait_for_error('changed', 'could not open directory ".*/changed": Not a directory', 'or something else');
 unlink($dir);
@@ -429,13 +462,18 @@ SELECT queue.pause_relay('slash');
 ALTER SERVER changed OWNER TO writer;
 REVOKE pg_write_server_files FROM writer;
 SELECT queue.resume_relay('slash');});
-wait_for_error('slash', 'the owner of server "changed" is not permitted to have it write files', 'not without the right');
+wait_for_error(
+	'slash',
+	'the owner of server "changed" is not permitted to have it write files',
+	'not without the right');
 sql(q{GRANT pg_write_server_files TO writer});
 wait_until(q{(SELECT state = 'idle' FROM queue.relays WHERE name = 'slash')}, 'with it');
 
 # Other encodings
-$node->safe_psql('postgres', q{CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0});
-$node->safe_psql('postgres', q{CREATE DATABASE bytes ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0});
+$node->safe_psql('postgres',
+	q{CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0});
+$node->safe_psql('postgres',
+	q{CREATE DATABASE bytes ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0});
 for my $database ('latin', 'bytes')
 {
 	mkdir("$scratch/$database");
@@ -447,11 +485,17 @@ CREATE SERVER q FOREIGN DATA WRAPPER queue_file OPTIONS (directory '$scratch/$da
 SELECT queue.create_relay('q', 'q', 'q');
 SELECT queue.send('q', '"\xc3\xa4"', '\xc3\xb6');}, $database);
 	sql(q{SELECT queue.send('q', '1', E'\xe4')}, $database) if $database eq 'bytes';
-	ok($node->poll_query_until($database, 'SELECT NOT EXISTS (SELECT FROM queues.q)'), "$database: published");
-	is_deeply([ map { [ $_->{key}, $_->{payload} ] } messages("$scratch/$database/q.part") ],
-		[ [ "\x{f6}", "\x{e4}" ] ], "$database: in UTF-8");
+	ok($node->poll_query_until($database, 'SELECT NOT EXISTS (SELECT FROM queues.q)'),
+		"$database: published");
+	is_deeply(
+		[ map { [ $_->{key}, $_->{payload} ] } messages("$scratch/$database/q.part") ],
+		[ [ "\x{f6}", "\x{e4}" ] ],
+		"$database: in UTF-8");
 }
-like(sql('SELECT error FROM queue.dead_letters', 'bytes'), qr/invalid byte sequence/, 'what is no text is refused');
+like(
+	sql('SELECT error FROM queue.dead_letters', 'bytes'),
+	qr/invalid byte sequence/,
+	'what is no text is refused');
 
 $node->stop;
 done_testing();

@@ -45,17 +45,23 @@ foreach my $database ('warehouse', 'shop')
 }
 
 # What they leave behind says that each did what the text around it claims.
-is($node->safe_psql('shop', 'SELECT number, customer FROM orders'), '1|alice', 'the order was committed, the other not');
+is($node->safe_psql('shop', 'SELECT number, customer FROM orders'),
+	'1|alice', 'the order was committed, the other not');
 is($node->safe_psql('shop', 'SELECT count(*) FROM parcels'), '4', 'pop and receive took what was sent');
-is($node->safe_psql('shop', "SELECT ready, leased, deferred, dead, failed FROM queue.stats WHERE queue = 'orders'"),
-	'1001|0|1|0|2', 'nothing else is left of the orders');
-is($node->safe_psql('shop', "SELECT payload FROM queues.orders ORDER BY id DESC LIMIT 1"),
-	'{"order": 1010}', 'a plain INSERT sends');
+is( $node->safe_psql(
+		'shop', "SELECT ready, leased, deferred, dead, failed FROM queue.stats WHERE queue = 'orders'"),
+	'1001|0|1|0|2',
+	'nothing else is left of the orders');
+is( $node->safe_psql('shop', "SELECT payload FROM queues.orders ORDER BY id DESC LIMIT 1"),
+	'{"order": 1010}',
+	'a plain INSERT sends');
 ok($node->poll_query_until('shop', q(SELECT customer = 'alice' AND event = '{"paid": 42.50}' FROM ledger)),
 	'the procedure was called');
-ok($node->poll_query_until('warehouse', q(SELECT key = 'alice' AND payload = '{"parcel": 1}' FROM queues.arrivals)),
+ok( $node->poll_query_until(
+		'warehouse', q(SELECT key = 'alice' AND payload = '{"parcel": 1}' FROM queues.arrivals)),
 	'the message went to the other database');
-ok($node->poll_query_until('shop', 'SELECT NOT EXISTS (SELECT FROM queues.logins)'), 'the message went to a file');
+ok($node->poll_query_until('shop', 'SELECT NOT EXISTS (SELECT FROM queues.logins)'),
+	'the message went to a file');
 like(slurp_file("$archive/logins.part"), qr/^\{"id": .*"payload": \{"login": "alice"\}\}\n\z/, 'as a line');
 is($node->safe_psql('shop', 'SELECT count(*) FROM queue.relays'), '3', 'a dropped relay is gone');
 
@@ -65,15 +71,17 @@ sub rows
 	my ($title) = @_;
 	my ($section) = $readme =~ /^### \Q$title\E\n(.*?)^##/ms;
 
-	return map { [ map { s/^\s+|\s+$//gr } (split /\s*\|\s*/)[ 1 .. 3 ] ] } grep { /^\| `/ } split /\n/, $section;
+	return map {
+		[ map { s/^\s+|\s+$//gr } (split /\s*\|\s*/)[ 1 .. 3 ] ]
+	} grep { /^\| `/ } split /\n/, $section;
 }
 
 my %documented = map { $_->[0] =~ s/`//gr => $_->[1] } rows('Settings');
 my %existing = map { split /\|/ } split /\n/,
   $node->safe_psql('shop', q(SELECT name, current_setting(name) FROM pg_settings WHERE name LIKE 'queue.%'));
 $existing{'queue.inbox_retention'} =~ s/^10080min$/7d/;
-$existing{'queue.sweep_interval'} =~ s/^1min$/60s/;
-$existing{'queue.straggler_age'} =~ s/^1min$/60s/;
+$existing{'queue.sweep_interval'}  =~ s/^1min$/60s/;
+$existing{'queue.straggler_age'}   =~ s/^1min$/60s/;
 is_deeply(\%documented, \%existing, 'settings and their defaults');
 
 foreach my $row (rows('Views'))
@@ -84,7 +92,8 @@ foreach my $row (rows('Views'))
 	is( $node->safe_psql(
 			'shop', "SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute
 			WHERE attrelid = '$view'::regclass AND attnum > 0"),
-		$columns, "columns of $view");
+		$columns,
+		"columns of $view");
 }
 
 # Functions: the names, their arguments, and what those are by default.
@@ -96,7 +105,8 @@ foreach my $row (rows('Functions'))
 		my ($name, $arguments) = ($1, $2);
 
 		# The interval is what a person would write.
-		$signatures{$name} = join ', ', map { /^(\w+) ?(.*)$/; $2 eq '' ? $1 : "$1 " . $2 =~ s/'//gr } split /, /, $arguments;
+		$signatures{$name} = join ', ',
+		  map { /^(\w+) ?(.*)$/; $2 eq '' ? $1 : "$1 " . $2 =~ s/'//gr } split /, /, $arguments;
 	}
 }
 my %defaults = ('00:00:30' => '30 s', '00:00:01' => '1 s', '01:00:00' => '1 h');
@@ -116,7 +126,9 @@ foreach my $line (
 	$functions{$name} = join ', ', map {
 		my ($argument) = /^(\w+)/;
 		my ($default) = /DEFAULT '?([^']+?)'?(?:::\w+)?$/;
-		(!defined $default || $default =~ /^(NULL|\{\})/) ? $argument : "$argument " . ($defaults{$default} // $default);
+		(!defined $default || $default =~ /^(NULL|\{\})/)
+		  ? $argument
+		  : "$argument " . ($defaults{$default} // $default);
 	} split /, /, $arguments;
 }
 is_deeply(\%signatures, \%functions, 'functions, their arguments and defaults');
