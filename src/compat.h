@@ -202,6 +202,13 @@
 #define pg_fallthrough __attribute__((fallthrough))
 #endif
 
+/* A TupleDesc whose columns are filled in is made fit for use: new in 19. */
+#if PG_VERSION_NUM >= 190000
+#define FINALIZE_TUPLE_DESC(desc)	TupleDescFinalize(desc)
+#else
+#define FINALIZE_TUPLE_DESC(desc)	((void) 0)
+#endif
+
 /* Functions that have got another argument in 19 are called as before. */
 #if PG_VERSION_NUM >= 190000
 #include "access/heapam.h"

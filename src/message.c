@@ -9,6 +9,7 @@
 #include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "compat.h"
 #include "guard.h"
 #include "message.h"
 #include "utils/memutils.h"
@@ -113,6 +114,7 @@ bodiless_shape(void)
 
 		for (int i = 0; i < lengthof(types); i++)
 			TupleDescInitEntry(desc, i + 1, NULL, types[i], -1, 0);
+		FINALIZE_TUPLE_DESC(desc);
 		MemoryContextSwitchTo(old);
 		shape = desc;
 	}

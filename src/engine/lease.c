@@ -475,8 +475,9 @@ return_slot(LeaseRef ref)
 	slot->prepared = InvalidTransactionId;
 	set_state(ref, LEASE_RETURNED);
 
-	account_return(slot->queue, REF_SLOTNO(ref));
+	/* Counted before the slot can be freed, and the queue's element another's. */
 	counter_add(&slot_queue(slot)->counters, COUNTER_LEASED, -1);
+	account_return(slot->queue, REF_SLOTNO(ref));
 }
 
 /* Return a slot that is ours, and have somebody receive its message. */

@@ -16,7 +16,6 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/index.h"
-#include "catalog/pg_inherits.h"
 #include "commands/tablecmds.h"
 #include "compat.h"
 #include "engine/claim.h"
@@ -74,7 +73,7 @@ try_lock(ReclaimRound *round, Oid relid, LOCKMODE lockmode)
 static bool
 try_lock_segments(ReclaimRound *round)
 {
-	List	   *children = find_inheritance_children(round->relid, NoLock);
+	List	   *children = table_children(round->relid, NoLock);
 	ListCell   *lc;
 
 	foreach(lc, children)
