@@ -441,7 +441,6 @@ sweep_segment(QueueShared *q, int segno)
 		if (!to_end && block > end && block < known)
 			continue;
 		n = frontier_page_tuples(rel, block, snapshot, false, tuples);
-		STOP_POINT("sweep-read");
 		for (int i = 0; i < n; i++)
 			note_found(q, segno,
 					   MakePlace(block, ItemPointerGetOffsetNumber(&tuples[i]->t_self)),
