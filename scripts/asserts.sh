@@ -2,8 +2,8 @@
 #
 # asserts.sh
 #	A PostgreSQL with assertions: Debian's source package of the one in use,
-#	with Debian's patches, built once and kept.  What "test/run --asserts" runs
-#	against; sourced after setup.sh.
+#	built once and kept.  What "test/run --asserts" runs against; sourced after
+#	setup.sh.
 #
 #	It is kept as asserts-VERSION in /var/cache/queue-test (~/.cache/queue-test,
 #	or $XDG_CACHE_HOME/queue-test); remove that directory to have it made anew.
@@ -34,8 +34,9 @@ source_lists()
 	}' >"$to/ours.sources"
 }
 
-# Get the source package, unpacked and patched, into a directory: of this version,
-# or of the newest that the mirror still has.
+# Get the source package and unpack it into a directory: of this version, or of
+# the newest that the mirror still has.  Without Debian's patches, which set the
+# directories of an installation, whatever configure is told.
 get_source()
 {
 	local to=$1 package=$2 version=$3 settings other
@@ -47,7 +48,7 @@ get_source()
 	apt-get -q "${settings[@]}" update || return
 	for other in "$version" $(apt-cache "${settings[@]}" showsrc --only-source "$package" | sed -n 's/^Version: //p' | sort -urV); do
 		if (cd "$to/package" && apt-get -q "${settings[@]}" --download-only source "$package=$other"); then
-			dpkg-source --extract "$to"/package/*.dsc "$to/source"
+			as_user dpkg-source --skip-patches --extract "$to"/package/*.dsc "$to/source"
 			return
 		fi
 		rm -rf "${to:?}/package"
@@ -56,18 +57,19 @@ get_source()
 	return 1
 }
 
+# As the unprivileged user, whose it is: nothing can be overwritten but that.
 build_postgresql()
 {
-	local source=$1 prefix=$2
-
-	cd "$source" &&
-		./configure --prefix="$prefix" --enable-cassert --enable-debug --enable-tap-tests \
-			--with-openssl --without-icu --without-readline CFLAGS='-O1 -fno-omit-frame-pointer' &&
-		make -s -j"$(nproc)" world-bin &&
-		make -s install-world-bin
+	# shellcheck disable=SC2016 # expanded there
+	as_user bash -ec 'cd "$1"
+		./configure --prefix="$2" --enable-cassert --enable-debug --enable-tap-tests --with-openssl \
+			--without-icu --without-readline CFLAGS="-O1 -fno-omit-frame-pointer"
+		make -s -j"$(nproc)" world-bin
+		make -s install-world-bin' - "$1" "$2"
 }
 
-# Have the tests run against it: pg_config and bin are its from here on.
+# Have the tests run against it: pg_config and bin are its from here on.  After
+# prepare_directory.
 use_asserts()
 {
 	local reported version package cache prefix work
@@ -81,20 +83,26 @@ use_asserts()
 	cache=$(cache_directory)
 	prefix=$cache/asserts-$version
 	work=$prefix.new
-	if [ ! -x "$prefix/bin/pg_config" ]; then
-		mkdir -p "$cache"
+	if [ ! -e "$prefix/complete" ]; then
 		install_packages bison dpkg-dev flex libssl-dev patch perl xz-utils zlib1g-dev
 		step "Getting the source package of $package $version, output in $prefix.log"
+		mkdir -p "$cache"
 		rm -rf --one-file-system "$work" "$prefix"
-		mkdir "$work"
+		mkdir "$work" "$prefix"
+		if [ "$(id -u)" -eq 0 ]; then
+			# shellcheck disable=SC2154 # setup.sh's
+			chown "$user:" "$work" "$prefix"
+		fi
 		get_source "$work" "$package" "$version" >"$prefix.log" 2>&1 ||
 			{ tail -n 5 "$prefix.log"; fail "the source package of $package cannot be had here"; }
 		step "Building it with assertions in $prefix"
-		(build_postgresql "$work/source" "$prefix") >>"$prefix.log" 2>&1 ||
-			{ rm -rf --one-file-system "$prefix"; tail -n 20 "$prefix.log"; fail "$package $version could not be built, see $prefix.log"; }
+		build_postgresql "$work/source" "$prefix" >>"$prefix.log" 2>&1 ||
+			{ tail -n 20 "$prefix.log"; fail "$package $version could not be built, see $prefix.log"; }
 		rm -rf --one-file-system "$work"
+		: >"$prefix/complete"
 	fi
 	pg_config=$prefix/bin/pg_config
 	# shellcheck disable=SC2034 # setup.sh's
-	bin=$prefix/bin
+	bin=$("$pg_config" --bindir)
+	[[ $("$pg_config" --pkglibdir)/ == "$prefix"/* ]] || fail "$pg_config would install elsewhere"
 }

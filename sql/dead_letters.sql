@@ -54,6 +54,15 @@ SELECT queue.redrive('d');
 SELECT queue.ack(receipt), md5(payload::text) =
 	(SELECT md5(jsonb_agg(md5(i::text))::text) FROM generate_series(1, 10000) i) AS same FROM queue.receive('d');
 
+-- Many of them take no more memory than one.
+RESET ROLE;
+SELECT count(queue.send('d', to_jsonb(repeat('x', 2000000)))) FROM generate_series(1, 20);
+SELECT bool_and(queue.reject(receipt)) AS rejected FROM queue.receive('d', 20);
+SELECT queue.redrive('d'),
+	(SELECT sum(total_bytes) < 30000000 FROM pg_backend_memory_contexts) AS little_memory;
+SELECT count(*), bool_and(length(payload::text) = 2000002) AS same FROM queue.pop('d', 20);
+SET ROLE regress_owner;
+
 SELECT queue.redrive('d', max_messages => 0);
 SELECT queue.redrive('d', -1);
 SELECT queue.redrive(NULL);

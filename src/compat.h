@@ -14,6 +14,11 @@
 #include "utils/rel.h"
 #include "utils/wait_event.h"
 
+/* The macros of varlenas have had a header of their own since 16. */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
 #if PG_VERSION_NUM >= 170000
 #define MY_PROCNO MyProcNumber
 #else
@@ -195,6 +200,13 @@
 /* New in 19. */
 #ifndef pg_fallthrough
 #define pg_fallthrough __attribute__((fallthrough))
+#endif
+
+/* A TupleDesc whose columns are filled in is made fit for use: new in 19. */
+#if PG_VERSION_NUM >= 190000
+#define FINALIZE_TUPLE_DESC(desc)	TupleDescFinalize(desc)
+#else
+#define FINALIZE_TUPLE_DESC(desc)	((void) 0)
 #endif
 
 /* Functions that have got another argument in 19 are called as before. */

@@ -9,6 +9,7 @@
 #include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "compat.h"
 #include "guard.h"
 #include "message.h"
 #include "utils/memutils.h"
@@ -27,7 +28,7 @@ const MessageColumns message_columns = {
 };
 
 int64
-message_key_hash(text *key)
+message_key_hash(const text *key)
 {
 	text	   *plain = (text *) PG_DETOAST_DATUM_PACKED(PointerGetDatum(key));
 	uint64		hash = hash_bytes_extended((unsigned char *) VARDATA_ANY(plain),
@@ -113,6 +114,7 @@ bodiless_shape(void)
 
 		for (int i = 0; i < lengthof(types); i++)
 			TupleDescInitEntry(desc, i + 1, NULL, types[i], -1, 0);
+		FINALIZE_TUPLE_DESC(desc);
 		MemoryContextSwitchTo(old);
 		shape = desc;
 	}

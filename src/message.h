@@ -75,7 +75,7 @@ extern const MessageColumns message_columns;
  * The hash of a key that is stored with it: the same on all machines of one
  * byte order, and never another for an equal key.
  */
-extern int64 message_key_hash(text *key);
+extern int64 message_key_hash(const text *key);
 
 /*
  * Put the values of a message where a row of a table has them.  The other

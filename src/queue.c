@@ -30,7 +30,7 @@ PG_MODULE_MAGIC;
 PGDLLEXPORT void _PG_init(void);
 
 /*
- * The parts of shared memory.  Each room asks for its own and fills it in, the
+ * The parts of shared memory.  Each file asks for its own and fills it in, the
  * first one first: it makes the tranche of the others' locks.
  */
 static const struct

@@ -42,6 +42,26 @@ take_returned(ClaimScan *scan, Lease *lease)
 }
 
 /*
+ * Look at the message of a returned lease.  The transaction that gave it back
+ * has ended, though the claim's snapshot may be too old to show that: to let it
+ * wait for that would let those go first that were given back behind it.
+ */
+static Verdict
+fetch_returned(ClaimScan *scan, Relation rel, Lease *lease, HeapTuple *tuple)
+{
+	Verdict		verdict = leased_fetch(rel, lease, scan->snapshot, tuple);
+
+	if (verdict == VERDICT_WAIT)
+	{
+		Snapshot	latest = RegisterSnapshot(GetLatestSnapshot());
+
+		verdict = leased_fetch(rel, lease, latest, tuple);
+		UnregisterSnapshot(latest);
+	}
+	return verdict;
+}
+
+/*
  * Lease again what was given back, if its message is still there.  Each
  * slot on the list is looked at once: those that must wait go to its end.
  */
@@ -62,7 +82,7 @@ claim_returned(ClaimScan *scan)
 		rel = deferred ? try_relation_open(lease.place.relid, AccessShareLock) :
 			scan_open(scan, lease.place.segment);
 		if (rel != NULL)
-			verdict = leased_fetch(rel, &lease, scan->snapshot, &tuple);
+			verdict = fetch_returned(scan, rel, &lease, &tuple);
 		if (rel != NULL && deferred)
 			relation_close(rel, AccessShareLock);
 		if (verdict == VERDICT_LIVE)
@@ -91,7 +111,7 @@ compare_claims(const void *a, const void *b)
 
 /*
  * Make messages of the claimed tuples; returns how many.  Those there is no
- * room for are given back, and what cannot be read is set aside.
+ * space for are given back, and what cannot be read is set aside.
  */
 static int
 build_messages(ClaimScan *scan, Size max_bytes, Message **result)

@@ -182,6 +182,7 @@ segment_create(Oid parent, bool wait)
 	RELOPT_NAMESPACE_ARRAY toast_namespaces[] = HEAP_RELOPT_NAMESPACES;
 	CreateStmt *stmt = makeNode(CreateStmt);
 	char	   *namespace;
+	char	   *name;
 	Relation	rel;
 	Oid			relid;
 	Datum		toast_options;
@@ -200,8 +201,8 @@ segment_create(Oid parent, bool wait)
 	}
 
 	namespace = get_namespace_name(RelationGetNamespace(rel));
-	stmt->relation = makeRangeVar(namespace,
-								  free_table_name(RelationGetRelationName(rel), '$', RelationGetNamespace(rel)), -1);
+	name = free_table_name(RelationGetRelationName(rel), '$', RelationGetNamespace(rel));
+	stmt->relation = makeRangeVar(namespace, name, -1);
 	stmt->relation->relpersistence = rel->rd_rel->relpersistence;
 	stmt->inhRelations = list_make1(makeRangeVar(namespace, pstrdup(RelationGetRelationName(rel)), -1));
 	stmt->options = list_make3(off(NULL, "autovacuum_enabled"), off("toast", "autovacuum_enabled"),

@@ -22,6 +22,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -70,6 +71,8 @@ take_dead_letters(Oid relid, Queue *queue, int64 max)
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext each = AllocSetContextCreate(caller, "queue dead letter", ALLOCSET_DEFAULT_SIZES);
 	int64		n = 0;
 
 	ScanKeyInit(&key, Anum_dead_relid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
@@ -87,9 +90,11 @@ take_dead_letters(Oid relid, Queue *queue, int64 max)
 		if (queue != NULL)
 		{
 			Message		message;
-			const char *unreadable = message_deform(&dead_columns, tuple,
-													RelationGetDescr(rel), &message);
+			const char *unreadable;
 
+			/* Together they can be larger than memory. */
+			MemoryContextSwitchTo(each);
+			unreadable = message_deform(&dead_columns, tuple, RelationGetDescr(rel), &message);
 			if (unreadable != NULL)
 				ereport(ERROR,
 						(errcode(ERRCODE_DATA_CORRUPTED),
@@ -98,6 +103,8 @@ take_dead_letters(Oid relid, Queue *queue, int64 max)
 
 			/* Its id is the old one, its time that of the new attempt. */
 			insert_message(queue, &message);
+			MemoryContextSwitchTo(caller);
+			MemoryContextReset(each);
 		}
 		n++;
 	}
@@ -105,6 +112,7 @@ take_dead_letters(Oid relid, Queue *queue, int64 max)
 	UnregisterSnapshot(snapshot);
 	index_close(index, AccessShareLock);
 	table_close(rel, NoLock);
+	MemoryContextDelete(each);
 	return n;
 }
 

@@ -370,7 +370,10 @@ frontier_claim(ClaimScan *scan)
 		STOP_POINT("claim-noted");
 		if (needed == SCAN_DONE)
 			needed = scan_forward(scan);
-		if (needed == SCAN_DONE && !scan_full(scan) && q->reader.scanned == pg_atomic_read_u64(&q->lane.appended))
+
+		/* Everything has been judged, so that nothing is left over that was miscounted. */
+		if (needed == SCAN_DONE && !scan_full(scan) && !notes_any(&q->reader.notes) &&
+			q->reader.scanned == pg_atomic_read_u64(&q->lane.appended))
 			counter_write(&q->counters, COUNTER_READY, 0);
 		LWLockRelease(&q->lock);
 		if (needed == SCAN_DONE)

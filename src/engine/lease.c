@@ -144,6 +144,13 @@ slot_entry(int slotno, int which)
 	return 2 * slotno + which;
 }
 
+/* Where the message of a lease that is ours is. */
+static const LeasePlace *
+current_place(int slotno)
+{
+	return leased_place_get(slot_entry(slotno, leases->slots[slotno].current));
+}
+
 /* Count a lease in or out of the segment it keeps from being truncated. */
 static void
 count_in_segment(int slotno, int which, int32 change)
@@ -239,7 +246,7 @@ copy_lease(LeaseRef ref, LeaseState state, Lease *lease)
 	lease->kind = slot->kind;
 	lease->q = slot_queue(slot);
 	lease->id = slot->id;
-	lease->place = *leased_place_get(slot_entry(REF_SLOTNO(ref), slot->current));
+	lease->place = *current_place(REF_SLOTNO(ref));
 	lease->attempts = slot->attempts;
 	lease->pid = slot->pid;
 	lease->retries = slot->retries;
@@ -468,8 +475,9 @@ return_slot(LeaseRef ref)
 	slot->prepared = InvalidTransactionId;
 	set_state(ref, LEASE_RETURNED);
 
-	account_return(slot->queue, REF_SLOTNO(ref));
+	/* Counted before the slot can be freed, and the queue's element another's. */
 	counter_add(&slot_queue(slot)->counters, COUNTER_LEASED, -1);
+	account_return(slot->queue, REF_SLOTNO(ref));
 }
 
 /* Return a slot that is ours, and have somebody receive its message. */
@@ -888,7 +896,7 @@ finish(LeaseDeed *deed, bool prepared)
 				counter_add(counters, COUNTER_FAILED, 1);
 			if (deed->outcome == LEASE_EXPIRED)
 				counter_add(counters, COUNTER_EXPIRED, 1);
-			if (leased_place_get(slot_entry(REF_SLOTNO(deed->ref), slot->current))->segment == LEASE_IN_DEFERRED)
+			if (current_place(REF_SLOTNO(deed->ref))->segment == LEASE_IN_DEFERRED)
 				counter_add(counters, COUNTER_DEFERRED, -1);
 			free_slot(deed->ref);
 			break;

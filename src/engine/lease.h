@@ -78,7 +78,7 @@ extern int64 lease_receipt(LeaseRef ref);
 extern LeaseRef lease_of_receipt(int64 receipt);
 
 /*
- * Make room to remember n leases for the transaction's end.  Must come before
+ * Reserve memory to remember n leases for the transaction's end.  Must come before
  * the functions below, as they may be called with locks held.
  */
 extern void lease_reserve(int n);

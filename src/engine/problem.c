@@ -51,7 +51,7 @@ copy_clipped(char *to, const char *from, int size)
 	to[length] = '\0';
 }
 
-/* An entry, or a free one if there is none; NULL if there is no room. */
+/* An entry, or a free one if there is none; NULL if all are taken. */
 static Problem *
 find_problem(Oid relid, const char *activity)
 {

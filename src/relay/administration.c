@@ -204,7 +204,7 @@ check_role(Oid role)
 				 errhint("The setting queue.max_relays_per_role says so.")));
 }
 
-/* A name that can be shown anywhere, and has room for the anchor's "$". */
+/* A name that can be shown anywhere, and leaves space for the anchor's "$". */
 static void
 check_name(text *name)
 {

@@ -5,8 +5,8 @@
 #include "postgres.h"
 
 #include "backoff.h"
-#include "common/hashfn.h"
-#include "engine/claim.h"
+#include "compat.h"
+#include "message.h"
 #include "relay/hand.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -52,8 +52,7 @@ size_of(const struct varlena *value)
 static HandKey *
 find_key(Hand *hand, const text *text)
 {
-	uint64		hash = hash_bytes_extended((const unsigned char *) VARDATA_ANY(text),
-										   VARSIZE_ANY_EXHDR(text), 0);
+	uint64		hash = (uint64) message_key_hash(text);
 	bool		found;
 	HandKey    *key = hash_search(hand->keys, &hash, HASH_ENTER, &found);
 

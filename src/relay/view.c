@@ -14,6 +14,7 @@
 #include "catalog/pg_class.h"
 #include "compat.h"
 #include "engine/frontier.h"
+#include "engine/registry.h"
 #include "engine/tables.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
@@ -150,18 +151,9 @@ oldest_waiting(QueueShared *q, Oid relid, Snapshot snapshot)
 static QueueShared *
 find_shared(Oid relid)
 {
-	QueueShared *found = NULL;
+	QueueShared *q = queue_find_shared(relid);
 
-	LWLockAcquire(&queue_state->registry_lock, LW_SHARED);
-	for (int i = 0; i < queue_max_queues && found == NULL; i++)
-	{
-		QueueShared *q = &queue_state->queues[i];
-
-		if (q->relid == relid && q->dboid == MyDatabaseId && queue_loaded(q))
-			found = q;
-	}
-	LWLockRelease(&queue_state->registry_lock);
-	return found;
+	return q != NULL && queue_loaded(q) ? q : NULL;
 }
 
 /* What a relay was told, its procedure with it. */

@@ -16,7 +16,6 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/index.h"
-#include "catalog/pg_inherits.h"
 #include "commands/tablecmds.h"
 #include "compat.h"
 #include "engine/claim.h"
@@ -74,7 +73,7 @@ try_lock(ReclaimRound *round, Oid relid, LOCKMODE lockmode)
 static bool
 try_lock_segments(ReclaimRound *round)
 {
-	List	   *children = find_inheritance_children(round->relid, NoLock);
+	List	   *children = table_children(round->relid, NoLock);
 	ListCell   *lc;
 
 	foreach(lc, children)
@@ -442,7 +441,6 @@ sweep_segment(QueueShared *q, int segno)
 		if (!to_end && block > end && block < known)
 			continue;
 		n = frontier_page_tuples(rel, block, snapshot, false, tuples);
-		STOP_POINT("sweep-read");
 		for (int i = 0; i < n; i++)
 			note_found(q, segno,
 					   MakePlace(block, ItemPointerGetOffsetNumber(&tuples[i]->t_self)),

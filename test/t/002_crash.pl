@@ -8,6 +8,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use QueueNode;
 use Test::More;
+use Wait;
 
 my $rounds = 4;
 
@@ -162,7 +163,7 @@ my $pid = $session->query_safe('SELECT pg_backend_pid()');
 kill('KILL', $pid);
 $session->{run}->finish;
 
-$node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM queue.leases})
+wait_for { $node->safe_psql('postgres', q{SELECT count(*) FROM queue.leases}) eq '0' }
   or die 'the server does not come back';
 ok(wait_for_worker($node), 'the maintenance worker is back after a backend was killed');
 check('after the kill of a backend');

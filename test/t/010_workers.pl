@@ -8,6 +8,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use QueueNode qw(worker_pid wait_for_worker);
 use Test::More;
+use Wait;
 
 # Databases that have a maintenance worker.
 my $databases = q{
@@ -86,9 +87,11 @@ my $victim = $session->query('SELECT pg_backend_pid()');
 my $started = $node->safe_psql('postgres', 'SELECT pg_postmaster_start_time()');
 kill 'KILL', $victim;
 $session->{run}->finish;
-ok( $node->poll_query_until(
-		'postgres',
-		q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'queue launcher'}),
+ok( wait_for
+	{
+		$node->safe_psql('postgres',
+			q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'queue launcher'}) eq '1'
+	},
 	'server restarts after the crash');
 wait_for_workers($node, 'one,two', 'workers start after a crash');
 is($node->safe_psql('postgres', 'SELECT pg_postmaster_start_time()'),
