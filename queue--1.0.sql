@@ -269,7 +269,7 @@ COMMENT ON FUNCTION queue.purge_dead_letters IS
 CREATE FUNCTION queue.before_insert() RETURNS trigger
 AS 'MODULE_PATHNAME', 'queue_before_insert' LANGUAGE C;
 COMMENT ON FUNCTION queue.before_insert() IS
-'Trigger of every queue table: gives a row inserted by SQL its id and checks it. Errors: 428C9 an id was given, 22023 bad headers, 39P01 not called by a queue''s trigger.';
+'Trigger of every queue table: gives a row inserted by SQL its id and key_hash, and checks it. Errors: 428C9 one of these was given, 22023 bad headers, 39P01 not called by a queue''s trigger.';
 
 CREATE FUNCTION queue.after_insert() RETURNS trigger
 AS 'MODULE_PATHNAME', 'queue_after_insert' LANGUAGE C;
@@ -321,6 +321,8 @@ SELECT c.relname::text AS name,
 	c.relpersistence = 'p' AS durable
 FROM queue.queue_definition q JOIN pg_catalog.pg_class c ON c.oid = q.relid;
 GRANT SELECT ON queue.queues TO PUBLIC;
+COMMENT ON VIEW queue.queues IS
+'Queues of this database and their settings. For everybody.';
 
 CREATE VIEW queue.stats AS
 SELECT c.relname::text AS queue, s.*
@@ -329,7 +331,7 @@ FROM queue.queue_definition q JOIN pg_catalog.pg_class c ON c.oid = q.relid,
 WHERE pg_catalog.has_table_privilege(q.relid, 'SELECT') OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
 GRANT SELECT ON queue.stats TO PUBLIC;
 COMMENT ON VIEW queue.stats IS
-'Counters of the queues the caller may read, or of all for pg_monitor. NULLs stand for what cannot be told now: bytes and segments while a table is locked.';
+'Counters of the queues the caller may read, or of all for pg_monitor. NULLs stand for what cannot be told now: bytes and segments while a table is locked. oldest_enqueued_at: when the message received last was sent; NULL while none is ready, and until one has been received since the start of the server.';
 
 -- Dead letters are for those who may read the queue they died in.
 CREATE VIEW queue.dead_letters WITH (security_barrier) AS
@@ -339,11 +341,15 @@ SELECT (SELECT c.relname::text FROM pg_catalog.pg_class c WHERE c.oid = d.relid)
 FROM queue.dead d
 WHERE pg_catalog.has_table_privilege(d.relid, 'SELECT');
 GRANT SELECT ON queue.dead_letters TO PUBLIC;
+COMMENT ON VIEW queue.dead_letters IS
+'Messages that were rejected, failed too often or cannot be read, of the queues the caller may read. reason: rejected, or the text given to queue.reject; max_attempts; or unreadable. error: of the last attempt.';
 
 CREATE VIEW queue.leases AS
 SELECT c.relname::text AS queue, l.id, l.attempts, l.kind, l.state, l.leased_at, l.expires_at, l.pid
 FROM queue.lease_list() l JOIN pg_catalog.pg_class c ON c.oid = l.queue;
 GRANT SELECT ON queue.leases TO PUBLIC;
+COMMENT ON VIEW queue.leases IS
+'Messages on lease, of the queues the caller may read, or of all for pg_monitor. kind is receive, pop or relay; state is held, settling or returned. expires_at: NULL for pop and relay. pid: of who took it.';
 
 CREATE VIEW queue.maintenance AS
 SELECT c.relname::text AS queue, m.activity, m.error, m.sqlstate, m.failures,
@@ -387,7 +393,8 @@ COMMENT ON FUNCTION queue.file_validator IS
 CREATE FOREIGN DATA WRAPPER queue_file NO HANDLER VALIDATOR queue.file_validator;
 COMMENT ON FOREIGN DATA WRAPPER queue_file IS 'files of JSON lines on this server, for queue.create_relay';
 
-CREATE FUNCTION queue.create_relay(name text, queue text, server text DEFAULT NULL, options jsonb DEFAULT '{}')
+CREATE FUNCTION queue.create_relay(name text, queue text,
+	server text DEFAULT NULL, options jsonb DEFAULT '{}')
 RETURNS void
 AS 'MODULE_PATHNAME', 'queue_create_relay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.create_relay IS
@@ -430,6 +437,8 @@ SELECT name, queue, server, state, published, failed, in_flight,
 	lag_messages, lag_seconds, last_error, last_error_at, started_at, owner, options
 FROM queue.relay_list();
 GRANT SELECT ON queue.relays TO PUBLIC;
+COMMENT ON VIEW queue.relays IS
+'Relays of this database, for those who own them or may read their queue, and for pg_monitor. state is running, idle, backing off, paused or stopped. last_error: what keeps it from publishing, or the last refusal.';
 
 -- What the postgres sink calls in the database it publishes to.
 CREATE FUNCTION queue.relay_accept(source text, queue text, ids bigint[], enqueued_ats timestamptz[],
