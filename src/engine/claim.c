@@ -122,12 +122,15 @@ build_messages(ClaimScan *scan, Size max_bytes, Message **result)
 	Size		bytes = 0;
 	int			n = 0;
 
+	STOP_POINT("claim-taken");
 	for (int i = 0; i < scan->nclaims; i++)
 	{
 		Claim	   *claim = &scan->claims[i];
 		bool		is_deferred = (claim->segment == LEASE_IN_DEFERRED);
 		const char *unreadable = NULL;
 
+		/* Large values take their time. */
+		CHECK_FOR_INTERRUPTS();
 		if (is_deferred && deferred == NULL)
 			deferred = table_open(extension_relation("deferred"), AccessShareLock);
 		if (claim->message != NULL)
