@@ -1,6 +1,6 @@
 /*
  * commit.h
- *		What a transaction tells the others of its queues once it has committed.
+ *		What a transaction makes known of its queues once it has committed.
  */
 #ifndef QUEUE_ENGINE_COMMIT_H
 #define QUEUE_ENGINE_COMMIT_H
@@ -9,7 +9,7 @@
 
 extern void commit_init(void);
 
-/* n messages were sent: count them, and wake up to n who wait. */
+/* n messages were sent: count them, and wake up to n waiters. */
 extern void commit_sent(QueueShared *q, int n);
 
 /* n messages were sent that are to be received later. */
@@ -24,7 +24,7 @@ extern void commit_dead(QueueShared *q, int n);
 /* The queue is empty. */
 extern void commit_purged(QueueShared *q);
 
-/* The queue is gone: tell everyone who waits, and forget it. */
+/* The queue was dropped: wake all waiters, and give its element up. */
 extern void commit_dropped(QueueShared *q);
 
 #endif							/* QUEUE_ENGINE_COMMIT_H */

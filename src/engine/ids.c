@@ -2,14 +2,13 @@
  * ids.c
  *		Message ids: a shared counter with a WAL-logged reservation ahead.
  *
- * The queue's sequence counts by IDS_RESERVED; each value v reserves
- * v .. v + IDS_RESERVED - 1 for the counter in shared memory.  What a
- * crash leaves of a reservation is never handed out: ids have gaps, and no
- * id is used twice.
+ * The queue's sequence counts by IDS_RESERVED; each value v reserves v .. v +
+ * IDS_RESERVED - 1 for the counter in shared memory.  What a crash leaves of a
+ * reservation is never used: ids have gaps, and no id is used twice.
  *
- * A large batch keeps the reservations it draws to itself, as others draw
- * too and would seldom leave it adjacent ones, and then moves the counter
- * beyond them.
+ * A large batch uses whole reservations, past the counter, as other senders
+ * draw too and adjacent ones would be rare.  Then it moves the counter beyond
+ * them.
  */
 #include "postgres.h"
 
@@ -101,11 +100,11 @@ check_sequence(Oid queue, const char *name, Oid sequence)
 	Form_pg_sequence form;
 	bool		good;
 
-	/* The queue before what belongs to it, as who drops it does. */
+	/* The queue's table before its sequence, in the order of DROP. */
 	queue_lock(queue, name, RowExclusiveLock);
 	if (OidIsValid(sequence))
 	{
-		/* As nextval does. */
+		/* The lock that nextval takes. */
 		LockRelationOid(sequence, RowExclusiveLock);
 		tuple = SearchSysCache1(SEQRELID, ObjectIdGetDatum(sequence));
 	}
@@ -129,7 +128,7 @@ draw(IdRange *range, const char *name, Oid sequence)
 	limit = range->limit;
 	SpinLockRelease(&range->mutex);
 
-	/* What others have added by now they drew before us. */
+	/* Reservations below the limit were drawn before this one, so it must be greater. */
 	reserved = nextval_internal(sequence, false);
 	if (reserved < limit)
 		sequence_altered(name, sequence,
@@ -139,9 +138,9 @@ draw(IdRange *range, const char *name, Oid sequence)
 }
 
 /*
- * See to it that a crash cannot forget what the sequence has given out.  With
- * asynchronous commit others see messages, and their ids, before anything of
- * the sender's has reached the disk.
+ * Flush the WAL of the sequence, so that a crash cannot take back what it
+ * gave.  With asynchronous commit other sessions see messages, and their ids,
+ * before any WAL of the sender has reached the disk.
  */
 static void
 flush_reservation(Oid sequence)
@@ -176,7 +175,7 @@ allocate_many(IdRange *range, Oid queue, const char *name, Oid sequence, int n, 
 	}
 	flush_reservation(sequence);
 
-	/* Whoever sends after us gets greater ids. */
+	/* Messages sent after the batch get greater ids. */
 	add_reserved(range, reserved + used, reserved + IDS_RESERVED);
 }
 

@@ -18,10 +18,10 @@
 #include "stop_point.h"
 #include "utils/timestamp.h"
 
-/* Leases looked at in one claim. */
+/* Overdue leases that one claim takes over, at most. */
 #define OVERDUE_BATCH	500
 
-/* How soon a lease is tried again that could not be settled: from this to that. */
+/* How soon a lease that could not be settled is tried again, at first and at last. */
 #define TROUBLE_FIRST_MS	5000
 #define TROUBLE_LAST_MS		300000
 
@@ -63,7 +63,7 @@ typedef struct TakeOver
 	ClaimScan  *scan;
 	LeaseRef	ref;
 	bool		nothing;		/* was done, */
-	bool		locked;			/* as somebody has a lock */
+	bool		locked;			/* because a lock was not free */
 } TakeOver;
 
 /* Count a lease's end as a failure, and lease its message to the scan's caller. */
@@ -84,8 +84,9 @@ take_over(void *arg)
 	this->locked = (result == FAILURE_LOCKED);
 
 	/*
-	 * If nothing was done, for a lock or because somebody else was first, an
-	 * error gives up the locks we did get: who waits is in nobody's way.
+	 * If nothing was done, because a lock was not free or another process was
+	 * first, an error releases the locks taken here: a waiting receiver must
+	 * not hold them.
 	 */
 	if (this->nothing)
 		ereport(ERROR,

@@ -1,7 +1,4 @@
-/*
- * owner.c
- *		Working on a user's table with his rights and nobody's settings.
- */
+/* owner.c Working on a table with its owner's rights and fixed settings. */
 #include "postgres.h"
 
 #include "engine/owner.h"

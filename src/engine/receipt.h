@@ -1,13 +1,10 @@
-/*
- * receipt.h
- *		What leases are called, inside and outside.
- */
+/* receipt.h The names of leases, inside the engine and outside. */
 #ifndef QUEUE_ENGINE_RECEIPT_H
 #define QUEUE_ENGINE_RECEIPT_H
 
 /*
- * One lease, and none before or after it in the same slot: generation <<
- * LEASE_SLOT_BITS | slot number.  0 is no lease.
+ * The name of one lease, and of none before or after it in the same slot:
+ * generation << LEASE_SLOT_BITS | slot number.  0 is no lease.
  */
 typedef uint64 LeaseRef;
 
@@ -20,7 +17,7 @@ typedef enum LeaseOutcome
 	LEASE_ACKED,
 	LEASE_FAILED,
 	LEASE_EXPIRED,
-	LEASE_GONE					/* nothing: somebody else removed it */
+	LEASE_GONE					/* nothing: it was gone already */
 } LeaseOutcome;
 
 /* Receipts are below 2^53, as greater numbers do not survive JSON. */

@@ -56,13 +56,14 @@ extern bool settle_fail(int64 receipt, int64 delay, const char *error,
 extern bool settle_unreadable(LeaseRef ref, const char *error);
 
 /*
- * The same as settle_fail_lease, with what became of the message.  Locked, with
- * no wait, leaves the lease held, to be looked at again after SETTLE_RETRY_MS.
+ * The same as settle_fail_lease, with what became of the message.
+ * FAILURE_LOCKED leaves the lease held, to be tried again after
+ * SETTLE_RETRY_MS.
  */
 typedef enum FailureResult
 {
-	FAILURE_ENDED,				/* the lease had, or the message */
-	FAILURE_LOCKED,				/* somebody has a lock, and we did not wait */
+	FAILURE_ENDED,				/* the lease had ended, or the message was gone */
+	FAILURE_LOCKED,				/* a lock was not free, and wait was false */
 	FAILURE_DEFERRED,
 	FAILURE_DEAD
 } FailureResult;

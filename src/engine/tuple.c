@@ -1,7 +1,4 @@
-/*
- * tuple.c
- *		Tuples in their pages: which are messages to be had.
- */
+/* tuple.c Tuples in their pages: which are messages that can be leased. */
 #include "postgres.h"
 
 #include "access/heapam.h"
@@ -15,8 +12,8 @@
 #include "utils/snapmgr.h"
 
 /*
- * The transaction whose end decides about this one in progress: the whole of
- * it, lest each subtransaction take a note of its own.
+ * The top-level transaction of one in progress: its end decides, and notes are
+ * by it, so that subtransactions share one.
  */
 static TransactionId
 top_level(TransactionId xid)

@@ -2,8 +2,9 @@
  * wait.c
  *		Processes that wait for messages, and waking them.
  *
- * A process that waits registers first and looks then, so that a commit
- * between the two wakes it.  Waking allocates nothing and raises nothing.
+ * A process that waits enters the list first and searches then, so that a
+ * commit between the two wakes it.  Waking allocates nothing and raises
+ * nothing.
  */
 #include "postgres.h"
 
@@ -16,7 +17,7 @@
 #include "storage/shmem.h"
 #include "storage/spin.h"
 
-/* Woken at once while a spinlock is held; more take another turn. */
+/* Processes taken off a list while its spinlock is held once. */
 #define WAKE_BATCH		32
 
 typedef enum WaitState
@@ -103,6 +104,8 @@ wake_waiters(WaitList *list, int n)
 
 		if (woken == 0)
 			break;
+
+		/* Without the mutex: a process that has gone on, or exited, is woken for nothing. */
 		for (int i = 0; i < woken; i++)
 			SetLatch(&ProcGlobal->allProcs[procnos[i]].procLatch);
 		n -= woken;
@@ -145,7 +148,10 @@ wait_begin(WaitList *list)
 	SpinLockRelease(&list->mutex);
 	waiting_for = list;
 
-	/* Pairs with the barrier in wake_waiters. */
+	/*
+	 * Pairs with the barrier in wake_waiters: a process that commits from here
+	 * on sees us in the list, and we see what was committed before.
+	 */
 	pg_memory_barrier();
 }
 
