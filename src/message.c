@@ -166,7 +166,8 @@ read_toasted(void *arg)
 
 /*
  * A varlena in full; what was stored plain stays in its tuple.  What cannot be
- * read, because its toast is gone or spoilt, is that message's trouble.
+ * read, because its toast is gone or spoilt, sets *unreadable to the reason;
+ * other errors are raised.
  */
 static void *
 read_value(const Datum *values, const bool *isnull, AttrNumber column, const char **unreadable)

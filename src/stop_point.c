@@ -31,7 +31,7 @@ stop_point(const char *name)
 		(void) LockAcquire(&tag, ShareLock, true, false);
 		LockTimeout = timeout;
 
-		/* A wake-up may have come meanwhile, and the lock's wait has eaten it. */
+		/* Waiting for the lock has reset the latch, which may have been set for the caller. */
 		SetLatch(MyLatch);
 	}
 	LockRelease(&tag, ShareLock, true);

@@ -1,4 +1,7 @@
-/* owner.c Working on a table with its owner's rights and fixed settings. */
+/*
+ * owner.c
+ *		Working on a table with its owner's rights and fixed settings.
+ */
 #include "postgres.h"
 
 #include "engine/owner.h"

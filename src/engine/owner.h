@@ -1,4 +1,7 @@
-/* owner.h Working on a table with its owner's rights and fixed settings. */
+/*
+ * owner.h
+ *		Working on a table with its owner's rights and fixed settings.
+ */
 #ifndef QUEUE_ENGINE_OWNER_H
 #define QUEUE_ENGINE_OWNER_H
 

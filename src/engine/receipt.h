@@ -1,4 +1,7 @@
-/* receipt.h The names of leases, inside the engine and outside. */
+/*
+ * receipt.h
+ *		The names of leases, inside the engine and outside.
+ */
 #ifndef QUEUE_ENGINE_RECEIPT_H
 #define QUEUE_ENGINE_RECEIPT_H
 

@@ -457,7 +457,7 @@ queue_by_relid(Oid relid)
 			segment_load(queue->shared, queue->generation, queue->relid, NameStr(queue->name)))
 			return queue;
 
-		/* The element was given to another queue: was ours dropped? */
+		/* The element was given to another queue: this one may have been dropped. */
 		queue->valid = false;
 		CHECK_FOR_INTERRUPTS();
 		AcceptInvalidationMessages();

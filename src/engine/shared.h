@@ -2,7 +2,7 @@
  * shared.h
  *		What the processes share of each queue in use.
  *
- * All of it is a cache of who is working on what.  The heap decides which
+ * All of it is a cache: which process works on what.  The heap decides which
  * messages exist; losing this memory costs redeliveries, never messages.
  *
  * A queue has segments; a lane is a line of segments that messages are sent

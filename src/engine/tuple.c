@@ -1,4 +1,7 @@
-/* tuple.c Tuples in their pages: which are messages that can be leased. */
+/*
+ * tuple.c
+ *		Tuples in their pages: which are messages that can be leased.
+ */
 #include "postgres.h"
 
 #include "access/heapam.h"
@@ -53,7 +56,7 @@ tuple_judge(HeapTupleHeader tuple, Snapshot snapshot, Buffer buffer, Transaction
 		}
 	}
 
-	/* Has anybody deleted or locked it? */
+	/* Is it deleted or locked? */
 	if (tuple->t_infomask & HEAP_XMAX_INVALID)
 		return VERDICT_LIVE;
 

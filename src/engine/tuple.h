@@ -1,4 +1,7 @@
-/* tuple.h Tuples in their pages: which are messages that can be leased. */
+/*
+ * tuple.h
+ *		Tuples in their pages: which are messages that can be leased.
+ */
 #ifndef QUEUE_ENGINE_TUPLE_H
 #define QUEUE_ENGINE_TUPLE_H
 
