@@ -123,7 +123,7 @@ guc_override(const char *name, const char *value, GucSource source)
 {
 	const char *now = GetConfigOption(name, false, false);
 
-	/* The value that RESET restores may differ even where the current one is the same. */
+	/* Even if the value is the same, that of RESET may differ. */
 	if (source == PGC_S_OVERRIDE || now == NULL || strcmp(now, value) != 0)
 		SetConfigOption(name, value, PGC_SUSET, source);
 }

@@ -31,7 +31,7 @@ stop_point(const char *name)
 		(void) LockAcquire(&tag, ShareLock, true, false);
 		LockTimeout = timeout;
 
-		/* Waiting for the lock has reset the latch, which may have been set for the caller. */
+		/* The wait has reset the latch, perhaps set for the caller. */
 		SetLatch(MyLatch);
 	}
 	LockRelease(&tag, ShareLock, true);

@@ -135,7 +135,7 @@ build_messages(ClaimScan *scan, Size max_bytes, Message **result)
 		messages[n].attempts = claim->attempts;
 		messages[n].receipt = lease_receipt(claim->ref);
 
-		/* If it cannot be set aside now, the expiry of a timed lease does so. */
+		/* If that fails now, the expiry of a timed lease sets it aside. */
 		if (unlikely(unreadable != NULL))
 		{
 			if ((XactReadOnly || !settle_unreadable(claim->ref, unreadable)) &&

@@ -119,7 +119,7 @@ tell(PendingNews *news)
 	}
 	if (news->purged)
 	{
-		/* All tables are still locked exclusively: nothing was leased since. */
+		/* The tables are still locked, so nothing was leased since. */
 		(void) lease_forget_queue(q);
 		counter_write(&q->counters, COUNTER_READY, 0);
 		counter_write(&q->counters, COUNTER_DEFERRED, 0);

@@ -217,7 +217,7 @@ segment_create(Oid parent, bool wait)
 	NewRelationCreateToastTable(relid, toast_options);
 	CommandCounterIncrement();
 
-	/* The maintenance worker, which does not wait, evaluates no expressions of users. */
+	/* Without wait, in the maintenance worker, evaluate nothing. */
 	copy_indexes(rel, relid, wait);
 	relation_close(rel, NoLock);
 

@@ -125,7 +125,7 @@ pay_due_debt(int code, Datum arg)
 {
 	DueDebt    *debt = (DueDebt *) DatumGetPointer(arg);
 
-	/* Even if the element is another queue's by now: the bound can have been that queue's. */
+	/* Even if the element is another queue's: it can be its bound. */
 	(void) bound_lower(&debt->q->next_due, debt->from);
 }
 
@@ -155,7 +155,7 @@ due_claim(ClaimScan *scan)
 		left = claim_due(scan, debt.from, snapshot);
 		UnregisterSnapshot(snapshot);
 
-		/* If the element is another queue's by now, the bound can have been that queue's. */
+		/* If the element is another queue's, it can be its bound. */
 		if (pg_atomic_read_u32(&q->generation) != scan->generation)
 			left = debt.from;
 		(void) bound_lower(&q->next_due, left);

@@ -158,7 +158,7 @@ scan_page(ClaimScan *scan, int segno, BlockNumber block, OffsetNumber off,
 	{
 		SegmentPlace next;
 
-		/* The cursor stays in the last page known, as more tuples may come to it. */
+		/* The cursor stays in the last page: more tuples may come to it. */
 		if (!*stopped && block + 1 < space_blocks(&seg->space))
 			next = MakePlace(block + 1, FirstOffsetNumber);
 		else
@@ -327,7 +327,7 @@ scan_forward(ClaimScan *scan)
 				return SCAN_INTERRUPTED;
 		}
 
-		/* The count read before the scan: what was inserted since makes a difference. */
+		/* As read before the scan: later insertions make a difference. */
 		mine->scanned = seg_appended;
 	}
 

@@ -128,7 +128,7 @@ draw(IdRange *range, const char *name, Oid sequence)
 	limit = range->limit;
 	SpinLockRelease(&range->mutex);
 
-	/* Reservations below the limit were drawn before this one, so it must be greater. */
+	/* The counter's were drawn before, so this must be greater. */
 	reserved = nextval_internal(sequence, false);
 	if (reserved < limit)
 		sequence_altered(name, sequence,

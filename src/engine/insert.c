@@ -52,7 +52,7 @@ open_tail(Queue *queue, int *segno)
 		rel = segment_open(q, tail, RowExclusiveLock);
 		if (rel == NULL)
 		{
-			/* The segment was dropped and another is the tail; or the queue was. */
+			/* It was dropped and another is the tail; or all was. */
 			if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(queue->relid)))
 				queue_missing(NameStr(queue->name));
 		}
@@ -259,7 +259,7 @@ insert_batch(Queue *queue, int n, Message *messages)
 
 		if (unlikely(constrained_needed(rel)))
 		{
-			/* One by one: the owner's code may send a batch itself, and use the slots. */
+			/* One by one: the owner's code may itself use the slots. */
 			Constrained *constrained = constrained_begin(rel, queue->relid);
 
 			for (int i = 0; i < part; i++)

@@ -98,7 +98,7 @@ lease_shmem_init(void)
 	if (found)
 		return;
 
-	/* With new keys a receipt from before a restart stands for no lease, in all probability. */
+	/* With new keys, receipts from before a restart stand for no lease. */
 	if (!pg_strong_random(leases->receipt_keys, sizeof(leases->receipt_keys)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
@@ -287,7 +287,7 @@ lease_read(int slotno, Lease *lease)
 		pg_read_barrier();
 		copy_lease(REF(WORD_GENERATION(word), slotno), WORD_STATE(word), lease);
 
-		/* Pairs with change_state: if the word is the same, no change of the fields had begun. */
+		/* Pairs with change_state, which precedes changes of the fields. */
 		pg_read_barrier();
 		if (WORD_STATE(word) != LEASE_BUSY && pg_atomic_read_u64(&slot->word) == word)
 			return true;
@@ -322,7 +322,7 @@ lease_state(Oid relid, ItemPointer tid, int64 id)
 	{
 		state = WORD_STATE(pg_atomic_read_u64(&leases->slots[entry / 2].word));
 
-		/* lease_take enters the place under this spinlock, and sets HELD later. */
+		/* lease_take enters the place first, and sets HELD later. */
 		if (state == LEASE_FREE)
 			state = LEASE_HELD;
 	}
@@ -824,7 +824,7 @@ undo(LeaseDeed *deed)
 {
 	LeaseSlot  *slot = ref_slot(deed->ref);
 
-	/* A lease that was only taken is not owned: it can have ended, and the slot be another's. */
+	/* A lease that was only taken can have ended, and its slot be reused. */
 	if (WORD_GENERATION(pg_atomic_read_u64(&slot->word)) != REF_GENERATION(deed->ref))
 		return;
 
@@ -908,7 +908,7 @@ finish(LeaseDeed *deed, bool prepared)
 			 */
 			if (prepared)
 			{
-				/* The delivery of an earlier transaction is over in any case. */
+				/* An earlier transaction's delivery is over in any case. */
 				if (slot->prepared != GetTopTransactionIdIfAny())
 					slot->attempts++;
 				return_slot(deed->ref);
@@ -938,7 +938,7 @@ lease_finish_prepared(void)
 	{
 		LeaseSlot  *slot = &leases->slots[i];
 		Lease		lease;
-		/* finish sets it in a HELD slot, in no order: read again once seized. */
+		/* Read again once seized, as finish sets it in a HELD slot. */
 		TransactionId xid = slot->prepared;
 
 		if (!TransactionIdIsValid(xid) || !lease_read(i, &lease) ||

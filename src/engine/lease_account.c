@@ -171,7 +171,7 @@ lease_raise_look(QueueShared *q)
 void
 lease_look_now(QueueShared *q)
 {
-	/* No barrier: a search that raises the bound after this reads all leases anyway. */
+	/* No barrier: a search that raises the bound later reads all leases. */
 	bound_write(&account_of(q)->next_expiry, DT_NOBEGIN);
 }
 

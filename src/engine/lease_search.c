@@ -172,7 +172,7 @@ lease_sweep(void)
 
 	while (lease_next(&cursor, &lease))
 	{
-		/* There should be none; but its message would be out of reach for good. */
+		/* There should be none, but it would stay out of reach for good. */
 		if (is_here(&lease) && lease.state == LEASE_HELD &&
 			lease.kind == LEASE_PROCESS && BackendPidGetProc(lease.pid) == NULL)
 			(void) lease_release(lease.ref);

@@ -169,7 +169,7 @@ leased_delete(Relation rel, Lease *lease, bool wait, HeapTuple *copy)
 	if (copy != NULL)
 		*copy = copy_leased(rel, lease, item, buffer);
 
-	/* Still pinned, the page cannot be pruned, nor another tuple put in this one's place. */
+	/* Still pinned, the page cannot be pruned, nor the place used again. */
 	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
 	STOP_POINT("settle-seen");
 	result = heap_delete(rel, &lease->place.tid, GetCurrentCommandId(true), InvalidSnapshot,

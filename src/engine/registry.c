@@ -116,7 +116,7 @@ queue_rights_known(Oid relid, AclMode rights)
 void
 queue_check_rights(Oid relid, const char *name, AclMode rights)
 {
-	/* One at a time: pg_class_aclcheck_ext succeeds if any of several is granted. */
+	/* One at a time: of several, one would be enough for the check. */
 	for (AclMode right = 1; right <= rights; right <<= 1)
 	{
 		bool		missing = false;
@@ -137,7 +137,7 @@ queue_check_rights(Oid relid, const char *name, AclMode rights)
 							   quote_identifier(name))));
 	}
 
-	/* The engine does not apply policies, so it refuses a table that has some. */
+	/* The engine does not apply policies, so it refuses such a table. */
 	if (check_enable_rls(relid, InvalidOid, true) == RLS_ENABLED)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -355,7 +355,7 @@ queue_forget(Oid dboid, Oid relid)
 			continue;
 		LWLockAcquire(&q->lock, LW_EXCLUSIVE);
 
-		/* If a transaction owns a lease, the element is left for the next time. */
+		/* With a lease that a transaction owns, not yet. */
 		if (lease_forget_queue(q))
 		{
 			shared_reset(q);
@@ -457,7 +457,7 @@ queue_by_relid(Oid relid)
 			segment_load(queue->shared, queue->generation, queue->relid, NameStr(queue->name)))
 			return queue;
 
-		/* The element was given to another queue: this one may have been dropped. */
+		/* It was given to another queue: this one may have been dropped. */
 		queue->valid = false;
 		CHECK_FOR_INTERRUPTS();
 		AcceptInvalidationMessages();
@@ -485,7 +485,7 @@ queue_by_name(text *name, AclMode rights)
 
 	shmem_require();
 
-	/* A receiver that waits takes no lock meanwhile, and would not notice a drop. */
+	/* A receiver that waits takes no lock, and would not notice a drop. */
 	AcceptInvalidationMessages();
 	queue = find_again(name, rights);
 	if (likely(queue != NULL))

@@ -104,7 +104,10 @@ maintenance_wake_by(Oid dboid, TimestampTz when)
 	int			element = round_find(dboid);
 	uint32		procno;
 
-	/* Pairs with round_begin: the worker sees what is to be done, or we see the bound raised. */
+	/*
+	 * Pairs with round_begin: the worker sees what is to be done, or we see
+	 * that the bound was raised.
+	 */
 	pg_memory_barrier();
 	if (element < 0 || !bound_lower(&rounds[element].next_round, when))
 		return;

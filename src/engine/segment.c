@@ -317,7 +317,7 @@ reset_segment(QueueShared *q, int segno, Relation rel)
 	STOP_POINT("segment-changed");
 	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
 
-	/* In this order: senders raise the number of blocks only after the table has grown. */
+	/* In this order: the table grows before its blocks are counted. */
 	known = space_blocks(&seg->space);
 	if (seg->relid == RelationGetRelid(rel) &&
 		(seg->filenumber != RELATION_FILE_NUMBER(rel) || known > RelationGetNumberOfBlocks(rel)))
@@ -364,7 +364,7 @@ segment_open(QueueShared *q, int segno, LOCKMODE lockmode)
 		likely(RELATION_FILE_NUMBER(rel) == seg->filenumber))
 		return rel;
 
-	/* In this order: senders raise the number of blocks only after the table has grown. */
+	/* In this order: the table grows before its blocks are counted. */
 	known = space_blocks(&seg->space);
 	nblocks = RelationGetNumberOfBlocks(rel);
 	if (unlikely(RELATION_FILE_NUMBER(rel) != seg->filenumber || nblocks < known))
@@ -424,7 +424,7 @@ segment_switch_tail(QueueShared *q, int segno)
 		wanting = true;
 	LWLockRelease(&q->lock);
 
-	/* Only the first to ask wakes the worker.  maintenance_wake has the barrier. */
+	/* Only the first wakes the worker; maintenance_wake has a barrier. */
 	if (wanting && pg_atomic_exchange_u32(&q->wants_segment, 1) == 0)
 		maintenance_wake(MyDatabaseId);
 }
@@ -435,7 +435,7 @@ segment_pool(QueueShared *q, int segno)
 	Segment    *seg = &q->segments[segno];
 	Relation	rel;
 
-	/* A sender that took it for the tail may hold a lock on it, to insert in it. */
+	/* A sender that took it for the tail may have it locked. */
 	if (!ConditionalLockRelationOid(seg->relid, AccessExclusiveLock))
 		return;
 	rel = try_relation_open(seg->relid, NoLock);

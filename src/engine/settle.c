@@ -112,7 +112,7 @@ settle_failed(LeaseRef ref, const Failure *failure, SettleTable *table, Failed *
 	if (!OidIsValid(relid) || (queue = queue_by_relid(relid)) == NULL)
 		return FAILURE_ENDED;
 
-	/* The queue too, so that it is not dropped before the row inserted here is visible. */
+	/* The queue too, or it could be dropped before the row is visible. */
 	if (!lock_table(relid, failure->wait) ||
 		!lock_table(extension_relation("deferred"), failure->wait) ||
 		!lock_table(extension_relation("dead"), failure->wait))

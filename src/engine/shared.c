@@ -52,7 +52,7 @@ shared_reset(QueueShared *q)
 {
 	Assert(LWLockHeldByMeInMode(&q->lock, LW_EXCLUSIVE));
 
-	/* Not the list of waiters: processes still in it find out when they search next. */
+	/* Not the waiters: processes still in that list find out themselves. */
 	pg_atomic_write_u32(&q->loaded, 0);
 	q->nsegments = q->lane.nscan = 0;
 	for (int i = 0; i < QUEUE_MAX_SEGMENTS; i++)

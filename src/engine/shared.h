@@ -60,7 +60,7 @@ typedef struct Segment
 	 */
 	pg_atomic_uint64 appended;
 
-	/* Under the queue's lock; read by the maintenance worker without it, as a hint. */
+	/* Under the queue's lock; read without it by the maintenance worker. */
 	TimestampTz sealed_at;		/* when it stopped being the tail */
 
 	/*
@@ -75,7 +75,7 @@ typedef struct Segment
 /* A line of segments that messages are sent to. */
 typedef struct Lane
 {
-	/* Under the queue's lock; read without it as a hint (open_ahead, segment_limit). */
+	/* Under the queue's lock; read without it as a hint (open_ahead). */
 	int			nscan;
 	uint8		scan_order[QUEUE_MAX_SEGMENTS]; /* oldest first */
 
@@ -150,10 +150,13 @@ typedef struct QueueShared
 	WaitList	waiters;
 	QueueCounters counters;
 
-	/* Lower bound of when a deferred message is due that is not leased.  See due.c. */
+	/* Lower bound of when an unleased deferred message is due: see due.c. */
 	TimeBound	next_due;
 
-	/* Set by senders that find no pooled segment; cleared by the maintenance worker.  No lock. */
+	/*
+	 * Set by senders that find no pooled segment, and cleared by the
+	 * maintenance worker, without a lock.
+	 */
 	pg_atomic_uint32 wants_segment;
 
 	/* Set by DDL after which only a sweep finds some messages; likewise. */

@@ -165,7 +165,7 @@ extend(Space *space, Relation rel)
 	BlockNumber nblocks;
 	int			n;
 
-	/* end was read without the lock, as a hint: if it is another now, there is space again. */
+	/* end is read without the lock: if it changes, there is space again. */
 	LockRelationForExtension(rel, ExclusiveLock);
 	if (space->end == known)
 	{

@@ -105,7 +105,7 @@ wake_waiters(WaitList *list, int n)
 		if (woken == 0)
 			break;
 
-		/* Without the mutex: a process that has gone on, or exited, is woken for nothing. */
+		/* Without the mutex: a process that has gone on is woken for nothing. */
 		for (int i = 0; i < woken; i++)
 			SetLatch(&ProcGlobal->allProcs[procnos[i]].procLatch);
 		n -= woken;

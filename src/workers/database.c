@@ -300,7 +300,7 @@ database_block(Oid dboid)
 	if (element < 0)
 		return;
 
-	/* If a worker does not exit in time, the statement fails with PostgreSQL's own error. */
+	/* If a worker stays, the statement fails with PostgreSQL's own error. */
 	deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BLOCK_TIMEOUT_MS);
 	while (!stop_workers(dboid) && GetCurrentTimestamp() < deadline)
 	{
@@ -340,7 +340,7 @@ detach(int code, Datum arg)
 	db->pid = 0;
 	round_detach(my_element);
 
-	/* It had run for a while: the failures before it are not in a row with this one. */
+	/* It had run for a while: earlier failures do not count. */
 	if (db->state == DATABASE_RUNNING &&
 		TimestampDifferenceExceeds(db->attached_at, now, MAX_BACKOFF_MS))
 		db->failures = 0;
@@ -469,7 +469,7 @@ database_choose(List *connectable, List **untried, TimestampTz *next, bool *full
 			chosen = i;
 	}
 
-	/* Others have their turn when a worker has looked, which wakes the launcher. */
+	/* A worker that has looked wakes the launcher, for the next ones. */
 	if (probes >= MAX_PROBES)
 		chosen = -1;
 	while (chosen < 0 && *untried != NIL && probes < MAX_PROBES)

@@ -140,7 +140,7 @@ wake_database(bool sweep)
 			continue;
 		if (sweep)
 			pg_atomic_write_u32(&q->wants_sweep, 1);
-		/* The rows are visible by now, so a search that raises the bound after this sees them. */
+		/* Visible rows: a search that raises the bound later sees them. */
 		bound_write(&q->next_due, DT_NOBEGIN);
 		wake_waiters(&q->waiters, INT_MAX);
 	}

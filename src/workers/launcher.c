@@ -243,7 +243,7 @@ launcher_round(void)
 	reap_workers();
 	rescan = database_rescan();
 
-	/* In this order: a database with queues that pg_database lacks afterwards was dropped. */
+	/* In this order: one that pg_database lacks after this was dropped. */
 	queued = databases_with_queues();
 	read_databases(&all, &connectable);
 	foreach(lc, queued)

@@ -483,7 +483,7 @@ sleep_until(TimestampTz planned)
 		TimestampTz next;
 		TimestampTz now;
 
-		/* Before round_next reads the bound: what lowers it afterwards sets the latch again. */
+		/* Before round_next reads the bound, so that no request is lost. */
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
@@ -514,7 +514,7 @@ queue_maintenance_main(Datum arg)
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 
-	/* Before connecting, as DDL must not meet a connection that it cannot stop. */
+	/* Before connecting, as DDL must not meet the connection. */
 	if (!database_attach(dboid))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);

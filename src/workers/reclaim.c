@@ -598,7 +598,7 @@ move_message(Queue *queue, Relation rel, Lease *lease)
 		return;
 	}
 
-	/* Deleted by SQL, or by a transaction that was prepared and has committed. */
+	/* Deleted by SQL, or by a prepared transaction that has committed. */
 	if (result != TM_Ok)
 	{
 		lease_drop(lease->ref);
@@ -664,7 +664,7 @@ move_stragglers(ReclaimRound *round, int segno)
 		return;
 	}
 
-	/* While there are messages without a lease, those leased are not the last. */
+	/* While there are messages without a lease, these are not the last. */
 	if (has_unleased(rel, seg->drained))
 	{
 		relation_close(rel, RowExclusiveLock);
@@ -681,7 +681,7 @@ move_stragglers(ReclaimRound *round, int segno)
 		move_message(queue, rel, &lease);
 	}
 
-	/* Leases returned by now; those returned meanwhile are left for the next time. */
+	/* And returned ones; later ones are left for the next time. */
 	n = lease_count_returned(q);
 	lease_reserve(n);
 	for (; n > 0 && lease_take_returned(q, &lease); n--)
