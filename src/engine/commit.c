@@ -139,10 +139,10 @@ tell(PendingNews *news)
 		counter_add(&q->counters, COUNTER_DEFERRED, news->deferred);
 
 		/*
-		 * The rows have become visible, under ProcArrayLock, before this reads
-		 * the bound.  Pairs with bound_raise in due_claim: the snapshot taken
-		 * after that shows them, or we see the bound raised.  All waiters are
-		 * woken, as they sleep until the time they read.
+		 * The rows have become visible, under ProcArrayLock, before this
+		 * reads the bound.  Pairs with bound_raise in due_claim: the snapshot
+		 * taken after that shows them, or we see the bound raised.  All
+		 * waiters are woken, as they sleep until the time they read.
 		 */
 		if (bound_lower(&q->next_due, news->due_at))
 			wake_waiters(&q->waiters, INT_MAX);

@@ -142,9 +142,9 @@ due_claim(ClaimScan *scan)
 
 	/*
 	 * Raise the bound, then take the snapshot.  Pairs with tell (commit.c):
-	 * the snapshot shows what committed before, and a transaction that commits
-	 * later lowers the bound again.  If an error or the end of the process
-	 * keeps us from lowering it, the old bound is restored.
+	 * the snapshot shows what committed before, and a transaction that
+	 * commits later lowers the bound again.  If an error or the end of the
+	 * process keeps us from lowering it, the old bound is restored.
 	 */
 	debt.from = bound_raise(&q->next_due);
 	PG_ENSURE_ERROR_CLEANUP(pay_due_debt, PointerGetDatum(&debt));

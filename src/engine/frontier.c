@@ -302,8 +302,9 @@ scan_forward(ClaimScan *scan)
 			return segno;
 
 		/*
-		 * Pairs with reader_found, which raises the number of blocks before it
-		 * counts: what seg_appended includes lies below the number read now.
+		 * Pairs with reader_found, which raises the number of blocks before
+		 * it counts: what seg_appended includes lies below the number read
+		 * now.
 		 */
 		pg_read_barrier();
 

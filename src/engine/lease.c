@@ -623,7 +623,8 @@ lease_queue(LeaseRef ref)
 
 	/*
 	 * Pairs with free_slot, which changes the word before the slot can be
-	 * another lease's: if this one has not ended by now, what we read was its.
+	 * another lease's: if this one has not ended by now, what we read was
+	 * its.
 	 */
 	pg_read_barrier();
 	word = pg_atomic_read_u64(&ref_slot(ref)->word);
@@ -938,6 +939,7 @@ lease_finish_prepared(void)
 	{
 		LeaseSlot  *slot = &leases->slots[i];
 		Lease		lease;
+
 		/* Read again once seized, as finish sets it in a HELD slot. */
 		TransactionId xid = slot->prepared;
 

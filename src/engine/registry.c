@@ -446,6 +446,7 @@ queue_by_relid(Oid relid)
 	{
 		if (!queue->valid && !read_queue(queue))
 			return NULL;
+
 		/*
 		 * Without a lock: that the generation is the same is checked again
 		 * where it matters, under the queue's lock or with its table locked.

@@ -39,8 +39,8 @@ typedef struct Segment
 {
 	/*
 	 * Under the queue's lock; read without it by a process that has the table
-	 * locked, and compares again under the lock before it acts on a difference
-	 * (reset_segment, forget_segment).
+	 * locked, and compares again under the lock before it acts on a
+	 * difference (reset_segment, forget_segment).
 	 */
 	Oid			relid;
 	uint32		filenumber;		/* changes when the table is rewritten */
@@ -125,8 +125,9 @@ typedef struct QueueShared
 	 *
 	 * generation differs for each use of the element, and is compared without
 	 * a lock with one that was learned under registry_lock.  If it differs,
-	 * the element is another queue's or none's by now.  That it is the same is
-	 * certain only under the queue's lock, or with the queue's table locked.
+	 * the element is another queue's or none's by now.  That it is the same
+	 * is certain only under the queue's lock, or with the queue's table
+	 * locked.
 	 */
 	Oid			dboid;
 	Oid			relid;

@@ -72,8 +72,8 @@ space_needed(Relation rel, HeapTuple tuple)
 	uint32		block = block_space(rel);
 
 	/*
-	 * A value stored out of line is fetched when the tuple is inserted, so the
-	 * greatest length after toasting counts.
+	 * A value stored out of line is fetched when the tuple is inserted, so
+	 * the greatest length after toasting counts.
 	 */
 	if (unlikely(HeapTupleHasExternal(tuple)))
 		len = longest_toasted(rel);
@@ -211,6 +211,7 @@ new_block(Space *space, Relation rel, uint32 bytes, bool share)
 		if (space->next < space->end)
 		{
 			block = space->next++;
+
 			/*
 			 * What is left of the block before is given up: see space_offer.
 			 * A compare-and-swap of another sender comes before this, and has

@@ -83,7 +83,10 @@ unlist(WaitList *list, int procno)
 void
 wake_waiters(WaitList *list, int n)
 {
-	/* Pairs with the barrier in wait_begin: a waiter sees the message, or we see the waiter. */
+	/*
+	 * Pairs with the barrier in wait_begin: a waiter sees the message, or we
+	 * see the waiter.
+	 */
 	pg_memory_barrier();
 
 	while (n > 0 && pg_atomic_read_u32(&list->n) > 0)
@@ -149,8 +152,8 @@ wait_begin(WaitList *list)
 	waiting_for = list;
 
 	/*
-	 * Pairs with the barrier in wake_waiters: a process that commits from here
-	 * on sees us in the list, and we see what was committed before.
+	 * Pairs with the barrier in wake_waiters: a process that commits from
+	 * here on sees us in the list, and we see what was committed before.
 	 */
 	pg_memory_barrier();
 }

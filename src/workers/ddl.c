@@ -187,8 +187,9 @@ queue_process_utility(PlannedStmt *pstmt, const char *query_string,
 	if (ends_prepared)
 	{
 		/*
-		 * The callbacks ran at PREPARE, but what was sent is visible now only.
-		 * Messages whose deletion was rolled back are found by a sweep only.
+		 * The callbacks ran at PREPARE, but what was sent is visible now
+		 * only. Messages whose deletion was rolled back are found by a sweep
+		 * only.
 		 */
 		lease_finish_prepared();
 		wake_database(rolls_back);

@@ -436,7 +436,10 @@ maintenance_round(void)
 	round_begin(database_element());
 	exit_unless_wanted();
 
-	/* If queue.queue_definition is locked, the queues are those of the last round. */
+	/*
+	 * If queue.queue_definition is locked, the queues are those of the last
+	 * round.
+	 */
 	if (listing.failures == 0 || GetCurrentTimestamp() >= listing.not_before)
 		(void) attempt(&listing, InvalidOid, "listing queues", "listing queues", list_queues, NULL);
 	if (listing.failures > 0)
