@@ -123,7 +123,7 @@ guc_override(const char *name, const char *value, GucSource source)
 {
 	const char *now = GetConfigOption(name, false, false);
 
-	/* Even if the value is the same, that of RESET may differ. */
+	/* Even with the same value, the one that RESET restores may differ. */
 	if (source == PGC_S_OVERRIDE || now == NULL || strcmp(now, value) != 0)
 		SetConfigOption(name, value, PGC_SUSET, source);
 }

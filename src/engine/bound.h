@@ -32,6 +32,7 @@ bound_read(TimeBound *bound)
 	return (TimestampTz) pg_atomic_read_u64(&bound->time);
 }
 
+/* Set the bound, with no barrier: to always due, or while nothing searches. */
 static inline void
 bound_write(TimeBound *bound, TimestampTz when)
 {

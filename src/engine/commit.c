@@ -130,6 +130,8 @@ tell(PendingNews *news)
 	{
 		counter_add(&q->counters, COUNTER_SENT, news->messages);
 		counter_add(&q->counters, COUNTER_READY, news->messages);
+
+		/* The rows are visible; wake_waiters has the barrier. */
 		wake_waiters(&q->waiters, news->messages);
 	}
 	if (news->dead != 0)

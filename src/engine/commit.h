@@ -9,6 +9,11 @@
 
 extern void commit_init(void);
 
+/*
+ * Each of the following is recorded, and made known when this transaction
+ * commits; not if it, or the subtransaction, aborts.
+ */
+
 /* n messages were sent: count them, and wake up to n waiters. */
 extern void commit_sent(QueueShared *q, int n);
 
@@ -21,7 +26,7 @@ extern void commit_due(QueueShared *q, TimestampTz due_at);
 /* The queue has n more dead letters, or fewer. */
 extern void commit_dead(QueueShared *q, int n);
 
-/* The queue is empty. */
+/* All its messages were deleted, its tables locked exclusively. */
 extern void commit_purged(QueueShared *q);
 
 /* The queue was dropped: wake all waiters, and give its element up. */

@@ -125,7 +125,10 @@ pay_due_debt(int code, Datum arg)
 {
 	DueDebt    *debt = (DueDebt *) DatumGetPointer(arg);
 
-	/* Even if the element is another queue's: it can be its bound. */
+	/*
+	 * Even if the element is another queue's by now, as the bound that was
+	 * raised may be that queue's.
+	 */
 	(void) bound_lower(&debt->q->next_due, debt->from);
 }
 
@@ -155,13 +158,17 @@ due_claim(ClaimScan *scan)
 		left = claim_due(scan, debt.from, snapshot);
 		UnregisterSnapshot(snapshot);
 
-		/* If the element is another queue's, it can be its bound. */
+		/*
+		 * If the element is another queue's by now, the bound that was raised
+		 * may be that queue's, so restore it.
+		 */
 		if (pg_atomic_read_u32(&q->generation) != scan->generation)
 			left = debt.from;
 		(void) bound_lower(&q->next_due, left);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(pay_due_debt, PointerGetDatum(&debt));
 
+	/* More is due than we have taken. */
 	if (left <= scan->now && scan->nclaims >= scan->max)
 		wake_waiters(&q->waiters, 1);
 }

@@ -70,7 +70,7 @@ frontier_page_tuples(Relation rel, BlockNumber block, Snapshot snapshot, bool re
 	return n;
 }
 
-/* Lease a live tuple.  False if the scan can take no more. */
+/* Lease a live tuple, whose page is still locked.  False if the scan can take no more. */
 static bool
 claim_tuple(ClaimScan *scan, int segno, HeapTupleHeader header, uint32 len,
 			BlockNumber block, OffsetNumber off)

@@ -128,7 +128,7 @@ draw(IdRange *range, const char *name, Oid sequence)
 	limit = range->limit;
 	SpinLockRelease(&range->mutex);
 
-	/* The counter's were drawn before, so this must be greater. */
+	/* Ids in the counter were drawn before, so this must be greater. */
 	reserved = nextval_internal(sequence, false);
 	if (reserved < limit)
 		sequence_altered(name, sequence,

@@ -52,7 +52,7 @@ open_tail(Queue *queue, int *segno)
 		rel = segment_open(q, tail, RowExclusiveLock);
 		if (rel == NULL)
 		{
-			/* It was dropped and another is the tail; or all was. */
+			/* The segment was dropped, or the whole queue. */
 			if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(queue->relid)))
 				queue_missing(NameStr(queue->name));
 		}

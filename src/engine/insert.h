@@ -11,7 +11,8 @@
 /*
  * Insert messages, and make them known to readers and, at commit, to waiters.
  * Their enqueued_at is filled in, and the defaults that the queue's owner has
- * set.  Values of the messages may be toasted.
+ * set.  Values of the messages may be toasted.  The queue's table and the tail
+ * are locked RowExclusive until the transaction ends.
  */
 extern void insert_message(Queue *queue, Message *message);
 extern void insert_batch(Queue *queue, int n, Message *messages);

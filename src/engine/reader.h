@@ -29,9 +29,8 @@ extern void reader_remember(QueueShared *q, int segno, SegmentPlace first,
 							SegmentPlace last, int64 first_id, TransactionId xid);
 
 /*
- * Tell the readers of tuples this transaction inserted in one block of a
- * segment, from place first to place last; after the insertion, with none of
- * the queue's locks held.
+ * Make tuples known that this transaction has inserted in a segment, from
+ * place first to place last.  May take the queue's lock.
  */
 extern void reader_appended(QueueShared *q, int segno, SegmentPlace first,
 							SegmentPlace last, int64 first_id);

@@ -355,7 +355,7 @@ queue_forget(Oid dboid, Oid relid)
 			continue;
 		LWLockAcquire(&q->lock, LW_EXCLUSIVE);
 
-		/* With a lease that a transaction owns, not yet. */
+		/* Not while a transaction owns one of its leases. */
 		if (lease_forget_queue(q))
 		{
 			shared_reset(q);

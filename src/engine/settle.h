@@ -3,7 +3,9 @@
  *		End leases: acknowledge, fail, reject.  No check of rights here.
  *
  * Each works in the current transaction and takes effect at its commit.
- * Returns false, having done nothing, when the receipt's lease has ended.
+ * Returns false, having done nothing, when the lease has ended.  Needs a
+ * transaction that may write; locks the queue's table first, then the
+ * message's.
  */
 #ifndef QUEUE_ENGINE_SETTLE_H
 #define QUEUE_ENGINE_SETTLE_H

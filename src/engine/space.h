@@ -46,12 +46,16 @@ extern void space_init(Space *space, int lwlock_tranche);
  */
 extern uint32 space_needed(Relation rel, HeapTuple tuple);
 
-/* Reserve as many bytes in the shared block; returns the block. */
+/*
+ * Reserve as many bytes in the shared block; returns the block.  The caller
+ * has the table locked, and does not hold the queue's lock, as this can wait
+ * for the extension lock.
+ */
 extern BlockNumber space_reserve(Space *space, Relation rel, uint32 bytes);
 
 /*
  * Take all bytes left of the shared block, or a new block if those are fewer
- * than least; *bytes says how many.  Returns the block.
+ * than least; *bytes says how many.  Returns the block.  Locks as above.
  */
 extern BlockNumber space_take(Space *space, Relation rel, uint32 least, uint32 *bytes);
 

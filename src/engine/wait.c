@@ -27,7 +27,7 @@ typedef enum WaitState
 	WAIT_WOKEN					/* taken off it, latch set */
 } WaitState;
 
-/* One for each process, guarded by the mutex of the list it is in. */
+/* One for each process, guarded by the mutex of the list it waits in, or waited in last. */
 typedef struct WaitSlot
 {
 	WaitState	state;

@@ -140,7 +140,7 @@ wake_database(bool sweep)
 			continue;
 		if (sweep)
 			pg_atomic_write_u32(&q->wants_sweep, 1);
-		/* Visible rows: a search that raises the bound later sees them. */
+		/* A search that raises the bound after this sees the rows. */
 		bound_write(&q->next_due, DT_NOBEGIN);
 		wake_waiters(&q->waiters, INT_MAX);
 	}
@@ -188,7 +188,7 @@ queue_process_utility(PlannedStmt *pstmt, const char *query_string,
 	{
 		/*
 		 * The callbacks ran at PREPARE, but what was sent is visible now
-		 * only. Messages whose deletion was rolled back are found by a sweep
+		 * only.  Messages whose deletion was rolled back are found by a sweep
 		 * only.
 		 */
 		lease_finish_prepared();

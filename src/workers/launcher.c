@@ -243,7 +243,7 @@ launcher_round(void)
 	reap_workers();
 	rescan = database_rescan();
 
-	/* In this order: one that pg_database lacks after this was dropped. */
+	/* Before pg_database: a database missing there was dropped. */
 	queued = databases_with_queues();
 	read_databases(&all, &connectable);
 	foreach(lc, queued)

@@ -681,7 +681,7 @@ move_stragglers(ReclaimRound *round, int segno)
 		move_message(queue, rel, &lease);
 	}
 
-	/* And returned ones; later ones are left for the next time. */
+	/* Then the returned leases; later ones are left for the next time. */
 	n = lease_count_returned(q);
 	lease_reserve(n);
 	for (; n > 0 && lease_take_returned(q, &lease); n--)
