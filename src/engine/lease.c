@@ -495,7 +495,6 @@ return_slot(LeaseRef ref)
 	slot->prepared = InvalidTransactionId;
 	set_state(ref, LEASE_RETURNED);
 
-	/* The list's mutex publishes the word to lease_take_returned. */
 	account_return(slot->queue, REF_SLOTNO(ref));
 	counter_add(&slot_queue(slot)->counters, COUNTER_LEASED, -1);
 }
@@ -571,7 +570,7 @@ lease_take_returned(QueueShared *q, Lease *lease)
 	if (slotno < 0)
 		return false;
 
-	/* Off the list, the slot is owned: no compare-and-swap is needed. */
+	/* Off the list it is owned; the list's mutex has published the word. */
 	ref = REF(WORD_GENERATION(pg_atomic_read_u64(&leases->slots[slotno].word)), slotno);
 	set_state(ref, LEASE_CHECKING);
 	counter_add(&q->counters, COUNTER_LEASED, 1);

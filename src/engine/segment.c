@@ -44,7 +44,7 @@ typedef struct SegmentInfo
 	int64		live;			/* estimated */
 } SegmentInfo;
 
-/* Record the first message of a table, unless the tuple lacks its columns. */
+/* Record the first message of a table, unless the tuple lacks the columns. */
 static void
 sample_first(HeapTupleHeader tuple, SegmentInfo *info)
 {

@@ -160,7 +160,7 @@ typedef struct QueueShared
 	 */
 	pg_atomic_uint32 wants_segment;
 
-	/* Set by DDL after which only a sweep finds some messages; likewise. */
+	/* Set where only a sweep finds messages that are back (ddl.c); likewise. */
 	pg_atomic_uint32 wants_sweep;
 
 	/* The maintenance worker's, and reset with the element. */
@@ -172,7 +172,7 @@ typedef struct QueueState
 {
 	LWLock		registry_lock;	/* which element is which queue's */
 	int			lwlock_tranche;
-	pg_atomic_uint32 queue_generation;
+	pg_atomic_uint32 queue_generation;	/* the last one given out */
 	QueueShared queues[FLEXIBLE_ARRAY_MEMBER];
 } QueueState;
 
