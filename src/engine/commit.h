@@ -17,7 +17,7 @@ extern void commit_init(void);
 /* n messages were sent: count them, and wake up to n waiters. */
 extern void commit_sent(QueueShared *q, int n);
 
-/* n messages were sent that are to be received later. */
+/* n messages were sent with a delay: count them. */
 extern void commit_delayed(QueueShared *q, int n);
 
 /* A deferred message of the queue is due at this time. */

@@ -138,7 +138,7 @@ copy_indexes(Relation parent, Oid segment, bool evaluate)
 	{
 		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
 
-		/* A unique one could hold for one segment only. */
+		/* A unique index would hold within one segment only. */
 		if (!index->rd_index->indisunique && !index->rd_index->indisexclusion &&
 			index->rd_index->indisvalid &&
 			(evaluate ||

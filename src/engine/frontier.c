@@ -285,7 +285,7 @@ scan_forward(ClaimScan *scan)
 
 	for (int i = 0; i < q->lane.nscan; i++)
 	{
-		/* The queue's own table is first in order, but only by turns. */
+		/* Every other claim scans the queue's own table, the first, last. */
 		int			segno = q->lane.scan_order[(i + scan->turn) % q->lane.nscan];
 		Segment    *seg = &q->segments[segno];
 		ReaderSegment *mine = &q->reader.segments[segno];

@@ -60,10 +60,9 @@ take_reserved(IdRange *range, int n, int64 *id)
 }
 
 /*
- * Have the counter go on with what is left of a reservation: adjacent ones
- * join; otherwise what was left of the old one is given up.  One drawn
- * earlier may arrive here later than its successor, and is dropped so that
- * ids never go back.
+ * Give the counter the rest of a reservation: an adjacent one is joined to the
+ * ids it has, which are otherwise given up.  A reservation can come here after
+ * one that was drawn later; it is dropped, so that ids never go back.
  */
 static void
 add_reserved(IdRange *range, int64 first, int64 limit)
@@ -157,7 +156,7 @@ flush_reservation(Oid sequence)
 	relation_close(rel, AccessShareLock);
 }
 
-/* Whole reservations for a batch. */
+/* Ids for a batch, from whole reservations. */
 static void
 allocate_many(IdRange *range, Oid queue, const char *name, Oid sequence, int n, int64 *ids)
 {

@@ -233,7 +233,7 @@ insert_part(QueueShared *q, int segno, Relation rel, int n, Message *messages)
 	for (int i = 0; i < n; i++)
 		ExecStoreHeapTuple(tuples[i], slots[i], true);
 
-	/* The slots outlive an error; what they hold does not. */
+	/* The slots are kept after an error, the tuples in them are not. */
 	PG_TRY();
 	{
 		insert_slots(q, segno, rel, slots, n, messages);

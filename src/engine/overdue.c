@@ -35,7 +35,7 @@ overdue_report_trouble(const Lease *lease, const ErrorData *error)
 	TimestampTz retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
 	Lease		now;
 
-	/* It has another receipt since the attempt was undone. */
+	/* By id, as undoing the attempt has given the lease another ref. */
 	if (lease_find(lease->q, lease->id, &now))
 		lease_retry_expiry(now.ref, retry_at);
 	problem_report(lease->q->relid, overdue_activity, error->sqlerrcode, error->message, retry_at);
@@ -95,7 +95,7 @@ take_over(void *arg)
 	if (result != FAILURE_DEFERRED)
 		return;
 
-	/* Its own command, so that this transaction can acknowledge it. */
+	/* So that this transaction can acknowledge the row inserted. */
 	CommandCounterIncrement();
 	if (lease_take(scan->q, &failed->place, failed->message.id, failed->message.attempts + 1,
 				   scan->kind, scan->now, scan->expires_at, &ref) == LEASE_TAKEN)

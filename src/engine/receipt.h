@@ -29,8 +29,8 @@ typedef enum LeaseOutcome
 #define RECEIPT_KEYS	4
 
 /*
- * A permutation of the numbers from 0 to 2^53 - 1, another one for other keys;
- * and back.  What cannot be a receipt is decoded as 0.
+ * Map the numbers from 0 to 2^53 - 1 to each other, one to one, depending on
+ * the keys; and back.  What cannot be a receipt is decoded as 0.
  */
 extern int64 receipt_encode(const uint64 *keys, uint64 number);
 extern uint64 receipt_decode(const uint64 *keys, int64 receipt);

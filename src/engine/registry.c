@@ -416,7 +416,7 @@ read_queue(Queue *queue)
 	/* Attach again: the shared element has the owner, too. */
 	queue->shared = NULL;
 
-	/* What was invalidated while we read it is good for this once only. */
+	/* If it was invalidated meanwhile, it is read again next time. */
 	queue->valid = (before == invalidations);
 	return true;
 }

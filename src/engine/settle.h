@@ -35,7 +35,7 @@ typedef struct Failure
 
 /*
  * Delete a message, or move it to where it is tried again or to the dead
- * letters.  The table, empty for the first of a row of calls, is closed by
+ * letters.  table is zeroed before the first of a row of calls, and closed by
  * settle_close after the last.
  */
 extern bool settle_ack_lease(LeaseRef ref, SettleTable *table);
@@ -46,10 +46,10 @@ extern void settle_close(SettleTable *table);
 extern bool settle_ack(int64 receipt);
 
 /*
- * Count a failed attempt, this delivery having been attempt number attempts
- * (0: as the lease has it).  The message comes back after delay microseconds,
- * -1 meaning the queue's back-off; or goes to the dead letters, with reason
- * "max_attempts", if that is max_attempts (0: the queue's setting).
+ * Count a failed attempt, whose number is attempts, 0 for the lease's.  The
+ * message comes back after delay microseconds, -1 for the queue's back-off; or
+ * if the number is max_attempts, 0 for the queue's, goes to the dead letters
+ * with reason "max_attempts".
  */
 extern bool settle_fail(int64 receipt, int64 delay, const char *error,
 						int attempts, int max_attempts);

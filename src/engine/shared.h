@@ -165,7 +165,7 @@ typedef struct QueueShared
 
 	/* The maintenance worker's, and reset with the element. */
 	TimestampTz swept_at;
-	bool		counted;		/* COUNTER_DEFERRED and COUNTER_DEAD did not start from zero */
+	bool		counted;		/* COUNTER_DEFERRED and COUNTER_DEAD were counted from the tables */
 } QueueShared;
 
 typedef struct QueueState
