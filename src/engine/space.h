@@ -30,8 +30,8 @@ typedef struct Space
 	pg_atomic_uint64 shared;
 
 	/*
-	 * Empty blocks kept ahead, from next up to, but not including, end.
-	 * Under the lock; extend reads end without.
+	 * Empty blocks kept ahead, from next up to, but not including, end. Under
+	 * the lock; extend reads end without.
 	 */
 	BlockNumber next;
 	BlockNumber end;
