@@ -57,8 +57,8 @@ typedef struct LeaseShared
 {
 	slock_t		free_mutex;
 	int			free_head;		/* under free_mutex */
-	int			high_water;		/* slots used so far; grows under free_mutex, see lease_next */
-	pg_atomic_uint32 timed;		/* timed leases; counted without a lock, by a slot's owner */
+	int			high_water;		/* grows under free_mutex; see lease_next */
+	pg_atomic_uint32 timed;		/* counted without a lock, by a slot's owner */
 
 	/* Constant after the start. */
 	uint64		receipt_keys[RECEIPT_KEYS]; /* random, new at each start */

@@ -57,7 +57,7 @@ typedef struct Lease
 	QueueShared *q;
 	int64		id;				/* of the message */
 	LeasePlace	place;
-	int			attempts;		/* deliveries, this one (if returned, the next) included */
+	int			attempts;		/* number of this (RETURNED: next) delivery */
 	int			pid;			/* 0 if returned */
 	int			retries;		/* how often its expiry failed */
 	TimestampTz leased_at;

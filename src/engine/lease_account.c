@@ -26,7 +26,7 @@ typedef struct ReturnedList
 typedef struct LeaseAccount
 {
 	ReturnedList returned;
-	TimeBound	next_expiry;	/* lower bound of when a lease may be taken over */
+	TimeBound	next_expiry;	/* lower bound of the next take-over */
 
 	/* Counted without a lock, by the process that owns the slot. */
 	pg_atomic_uint32 used;		/* slots, those given back included */

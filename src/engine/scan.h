@@ -29,7 +29,7 @@ typedef struct ClaimScan
 {
 	QueueShared *q;
 	Oid			relid;			/* the queue's table */
-	uint32		generation;		/* q's at the start; if it differs, q is another queue's */
+	uint32		generation;		/* q's when the scan began */
 	Snapshot	snapshot;		/* every verdict is as of this */
 	LeaseKind	kind;
 	TimestampTz now;

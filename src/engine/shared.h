@@ -111,9 +111,11 @@ typedef struct Reader
 {
 	ReaderSegment segments[QUEUE_MAX_SEGMENTS];
 	uint64		scanned;		/* the lane's appended likewise */
-	pg_atomic_uint32 turn;		/* counts claims, by any process; see scan_forward */
+	pg_atomic_uint32 turn;		/* counted by any claimer, see scan_forward */
 	Notes		notes;			/* under the queue's lock */
-	pg_atomic_uint64 time;		/* enqueued_at last claimed, for queue.stats; by any claimer */
+
+	/* enqueued_at of what was claimed last, for queue.stats; by any claimer. */
+	pg_atomic_uint64 time;
 } Reader;
 
 typedef struct QueueShared
@@ -142,7 +144,7 @@ typedef struct QueueShared
 	pg_atomic_uint32 loaded;
 
 	LWLock		lock;			/* the queue's lock */
-	int			nsegments;		/* under lock; grows until the element is given up */
+	int			nsegments;		/* under lock; grows until given up */
 	Segment		segments[QUEUE_MAX_SEGMENTS];
 	Lane		lane;
 	Reader		reader;
@@ -165,7 +167,7 @@ typedef struct QueueShared
 
 	/* The maintenance worker's, and reset with the element. */
 	TimestampTz swept_at;
-	bool		counted;		/* COUNTER_DEFERRED and COUNTER_DEAD were counted from the tables */
+	bool		counted;		/* stored messages' gauges were counted */
 } QueueShared;
 
 typedef struct QueueState

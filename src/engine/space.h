@@ -13,7 +13,7 @@
 
 typedef struct Space
 {
-	LWLock		lock;			/* guards the empty blocks, and which block is shared */
+	LWLock		lock;			/* guards empty blocks, and which is shared */
 
 	/*
 	 * Number of blocks that tuples have been put in.  Raised by
@@ -30,8 +30,8 @@ typedef struct Space
 	pg_atomic_uint64 shared;
 
 	/*
-	 * Empty blocks kept ahead, from next up to, but not including, end. Under
-	 * the lock; extend reads end without.
+	 * Empty blocks kept ahead: from next up to, but not including, end.  Both
+	 * under the lock; extend reads end without.
 	 */
 	BlockNumber next;
 	BlockNumber end;

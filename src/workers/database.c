@@ -69,7 +69,7 @@ typedef struct DatabaseShared
 typedef struct DatabasesShared
 {
 	LWLock		lock;
-	pg_atomic_uint32 launcher;	/* its procno, or NO_PROCNO; no lock, see wake_launcher */
+	pg_atomic_uint32 launcher;	/* procno or NO_PROCNO, see wake_launcher */
 	bool		rescan;			/* a database found no place in the array */
 	DatabaseShared databases[MAX_DATABASES];
 } DatabasesShared;
