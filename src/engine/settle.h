@@ -64,7 +64,7 @@ extern bool settle_unreadable(LeaseRef ref, const char *error);
  */
 typedef enum FailureResult
 {
-	FAILURE_ENDED,				/* the lease had ended, or the message was gone */
+	FAILURE_ENDED,				/* the lease or its message was gone */
 	FAILURE_LOCKED,				/* a lock was not free, and wait was false */
 	FAILURE_DEFERRED,
 	FAILURE_DEAD
