@@ -45,9 +45,9 @@ take_returned(ClaimScan *scan, Lease *lease)
 }
 
 /*
- * Lease again what was given back, if its message is still there.  Each slot
- * on the list is taken once: those that must wait go to its end.  Their number
- * is a hint, see account_return.
+ * Lease again what was given back, if its message is still there.  Each
+ * slot on the list is taken once: those that must wait go to its end.  Their
+ * number is a hint, see account_return.
  */
 static void
 claim_returned(ClaimScan *scan)
