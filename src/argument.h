@@ -9,7 +9,7 @@
 
 #include "fmgr.h"
 
-/* Elements an array may have: memory for as many can be had at once. */
+/* Elements an array may have; as many can be allocated at once. */
 #define ARGUMENT_MAX_ELEMENTS	10000000
 
 /* An array's elements; values is NULL if there is no array, only NULLs. */

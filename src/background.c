@@ -1,6 +1,6 @@
 /*
  * background.c
- *		Background workers: who they are, and their transactions.
+ *		Background workers: their role, and their transactions.
  */
 #include "postgres.h"
 

@@ -1,13 +1,13 @@
 /*
  * background.h
- *		Background workers: who they are, and their transactions.
+ *		Background workers: their role, and their transactions.
  */
 #ifndef QUEUE_BACKGROUND_H
 #define QUEUE_BACKGROUND_H
 
 /*
- * Be the role the worker connected as, whatever session_authorization a
- * database has or code that was run has set.
+ * Become the role the worker connected as, whatever session_authorization a
+ * database or code that was run has set.
  */
 extern void background_user(void);
 

@@ -11,7 +11,10 @@
  */
 extern int64 backoff_delay(int failures, int64 first, int64 last);
 
-/* Half of a wait and some of the other half, by chance: who failed together parts. */
+/*
+ * Half of a wait and a random part of the other half, so that what failed
+ * together is not tried together.
+ */
 extern int64 backoff_jitter(int64 delay);
 
 #endif							/* QUEUE_BACKOFF_H */

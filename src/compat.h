@@ -119,7 +119,7 @@
 	LWLockHeldByMe(BufferDescriptorGetContentLock(GetBufferDescriptor((buffer) - 1)))
 #endif
 
-/* Whether anybody has a spinlock: who asks should be the one. */
+/* Whether a spinlock is taken: for assertions, where this process should have it. */
 #ifdef S_LOCK_FREE
 #define SPINLOCK_IS_TAKEN(lock)	(!S_LOCK_FREE(lock))
 #else
@@ -190,7 +190,7 @@
 #define pg_noreturn pg_attribute_noreturn()
 #endif
 
-/* A set for waiting that is freed before anything can go wrong. */
+/* A set for waiting that the caller frees before an error can occur. */
 #if PG_VERSION_NUM >= 170000
 #define CREATE_WAIT_EVENT_SET(n)	CreateWaitEventSet(NULL, n)
 #else

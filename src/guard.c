@@ -1,6 +1,6 @@
 /*
  * guard.c
- *		Work that may fail for its own sake, and nobody else's.
+ *		Work whose failure is not the caller's.
  */
 #include "postgres.h"
 

@@ -1,6 +1,7 @@
 /*
  * guc.c
- *		Settings: the extension's (queue.*), and what our sessions override.
+ *		Settings: the extension's (queue.*), and PostgreSQL's that the code
+ *		overrides.
  */
 #include "postgres.h"
 
@@ -122,7 +123,7 @@ guc_override(const char *name, const char *value, GucSource source)
 {
 	const char *now = GetConfigOption(name, false, false);
 
-	/* What RESET goes back to may be another's even where the value is ours. */
+	/* Even with the same value, the one that RESET restores may differ. */
 	if (source == PGC_S_OVERRIDE || now == NULL || strcmp(now, value) != 0)
 		SetConfigOption(name, value, PGC_SUSET, source);
 }

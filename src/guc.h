@@ -1,6 +1,7 @@
 /*
  * guc.h
- *		Settings: the extension's (queue.*), and what our sessions override.
+ *		Settings: the extension's (queue.*), and PostgreSQL's that the code
+ *		overrides.
  */
 #ifndef QUEUE_GUC_H
 #define QUEUE_GUC_H
@@ -18,14 +19,14 @@ extern int	queue_sweep_interval;	/* superuser, in seconds */
 extern int	queue_straggler_age;	/* superuser, in seconds */
 extern int	queue_inbox_retention;	/* superuser, in minutes */
 
-/* The search_path for SQL that runs as anybody and is ours. */
+/* The search_path for all SQL that the extension runs, as whatever role. */
 #define SAFE_SEARCH_PATH	"pg_catalog, pg_temp"
 
 extern void guc_init(void);
 
 /*
- * Set a setting of PostgreSQL's in a session of ours: PGC_S_SESSION until
- * somebody else sets it, PGC_S_OVERRIDE as the value RESET goes back to.
+ * Set a setting of PostgreSQL's in this session: with PGC_S_SESSION until it
+ * is set again, with PGC_S_OVERRIDE as the value that RESET restores, too.
  */
 extern void guc_override(const char *name, const char *value, GucSource source);
 

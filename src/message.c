@@ -132,13 +132,19 @@ message_form(TupleDesc desc, const Message *message)
 	message_fill(&message_columns, message, values, isnull);
 	if (likely(desc->natts == Natts_message))
 	{
-		/* What follows the last column of a row is NULL.  This saves 8 bytes of its header. */
+		/*
+		 * What follows the last column of a row is NULL.  This saves 8 bytes
+		 * of its header.
+		 */
 		if (message->body == NULL)
 			desc = bodiless_shape();
 		return heap_form_tuple(desc, values, isnull);
 	}
 
-	/* Spelt out, as an added column can have a value for rows that end before it. */
+	/*
+	 * Spelt out, as an added column can have a value for rows that end before
+	 * it.
+	 */
 	all_values = palloc0(desc->natts * sizeof(Datum));
 	all_isnull = palloc(desc->natts * sizeof(bool));
 	memset(all_isnull, true, desc->natts * sizeof(bool));
@@ -168,7 +174,8 @@ read_toasted(void *arg)
 
 /*
  * A varlena in full; what was stored plain stays in its tuple.  What cannot be
- * read, because its toast is gone or spoilt, is that message's trouble.
+ * read, because its toast is gone or spoilt, sets *unreadable to the reason;
+ * other errors are raised.
  */
 static void *
 read_value(const Datum *values, const bool *isnull, AttrNumber column, const char **unreadable)

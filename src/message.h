@@ -44,12 +44,12 @@ typedef struct Message
 	struct varlena *headers;	/* jsonb, an object */
 	struct varlena *payload;	/* jsonb */
 	bytea	   *body;
-	TransactionId xmin;			/* who inserted it */
+	TransactionId xmin;			/* transaction that inserted it */
 } Message;
 
 /*
- * A message with these values, toasted perhaps and not copied; the time of its
- * sending is up to who stores it.
+ * A message with these values, which may be toasted and are not copied.  The
+ * function that stores it sets its enqueued_at.
  */
 extern void message_set(Message *message, int64 id, NullableDatum key, NullableDatum headers,
 						NullableDatum payload, NullableDatum body);
@@ -78,13 +78,13 @@ extern const MessageColumns message_columns;
 extern int64 message_key_hash(const text *key);
 
 /*
- * Put the values of a message where a row of a table has them.  The other
- * columns of the row are the caller's; its values may be toasted.
+ * Put the values of a message, which may be toasted, where a row of a table
+ * has them.  The other columns of the row are left to the caller.
  */
 extern void message_fill(const MessageColumns *columns, const Message *message,
 						 Datum *values, bool *isnull);
 
-/* A row of a queue's table; columns that somebody has added are NULL. */
+/* A row of a queue's table; columns added to the table are NULL. */
 extern HeapTuple message_form(TupleDesc desc, const Message *message);
 
 /*

@@ -31,7 +31,7 @@ stop_point(const char *name)
 		(void) LockAcquire(&tag, ShareLock, true, false);
 		LockTimeout = timeout;
 
-		/* A wake-up may have come meanwhile, and the lock's wait has eaten it. */
+		/* The wait has reset the latch, perhaps set for the caller. */
 		SetLatch(MyLatch);
 	}
 	LockRelease(&tag, ShareLock, true);

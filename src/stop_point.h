@@ -3,10 +3,10 @@
  *		Places where a test can stop a process.
  *
  * STOP_POINT(name) is nothing in a normal build.  In a test build (see
- * test/run) a process that comes by waits for as long as somebody holds the
- * advisory lock (hashtext(name), its process id).  It is an ordinary
- * heavyweight lock, so isolationtester sees that a session waits, pg_locks
- * shows where, and a process that nobody wants to stop goes on at once.
+ * test/run) a process that comes by waits while another one holds the
+ * advisory lock (hashtext(name), process id).  It is an ordinary heavyweight
+ * lock, so isolationtester sees that a session waits, pg_locks shows where,
+ * and a process that is not to be stopped goes on at once.
  *
  * A process can be stopped with LWLocks or buffer locks held, in a callback of
  * commit or abort, and in a background worker of its database; not with a

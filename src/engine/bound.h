@@ -2,10 +2,12 @@
  * bound.h
  *		Times that bound from below when something is due.
  *
- * Everybody lowers such a bound, by compare-and-swap and without a lock.  Who
- * looks for what is due first raises it, then looks, and lowers it to what he
- * has left: what becomes due meanwhile he sees, or it lowers the bound after.
- * The exchange that raises it is a full barrier for that.
+ * Any process lowers such a bound, without a lock, by compare-and-swap.  A
+ * process that searches for what is due raises the bound, then searches, and
+ * lowers the bound to the time of what it leaves.  What becomes due meanwhile
+ * it sees, or the bound is lowered after it was raised: the exchange that
+ * raises is a full barrier, and a process that lowers has one between
+ * publishing what is due and reading the bound.
  */
 #ifndef QUEUE_ENGINE_BOUND_H
 #define QUEUE_ENGINE_BOUND_H
@@ -30,20 +32,21 @@ bound_read(TimeBound *bound)
 	return (TimestampTz) pg_atomic_read_u64(&bound->time);
 }
 
+/* Set the bound, with no barrier: to always due, or while nothing searches. */
 static inline void
 bound_write(TimeBound *bound, TimestampTz when)
 {
 	pg_atomic_write_u64(&bound->time, (uint64) when);
 }
 
-/* Nothing is due until somebody says so.  Returns what the bound was. */
+/* Raise the bound to "nothing is due", a full barrier.  Returns what it was. */
 static inline TimestampTz
 bound_raise(TimeBound *bound)
 {
 	return (TimestampTz) pg_atomic_exchange_u64(&bound->time, (uint64) DT_NOEND);
 }
 
-/* Something is due at this time.  False if the bound was no later. */
+/* Lower the bound to a time.  False if it was no later already. */
 static inline bool
 bound_lower(TimeBound *bound, TimestampTz when)
 {

@@ -24,10 +24,13 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-/* While a transaction holds messages up, look whether it has let go of them. */
+/* How often waiters search again while a transaction holds messages up. */
 #define LOOK_INTERVAL_MS	100
 
-/* Take the oldest returned lease, if the queue is still the one we look at. */
+/*
+ * Take the oldest returned lease, unless the element is another queue's by
+ * now: under the queue's lock that is certain.
+ */
 static bool
 take_returned(ClaimScan *scan, Lease *lease)
 {
@@ -63,7 +66,8 @@ fetch_returned(ClaimScan *scan, Relation rel, Lease *lease, HeapTuple *tuple)
 
 /*
  * Lease again what was given back, if its message is still there.  Each
- * slot on the list is looked at once: those that must wait go to its end.
+ * slot on the list is taken once: those that must wait go to its end.  Their
+ * number is a hint, see account_return.
  */
 static void
 claim_returned(ClaimScan *scan)
@@ -110,8 +114,8 @@ compare_claims(const void *a, const void *b)
 }
 
 /*
- * Make messages of the claimed tuples; returns how many.  Those there is no
- * space for are given back, and what cannot be read is set aside.
+ * Make messages of the claimed tuples; returns how many.  Those beyond
+ * max_bytes are given back, and those that cannot be read are set aside.
  */
 static int
 build_messages(ClaimScan *scan, Size max_bytes, Message **result)
@@ -139,7 +143,7 @@ build_messages(ClaimScan *scan, Size max_bytes, Message **result)
 		{
 			TupleDesc	desc = RelationGetDescr(is_deferred ? deferred : scan->rels[claim->segment]);
 
-			/* Before it is read, as a few bytes can be the sign of many. */
+			/* Before it is detoasted, as a few bytes can stand for many. */
 			if (max_bytes != CLAIM_UNLIMITED)
 			{
 				bytes += message_size(claim->tuple, desc);
@@ -155,7 +159,7 @@ build_messages(ClaimScan *scan, Size max_bytes, Message **result)
 		messages[n].attempts = claim->attempts;
 		messages[n].receipt = lease_receipt(claim->ref);
 
-		/* If that cannot be done now, a timed lease's end will see to it. */
+		/* If that fails now, the expiry of a timed lease sets it aside. */
 		if (unlikely(unreadable != NULL))
 		{
 			if ((XactReadOnly || !settle_unreadable(claim->ref, unreadable)) &&
@@ -202,7 +206,7 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 	overdue_claim(queue, &scan);
 	claim_returned(&scan);
 
-	/* Those had a slot; what is taken from here on needs another. */
+	/* The allowance is for leases taken from here on. */
 	scan.max = scan.nclaims + lease_allowance(q, scan.max - scan.nclaims);
 	due_claim(&scan);
 	if (scan.nclaims < scan.max)
@@ -251,7 +255,7 @@ claim_next_look(QueueShared *q)
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz look = TimestampTzPlusMilliseconds(now, LOOK_INTERVAL_MS);
 
-	/* What is due and was not to be had is held up by a transaction, too. */
+	/* What is due and could not be leased is held up by a transaction, too. */
 	if (next <= now)
 		return look;
 	if (notes_any(&q->reader.notes) || lease_count_returned(q) > 0)

@@ -12,13 +12,13 @@
 /*
  * Lease up to max messages, in order of id, into an array palloc'd in the
  * current memory context; returns how many.  Together they have at most
- * max_bytes in memory, or there is just one.  lease is in microseconds, of
- * use for LEASE_TIMED only.  Needs a transaction and an
- * active snapshot, and holds weak locks on the tables read until its end.
- * Should the transaction abort, the leases are returned.  For
- * LEASE_PROCESS the caller must release or settle each receipt before the
- * process exits (before_shmem_exit).  Errors: 53400 if queue.max_leases, or
- * what the queue's owner may have of them, is used up and nothing was leased.
+ * max_bytes in memory, or there is just one.  lease, in microseconds, is for
+ * LEASE_TIMED only.  Needs a transaction and an active snapshot, and holds weak
+ * locks on the tables read until its end.  Should the transaction abort, the
+ * leases are returned.  For LEASE_PROCESS the caller must release or settle
+ * each receipt before the process exits (before_shmem_exit).  Errors: 53400 if
+ * queue.max_leases, or what the queue's owner may have of them, is used up and
+ * nothing was leased.
  */
 extern int	claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max,
 						   Size max_bytes, Message **messages);
@@ -26,7 +26,7 @@ extern int	claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max,
 /* For max_bytes. */
 #define CLAIM_UNLIMITED	SIZE_MAX
 
-/* When a look at the queue is due even if nobody wakes us, DT_NOEND if never. */
+/* When to search the queue again without being woken, DT_NOEND if never. */
 extern TimestampTz claim_next_look(QueueShared *q);
 
 #endif							/* QUEUE_ENGINE_CLAIM_H */

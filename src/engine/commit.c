@@ -1,10 +1,10 @@
 /*
  * commit.c
- *		What a transaction tells the others of its queues once it has committed.
+ *		What a transaction makes known of its queues once it has committed.
  *
- * A sender notes which queues it sent to; once its rows are visible it counts
- * them and wakes one waiting process per message by its latch.  Nothing on
- * that path allocates or raises.
+ * A sender records which queues it sent to; once its rows are visible it
+ * counts them and wakes one waiting process per message by its latch.  Nothing
+ * on that path allocates or raises.
  */
 #include "postgres.h"
 
@@ -14,7 +14,7 @@
 #include "engine/registry.h"
 #include "utils/memutils.h"
 
-/* What this transaction, or a subtransaction of it, has to tell at its commit. */
+/* What this transaction, or a subtransaction of it, makes known of a queue at commit. */
 typedef struct PendingNews
 {
 	QueueShared *q;
@@ -103,7 +103,7 @@ commit_purged(QueueShared *q)
 	pending_news(q)->purged = true;
 }
 
-/* Tell the others what this transaction has done to a queue.  Raises nothing. */
+/* Make known what this transaction has done to a queue.  Raises nothing. */
 static void
 tell(PendingNews *news)
 {
@@ -119,7 +119,7 @@ tell(PendingNews *news)
 	}
 	if (news->purged)
 	{
-		/* We still have all tables locked: nobody has leased anything since. */
+		/* The tables are still locked, so nothing was leased since. */
 		(void) lease_forget_queue(q);
 		counter_write(&q->counters, COUNTER_READY, 0);
 		counter_write(&q->counters, COUNTER_DEFERRED, 0);
@@ -130,6 +130,8 @@ tell(PendingNews *news)
 	{
 		counter_add(&q->counters, COUNTER_SENT, news->messages);
 		counter_add(&q->counters, COUNTER_READY, news->messages);
+
+		/* The rows are visible; wake_waiters has the barrier. */
 		wake_waiters(&q->waiters, news->messages);
 	}
 	if (news->dead != 0)
@@ -139,9 +141,10 @@ tell(PendingNews *news)
 		counter_add(&q->counters, COUNTER_DEFERRED, news->deferred);
 
 		/*
-		 * Our rows are visible by now.  Pairs with bound_raise in due_claim:
-		 * the snapshot taken after that shows them, or we see the bound raised.
-		 * Waiters sleep until the time they knew of.
+		 * The rows have become visible, under ProcArrayLock, before this
+		 * reads the bound.  Pairs with bound_raise in due_claim: the snapshot
+		 * taken after that shows them, or we see the bound raised.  All
+		 * waiters are woken, as they sleep until the time they read.
 		 */
 		if (bound_lower(&q->next_due, news->due_at))
 			wake_waiters(&q->waiters, INT_MAX);
@@ -164,7 +167,7 @@ commit_xact_callback(XactEvent event, void *arg)
 			break;
 		case XACT_EVENT_PREPARE:
 
-			/* COMMIT PREPARED wakes everyone, see ddl.c. */
+			/* COMMIT PREPARED wakes all waiters, see workers/ddl.c. */
 			npending = 0;
 			break;
 		default:
@@ -172,7 +175,7 @@ commit_xact_callback(XactEvent event, void *arg)
 	}
 }
 
-/* What a subtransaction has to tell its parent has to tell now. */
+/* A subtransaction has committed: what it makes known is its parent's. */
 static void
 hand_to_parent(SubTransactionId subid, SubTransactionId parent)
 {

@@ -1,6 +1,6 @@
 /*
  * commit.h
- *		What a transaction tells the others of its queues once it has committed.
+ *		What a transaction makes known of its queues once it has committed.
  */
 #ifndef QUEUE_ENGINE_COMMIT_H
 #define QUEUE_ENGINE_COMMIT_H
@@ -9,10 +9,15 @@
 
 extern void commit_init(void);
 
-/* n messages were sent: count them, and wake up to n who wait. */
+/*
+ * Each of the following is recorded, and made known when this transaction
+ * commits; not if it, or the subtransaction, aborts.
+ */
+
+/* n messages were sent: count them, and wake up to n waiters. */
 extern void commit_sent(QueueShared *q, int n);
 
-/* n messages were sent that are to be received later. */
+/* n messages were sent with a delay: count them. */
 extern void commit_delayed(QueueShared *q, int n);
 
 /* A deferred message of the queue is due at this time. */
@@ -21,10 +26,10 @@ extern void commit_due(QueueShared *q, TimestampTz due_at);
 /* The queue has n more dead letters, or fewer. */
 extern void commit_dead(QueueShared *q, int n);
 
-/* The queue is empty. */
+/* All its messages were deleted, its tables locked exclusively. */
 extern void commit_purged(QueueShared *q);
 
-/* The queue is gone: tell everyone who waits, and forget it. */
+/* The queue was dropped: wake all waiters, and give its element up. */
 extern void commit_dropped(QueueShared *q);
 
 #endif							/* QUEUE_ENGINE_COMMIT_H */

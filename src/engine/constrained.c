@@ -3,11 +3,11 @@
  *		Queues whose owner has added constraints, defaults, generated columns
  *		or indexes.
  *
- * Such a queue goes through what the executor has for them; any other never
- * comes here.  The expressions are code of the owner's, called by whoever
- * sends: they run as the owner, restricted as in maintenance commands, and
- * with a search_path the sender has no hand in.  An error leaves all that to
- * the end of the (sub)transaction, which restores it.
+ * Insertion in such a queue uses the executor's functions for them; no other
+ * queue comes here.  The expressions are the owner's code, run in the sender's
+ * session: they run as the owner, restricted as in maintenance commands, and
+ * with a fixed search_path.  After an error the end of the (sub)transaction
+ * restores all that.
  */
 #include "postgres.h"
 
@@ -44,7 +44,7 @@
 typedef struct ColumnDefault
 {
 	ExprState  *expr;			/* NULL: none, the column is NULL */
-	bool		domain;			/* has to accept that */
+	bool		domain;			/* it has to accept NULL */
 	void	   *domain_extra;
 } ColumnDefault;
 
@@ -75,7 +75,7 @@ constrained_needed(Relation rel)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
 
-		/* Types of users' can be domains, with constraints of their own. */
+		/* User-defined types can be domains, with constraints of their own. */
 		if (att->attnotnull ||
 			(i >= Natts_message && !att->attisdropped && att->atttypid >= FirstGenbkiObjectId))
 			return true;
@@ -128,7 +128,7 @@ constrained_begin(Relation rel, Oid queue)
 	InitResultRelInfo(c->target, rel, 0, NULL, 0);
 	c->slot = ExecInitExtraTupleSlot(c->estate, RelationGetDescr(rel), &TTSOpsVirtual);
 
-	/* Expressions are simplified, and functions in them called, already here. */
+	/* Preparing simplifies expressions, which can call functions in them. */
 	owner_begin(rel->rd_rel->relowner, &caller);
 	ExecOpenIndices(c->target, false);
 	prepare_defaults(c);
@@ -151,7 +151,7 @@ apply_default(Constrained *c, int i)
 		domain_check((Datum) 0, true, att->atttypid, &def->domain_extra, c->estate->es_query_cxt);
 }
 
-/* As for headers from a sender: whoever receives them counts on it. */
+/* As for headers from a sender: receivers rely on it. */
 static void
 check_default_headers(Datum headers)
 {
@@ -164,7 +164,7 @@ check_default_headers(Datum headers)
 				 errdetail("The column's default is not.")));
 }
 
-/* What a column's default has made of a message, in a memory context. */
+/* Set in a message what a column's default has given, in a memory context. */
 static void
 take_over_default(Message *message, AttrNumber column, Datum value, MemoryContext context)
 {
@@ -208,7 +208,7 @@ check_row(Constrained *c)
 		if (c->explain)
 			PG_RE_THROW();
 
-		/* The owner may see the whole row, but it is the sender who would. */
+		/* The detail shows the whole row, which the sender may not see. */
 		MemoryContextSwitchTo(old);
 		error = CopyErrorData();
 		if (error->sqlerrcode == ERRCODE_CHECK_VIOLATION ||

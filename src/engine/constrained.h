@@ -1,7 +1,7 @@
 /*
  * constrained.h
  *		Queues whose owner has added constraints, defaults, generated columns
- *		or indexes: what insertion in such a table takes.
+ *		or indexes: insertion in such a table.
  */
 #ifndef QUEUE_ENGINE_CONSTRAINED_H
 #define QUEUE_ENGINE_CONSTRAINED_H
@@ -16,8 +16,8 @@ typedef struct Constrained Constrained;
 extern bool constrained_needed(Relation rel);
 
 /*
- * Make ready to insert in it; queue is the queue's own table.  The following
- * run what the owner has written with his rights, and must be called with the
+ * Prepare to insert in it; queue is the queue's own table.  The following
+ * functions run the owner's code with the owner's rights; the caller has the
  * table locked.
  */
 extern Constrained *constrained_begin(Relation rel, Oid queue);
@@ -28,7 +28,7 @@ extern Constrained *constrained_begin(Relation rel, Oid queue);
  */
 extern HeapTuple constrained_form(Constrained *constrained, Message *message);
 
-/* Make the index entries of such a tuple once it is in its place. */
+/* Make the index entries of such a tuple once it is inserted. */
 extern void constrained_index(Constrained *constrained, HeapTuple tuple);
 
 extern void constrained_end(Constrained *constrained);

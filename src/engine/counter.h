@@ -2,8 +2,9 @@
  * counter.h
  *		What is counted of a queue, for queue.stats.
  *
- * Everybody counts, without a lock and in no order with anything else.  The
- * gauges, which go down too, can be below zero for a moment.
+ * Any process counts, without a lock and in no order with anything else.  The
+ * gauges, which go down too, can be below zero for a moment; READY is set to 0
+ * by a claim that has found everything.
  */
 #ifndef QUEUE_ENGINE_COUNTER_H
 #define QUEUE_ENGINE_COUNTER_H

@@ -43,8 +43,8 @@
 #define SEGMENT_SUFFIX	8
 
 /*
- * Whether a catalog has an object of this name, or somebody is about to enter
- * or remove one: its end we would have to wait for.
+ * Whether a catalog has an object of this name, or a transaction in progress
+ * enters or removes one, for which an insertion would wait.
  */
 static bool
 name_in_catalog(Oid catalog, Oid index, AttrNumber name_column, const char *name,
@@ -69,7 +69,7 @@ name_in_catalog(Oid catalog, Oid index, AttrNumber name_column, const char *name
 
 /*
  * A name for a table or an index: base, mark and the lowest number that is
- * free, also of what others are about to make, so that we need not wait.
+ * free, in transactions in progress too, so that we need not wait.
  */
 static char *
 free_table_name(const char *base, char mark, Oid namespace)
@@ -96,8 +96,8 @@ is_of_users(Oid function, void *context)
 }
 
 /*
- * Whether the planner might call something of this expression: it does where
- * nothing depends on a column, and puts the bodies of SQL functions in place.
+ * Whether the planner might evaluate part of this expression: it does so where
+ * nothing depends on a column, and inlines SQL functions.
  */
 static bool
 may_be_evaluated(Node *node, void *context)
@@ -138,7 +138,7 @@ copy_indexes(Relation parent, Oid segment, bool evaluate)
 	{
 		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
 
-		/* A unique one could hold for one segment only. */
+		/* A unique index would hold within one segment only. */
 		if (!index->rd_index->indisunique && !index->rd_index->indisexclusion &&
 			index->rd_index->indisvalid &&
 			(evaluate ||
@@ -170,11 +170,10 @@ off(char *namespace, char *option)
 }
 
 /*
- * The table is made for the parent's owner, by whoever the current user is,
- * with nothing of either's running on the way: no statement, so no event
- * trigger, and no setting is asked.  As the parent is locked, its name and
- * its schema are for certain those of the table of this OID; even so we look
- * at what was made.
+ * The table is made for the parent's owner, whatever the current user is, and
+ * no code of either's runs: no statement, so no event trigger, and no setting
+ * is read.  As the parent is locked, its name and its schema are those of the
+ * table with this OID; what was made is checked all the same.
  */
 bool
 segment_create(Oid parent, bool wait)
@@ -218,7 +217,7 @@ segment_create(Oid parent, bool wait)
 	NewRelationCreateToastTable(relid, toast_options);
 	CommandCounterIncrement();
 
-	/* Nobody may keep the maintenance worker busy. */
+	/* Without wait, in the maintenance worker, evaluate nothing. */
 	copy_indexes(rel, relid, wait);
 	relation_close(rel, NoLock);
 

@@ -7,7 +7,7 @@
 
 /*
  * DDL: add an empty segment to a queue, in the current transaction.  False if
- * the queue is gone or, unless we wait, locked.
+ * the queue is gone or, unless wait is set, locked.
  */
 extern bool segment_create(Oid parent, bool wait);
 

@@ -4,7 +4,7 @@
  *
  * An ordinary table with an index, written past the executor because the
  * caller has no rights on it.  A dead letter belongs to its queue's table by
- * OID: another table of that name, later, has none of it.
+ * OID: a later table of the same name does not get it.
  */
 #include "postgres.h"
 
@@ -61,7 +61,10 @@ dead_letter_insert(QueueShared *q, const Message *message, const char *reason, c
 	commit_dead(q, 1);
 }
 
-/* Delete up to max dead letters; with a queue, send them there. */
+/*
+ * Delete up to max dead letters, -1 for all, and with a queue send them there;
+ * returns how many.
+ */
 static int64
 take_dead_letters(Oid relid, Queue *queue, int64 max)
 {
@@ -83,7 +86,7 @@ take_dead_letters(Oid relid, Queue *queue, int64 max)
 
 		CHECK_FOR_INTERRUPTS();
 
-		/* Somebody else may have taken it. */
+		/* Another transaction may have taken it. */
 		if (heap_delete(rel, &tuple->t_self, GetCurrentCommandId(true), InvalidSnapshot,
 						true, &tmfd, false) != TM_Ok)
 			continue;

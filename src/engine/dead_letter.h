@@ -35,8 +35,8 @@ extern void dead_letter_insert(QueueShared *q, const Message *message, const cha
 extern int64 dead_letter_delete_all(Oid relid);
 
 /*
- * Send up to max dead letters of a queue again, oldest first, deleting them in
- * this transaction.  max is -1 for all.
+ * Send up to max dead letters of a queue again, oldest first, and delete them,
+ * in this transaction.  max is -1 for all.  Returns how many.
  */
 extern int64 dead_letter_redrive(Queue *queue, int64 max);
 

@@ -10,7 +10,7 @@
 typedef enum LeaseAction
 {
 	LEASE_DID_TAKE,				/* a new or renewed lease */
-	LEASE_DID_CHECK,			/* a returned one is being looked at */
+	LEASE_DID_CHECK,			/* a returned one is being checked */
 	LEASE_DID_REMOVE,			/* a returned one's message is moved away */
 	LEASE_DID_SETTLE,
 	LEASE_DID_MOVE
@@ -34,16 +34,16 @@ extern void deeds_reserve(int n);
 
 extern LeaseDeed *deed_add(LeaseRef ref, LeaseAction action);
 
-/* The latest deed on a lease, NULL if there is none; and strike it off: false if there is none. */
+/* The latest deed on a lease, NULL if there is none; and remove it, false if there is none. */
 extern LeaseDeed *deed_latest(LeaseRef ref);
 extern bool deed_forget(LeaseRef ref);
 
-/* How many there are, in order; one of them; and forget all from one on. */
+/* The number of deeds, in order; one of them; and forget all but the first n. */
 extern int	deeds_count(void);
 extern LeaseDeed *deed_get(int i);
 extern void deeds_truncate(int n);
 
-/* The first deed of a subtransaction; and that its deeds are its parent's now. */
+/* The number of a subtransaction's first deed; and make its deeds its parent's. */
 extern int	deeds_of_subtransaction(SubTransactionId subid);
 extern void deeds_to_parent(SubTransactionId subid, SubTransactionId parent);
 

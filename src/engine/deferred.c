@@ -105,7 +105,7 @@ deferred_find(Relation rel, Oid relid, TimestampTz due_at, int64 id, ItemPointer
 	return found;
 }
 
-/* Delete a row others may be deleting too; false if they were first. */
+/* Delete a row; false if another transaction has. */
 static bool
 delete_row(Relation rel, ItemPointer tid)
 {

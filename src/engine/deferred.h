@@ -30,13 +30,14 @@ enum
 extern const MessageColumns deferred_columns;
 
 /*
- * Insert a message that is due at a time, its attempts so far counted; the
- * error is that of the last one, or NULL.  *tid is where it lies, if wanted.
+ * Insert a message in queue.deferred, due at a time, with the number of
+ * attempts so far and the error of the last one, or NULL.  *tid is where it
+ * lies, unless NULL.
  */
 extern void deferred_insert(QueueShared *q, const Message *message, TimestampTz due_at,
 							int attempts, const char *error, ItemPointer tid);
 
-/* Whether a row of queue.deferred, its page locked, is this one. */
+/* Whether a row of queue.deferred, whose page is locked, is this one. */
 extern bool deferred_is(Relation rel, HeapTuple tuple, Oid relid, TimestampTz due_at, int64 id);
 
 /* The attempts so far of a message in queue.deferred. */

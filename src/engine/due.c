@@ -3,8 +3,8 @@
  *		Claims of deferred messages that are due.
  *
  * QueueShared.next_due is a lower bound of the due times of all deferred
- * messages nobody has leased, so that a look into the index starts where there
- * is something to find, however many dead entries lie before.
+ * messages that are not leased.  A search of the index starts there, however
+ * many dead entries lie before.
  */
 #include "postgres.h"
 
@@ -22,7 +22,10 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-/* Lease a row, if the queue is still the one we look for. */
+/*
+ * Lease a row, unless the element is another queue's by now: under the queue's
+ * lock that is certain.
+ */
 static LeaseTaking
 take_due(ClaimScan *scan, Lease *lease)
 {
@@ -81,8 +84,8 @@ claim_due(ClaimScan *scan, TimestampTz from, Snapshot snapshot)
 		}
 
 		/*
-		 * Lease first and look again then: who had the message before us may
-		 * have acknowledged it since our snapshot.
+		 * Lease first, then judge again: the receiver that had the message
+		 * before may have acknowledged it since the snapshot.
 		 */
 		STOP_POINT("due-found");
 		taking = take_due(scan, &lease);
@@ -110,7 +113,7 @@ claim_due(ClaimScan *scan, TimestampTz from, Snapshot snapshot)
 	return left;
 }
 
-/* What due_claim owes the queue if it does not come to its end. */
+/* The bound that due_claim has raised, to be restored if it ends early. */
 typedef struct DueDebt
 {
 	QueueShared *q;
@@ -122,7 +125,10 @@ pay_due_debt(int code, Datum arg)
 {
 	DueDebt    *debt = (DueDebt *) DatumGetPointer(arg);
 
-	/* Even if it is another queue's by now: then the bound was his. */
+	/*
+	 * Even if the element is another queue's by now, as the bound that was
+	 * raised may be that queue's.
+	 */
 	(void) bound_lower(&debt->q->next_due, debt->from);
 }
 
@@ -138,9 +144,10 @@ due_claim(ClaimScan *scan)
 		return;
 
 	/*
-	 * Raise the bound before the snapshot is taken: what commits later lowers
-	 * it again (commit.c), what committed earlier the snapshot shows.  It is put back
-	 * should anything, the end of the process included, keep us from the end.
+	 * Raise the bound, then take the snapshot.  Pairs with tell (commit.c):
+	 * the snapshot shows what committed before, and a transaction that
+	 * commits later lowers the bound again.  If an error or the end of the
+	 * process keeps us from lowering it, the old bound is restored.
 	 */
 	debt.from = bound_raise(&q->next_due);
 	PG_ENSURE_ERROR_CLEANUP(pay_due_debt, PointerGetDatum(&debt));
@@ -151,13 +158,17 @@ due_claim(ClaimScan *scan)
 		left = claim_due(scan, debt.from, snapshot);
 		UnregisterSnapshot(snapshot);
 
-		/* Dropped, and another queue's by now: the bound we reset was his. */
+		/*
+		 * If the element is another queue's by now, the bound that was raised
+		 * may be that queue's, so restore it.
+		 */
 		if (pg_atomic_read_u32(&q->generation) != scan->generation)
 			left = debt.from;
 		(void) bound_lower(&q->next_due, left);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(pay_due_debt, PointerGetDatum(&debt));
 
+	/* More is due than we have taken. */
 	if (left <= scan->now && scan->nclaims >= scan->max)
 		wake_waiters(&q->waiters, 1);
 }

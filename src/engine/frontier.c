@@ -21,10 +21,10 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-/* How soon a tuple held by one of several transactions is looked at again. */
+/* How soon a tuple is judged again that one of several transactions has locked. */
 #define LOOK_INTERVAL	100000	/* microseconds */
 
-/* Pages judged before others get a turn with the queue's lock. */
+/* Pages judged before the queue's lock is released for a moment. */
 #define PAGES_AT_ONCE	128
 
 /* Results of scan_notes and scan_forward other than a segment to be opened. */
@@ -57,7 +57,10 @@ frontier_page_tuples(Relation rel, BlockNumber block, Snapshot snapshot, bool re
 		if (tuple_judge(header, snapshot, buffer, &xid) != VERDICT_LIVE)
 			continue;
 
-		/* A lease cannot end by deletion while we have the page locked. */
+		/*
+		 * heap_delete locks the page exclusively, so no lease has ended by
+		 * deletion since the verdict.
+		 */
 		state = lease_state(RelationGetRelid(rel), &tid, tuple_message_id(header));
 		if (state == LEASE_FREE || (returned && state == LEASE_RETURNED))
 			tuples[n++] = tuple_copy(header, ItemIdGetLength(item),
@@ -67,7 +70,7 @@ frontier_page_tuples(Relation rel, BlockNumber block, Snapshot snapshot, bool re
 	return n;
 }
 
-/* Lease a live tuple.  False if the scan can take no more. */
+/* Lease a live tuple, whose page is still locked.  False if the scan can take no more. */
 static bool
 claim_tuple(ClaimScan *scan, int segno, HeapTupleHeader header, uint32 len,
 			BlockNumber block, OffsetNumber off)
@@ -96,8 +99,8 @@ claim_tuple(ClaimScan *scan, int segno, HeapTupleHeader header, uint32 len,
 /*
  * Judge the tuples of one page from an offset on, up to last.  Returns the
  * offset to go on from: beyond the page's tuples, or the first one not dealt
- * with because the scan is full or the notes are.  As the cursor's own scan
- * (advance) it publishes the cursor before it lets go of the page.
+ * with because the scan is full or the notes are.  With advance it moves the
+ * cursor.  The caller holds the queue's lock.
  */
 static OffsetNumber
 scan_page(ClaimScan *scan, int segno, BlockNumber block, OffsetNumber off,
@@ -155,11 +158,13 @@ scan_page(ClaimScan *scan, int segno, BlockNumber block, OffsetNumber off,
 	{
 		SegmentPlace next;
 
-		/* The last page known stays the cursor's: more may come to it. */
+		/* The cursor stays in the last page: more tuples may come to it. */
 		if (!*stopped && block + 1 < space_blocks(&seg->space))
 			next = MakePlace(block + 1, FirstOffsetNumber);
 		else
 			next = MakePlace(block, off);
+
+		/* Before the page is released: pairs with reader_appended. */
 		pg_atomic_write_u64(&q->reader.segments[segno].cursor, next);
 	}
 	UnlockReleaseBuffer(buffer);
@@ -198,8 +203,9 @@ note_is_due(const ClaimScan *scan, const Note *note)
 }
 
 /*
- * Go through the notes whose transaction has ended.  A table that is not
- * open yet is asked for by returning its segment.
+ * Go through the notes whose transaction has ended.  Returns SCAN_DONE or
+ * SCAN_INTERRUPTED; or a segment, for the caller to open its table and call
+ * again, as no table is opened under the queue's lock.
  */
 static int
 scan_notes(ClaimScan *scan)
@@ -257,7 +263,10 @@ scan_notes(ClaimScan *scan)
 	return SCAN_DONE;
 }
 
-/* Move the cursors of the segments forward, oldest segment first. */
+/*
+ * Move the cursors of the segments forward, oldest segment first.  Returns
+ * what scan_notes does.
+ */
 static int
 scan_forward(ClaimScan *scan)
 {
@@ -276,7 +285,7 @@ scan_forward(ClaimScan *scan)
 
 	for (int i = 0; i < q->lane.nscan; i++)
 	{
-		/* The queue's own table is first in order, but only by turns. */
+		/* Every other claim scans the queue's own table, the first, last. */
 		int			segno = q->lane.scan_order[(i + scan->turn) % q->lane.nscan];
 		Segment    *seg = &q->segments[segno];
 		ReaderSegment *mine = &q->reader.segments[segno];
@@ -293,8 +302,9 @@ scan_forward(ClaimScan *scan)
 			return segno;
 
 		/*
-		 * Pairs with reader_found, which raises the number of blocks before it
-		 * counts: what seg_appended includes lies below the number read now.
+		 * Pairs with reader_found, which raises the number of blocks before
+		 * it counts: what seg_appended includes lies below the number read
+		 * now.
 		 */
 		pg_read_barrier();
 
@@ -317,15 +327,21 @@ scan_forward(ClaimScan *scan)
 			if (--scan->pages_left <= 0)
 				return SCAN_INTERRUPTED;
 		}
+
+		/* As read before the scan: later insertions make a difference. */
 		mine->scanned = seg_appended;
 	}
 
-	/* All segments are scanned to their ends. */
+	/* All segments are scanned, to the ends they had when this was read. */
 	q->reader.scanned = appended;
 	return SCAN_DONE;
 }
 
-/* Open the table that is probably needed, while no lock is held. */
+/*
+ * Open the table that is probably needed, while the queue's lock is not held.
+ * What is read here without it is a hint; scan_forward asks for a table that
+ * is missing.
+ */
 static void
 open_ahead(ClaimScan *scan)
 {
@@ -362,7 +378,7 @@ frontier_claim(ClaimScan *scan)
 		LWLockAcquire(&q->lock, LW_EXCLUSIVE);
 		if (pg_atomic_read_u32(&q->generation) != scan->generation)
 		{
-			/* Dropped while we waited for a table. */
+			/* The queue was dropped while we waited for a table. */
 			LWLockRelease(&q->lock);
 			break;
 		}

@@ -13,8 +13,8 @@ extern void frontier_claim(ClaimScan *scan);
 
 /*
  * Copies of the live tuples of a page that no lease points to, at most
- * MaxHeapTuplesPerPage; returns how many.  Those given back and not leased
- * again are among them if wanted.
+ * MaxHeapTuplesPerPage; returns how many.  With returned, messages of returned
+ * leases are among them.
  */
 extern int	frontier_page_tuples(Relation rel, BlockNumber block, Snapshot snapshot,
 								 bool returned, HeapTuple *tuples);

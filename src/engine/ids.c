@@ -2,14 +2,13 @@
  * ids.c
  *		Message ids: a shared counter with a WAL-logged reservation ahead.
  *
- * The queue's sequence counts by IDS_RESERVED; each value v reserves
- * v .. v + IDS_RESERVED - 1 for the counter in shared memory.  What a
- * crash leaves of a reservation is never handed out: ids have gaps, and no
- * id is used twice.
+ * The queue's sequence counts by IDS_RESERVED; each value v reserves v .. v +
+ * IDS_RESERVED - 1 for the counter in shared memory.  What a crash leaves of a
+ * reservation is never used: ids have gaps, and no id is used twice.
  *
- * A large batch keeps the reservations it draws to itself, as others draw
- * too and would seldom leave it adjacent ones, and then moves the counter
- * beyond them.
+ * A large batch uses whole reservations, past the counter, as other senders
+ * draw too and adjacent ones would be rare.  Then it moves the counter beyond
+ * them.
  */
 #include "postgres.h"
 
@@ -61,10 +60,9 @@ take_reserved(IdRange *range, int n, int64 *id)
 }
 
 /*
- * Have the counter go on with what is left of a reservation: adjacent ones
- * join; otherwise what was left of the old one is given up.  One drawn
- * earlier may arrive here later than its successor, and is dropped so that
- * ids never go back.
+ * Give the counter the rest of a reservation: an adjacent one is joined to the
+ * ids it has, which are otherwise given up.  A reservation can come here after
+ * one that was drawn later; it is dropped, so that ids never go back.
  */
 static void
 add_reserved(IdRange *range, int64 first, int64 limit)
@@ -101,11 +99,11 @@ check_sequence(Oid queue, const char *name, Oid sequence)
 	Form_pg_sequence form;
 	bool		good;
 
-	/* The queue before what belongs to it, as who drops it does. */
+	/* The queue's table before its sequence, in the order of DROP. */
 	queue_lock(queue, name, RowExclusiveLock);
 	if (OidIsValid(sequence))
 	{
-		/* As nextval does. */
+		/* The lock that nextval takes. */
 		LockRelationOid(sequence, RowExclusiveLock);
 		tuple = SearchSysCache1(SEQRELID, ObjectIdGetDatum(sequence));
 	}
@@ -129,7 +127,7 @@ draw(IdRange *range, const char *name, Oid sequence)
 	limit = range->limit;
 	SpinLockRelease(&range->mutex);
 
-	/* What others have added by now they drew before us. */
+	/* Ids in the counter were drawn before, so this must be greater. */
 	reserved = nextval_internal(sequence, false);
 	if (reserved < limit)
 		sequence_altered(name, sequence,
@@ -139,9 +137,9 @@ draw(IdRange *range, const char *name, Oid sequence)
 }
 
 /*
- * See to it that a crash cannot forget what the sequence has given out.  With
- * asynchronous commit others see messages, and their ids, before anything of
- * the sender's has reached the disk.
+ * Flush the WAL of the sequence, so that a crash cannot take back what it
+ * gave.  With asynchronous commit other sessions see messages, and their ids,
+ * before any WAL of the sender has reached the disk.
  */
 static void
 flush_reservation(Oid sequence)
@@ -158,7 +156,7 @@ flush_reservation(Oid sequence)
 	relation_close(rel, AccessShareLock);
 }
 
-/* Whole reservations for a batch. */
+/* Ids for a batch, from whole reservations. */
 static void
 allocate_many(IdRange *range, Oid queue, const char *name, Oid sequence, int n, int64 *ids)
 {
@@ -176,7 +174,7 @@ allocate_many(IdRange *range, Oid queue, const char *name, Oid sequence, int n, 
 	}
 	flush_reservation(sequence);
 
-	/* Whoever sends after us gets greater ids. */
+	/* Messages sent after the batch get greater ids. */
 	add_reserved(range, reserved + used, reserved + IDS_RESERVED);
 }
 

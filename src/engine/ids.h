@@ -20,13 +20,14 @@ typedef struct IdRange
 
 extern void ids_init(IdRange *range);
 
-/* None are reserved: the element is to be another queue's. */
+/* Forget what is reserved, as the element is given up. */
 extern void ids_reset(IdRange *range);
 
 /*
- * n rising ids, greater than all handed out before; not always consecutive.
+ * n rising ids, greater than all given out before; not always consecutive.
  * Locks the queue's table where more have to be reserved.  Errors: 55000 if
- * the sequence is not as queue.create() made it, 42704 if the queue was dropped.
+ * the sequence is not as queue.create() made it, 42704 if the queue was
+ * dropped.
  */
 extern void ids_allocate(IdRange *range, Oid queue, const char *name, Oid sequence,
 						 int n, int64 *ids);

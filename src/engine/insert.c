@@ -23,14 +23,14 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-/* Rows handed to heap_multi_insert at once; each has a slot that is kept. */
+/* Rows given to heap_multi_insert at once; each has a slot that is kept. */
 #define BATCH_SLOTS		1000
 
 /*
- * Open the tail for insertion.  The queue's own table is locked first, as by
- * everybody who locks both.  Once the segment's lock is ours it cannot be
- * truncated, but it may have been before: one from the pool is nobody's to
- * insert in, as the frontier does not look there.
+ * Open the tail for insertion.  The queue's own table is locked first, as the
+ * lock order says.  tail is read without the queue's lock: once its table is
+ * locked the segment cannot be emptied, but it can have been before.  Then it
+ * is pooled and claimers do not scan it, so that tail is read again.
  */
 static Relation
 open_tail(Queue *queue, int *segno)
@@ -52,7 +52,7 @@ open_tail(Queue *queue, int *segno)
 		rel = segment_open(q, tail, RowExclusiveLock);
 		if (rel == NULL)
 		{
-			/* Dropped, and another segment is the tail; or all was. */
+			/* The segment was dropped, or the whole queue. */
 			if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(queue->relid)))
 				queue_missing(NameStr(queue->name));
 		}
@@ -89,8 +89,8 @@ put_tuple(QueueShared *q, int segno, Relation rel, HeapTuple tuple, int64 id)
 }
 
 /*
- * A message's time is that of its insertion, not before the tail has become
- * what it is: segment_load goes by it.
+ * A message gets its time here, after its segment has become the tail:
+ * segment_load puts segments in order by it.
  */
 static void
 insert_one(QueueShared *q, int segno, Relation rel, Constrained *constrained,
@@ -152,7 +152,7 @@ batch_slots(TupleDesc shape, int n)
 	static TupleDesc desc = NULL;
 	MemoryContext old;
 
-	/* Somebody may have added columns to the queue. */
+	/* Columns may have been added to the queue. */
 	if (desc != NULL && desc->natts != shape->natts)
 	{
 		while (nslots > 0)
@@ -233,7 +233,7 @@ insert_part(QueueShared *q, int segno, Relation rel, int n, Message *messages)
 	for (int i = 0; i < n; i++)
 		ExecStoreHeapTuple(tuples[i], slots[i], true);
 
-	/* The slots outlive an error; what they hold does not. */
+	/* The slots are kept after an error, the tuples in them are not. */
 	PG_TRY();
 	{
 		insert_slots(q, segno, rel, slots, n, messages);
@@ -259,7 +259,7 @@ insert_batch(Queue *queue, int n, Message *messages)
 
 		if (unlikely(constrained_needed(rel)))
 		{
-			/* One by one: code of the owner's may send a batch itself. */
+			/* One by one: the owner's code may itself use the slots. */
 			Constrained *constrained = constrained_begin(rel, queue->relid);
 
 			for (int i = 0; i < part; i++)

@@ -9,16 +9,17 @@
 #include "message.h"
 
 /*
- * Insert messages, and tell the readers and, at commit, those who wait.  The
- * time of sending is filled in, and what the queue's owner has set as
- * defaults.  Values of the messages may be toasted.
+ * Insert messages, and make them known to readers and, at commit, to waiters.
+ * Their enqueued_at is filled in, and the defaults that the queue's owner has
+ * set.  Values of the messages may be toasted.  The queue's table and the tail
+ * are locked RowExclusive until the transaction ends.
  */
 extern void insert_message(Queue *queue, Message *message);
 extern void insert_batch(Queue *queue, int n, Message *messages);
 
 /*
- * See to it that messages which are not inserted now, but deferred, hold to
- * what the queue's owner demands, and give them the defaults he set.
+ * Check messages that are deferred instead of inserted against the constraints
+ * of the queue's owner, and give them the owner's defaults.
  */
 extern void insert_check(Queue *queue, int n, Message *messages);
 

@@ -2,11 +2,13 @@
  * lease.c
  *		Leases: which consumer has which message, until when.
  *
- * Slots are claimed and given up by compare-and-swap of their word, so that
- * an acknowledgement, an expiry and an extension of the same lease cannot
- * both happen.  Whoever has brought a slot to another state than HELD owns
- * its other fields; RETURNED ones are the list's.  A hash on the message's
- * place finds out that it is leased (leased_place.c).
+ * A slot's state changes by compare-and-swap of its word, so that of an
+ * acknowledgement, an expiry and an extension of the same lease only one
+ * happens.  The process that has brought a slot out of HELD, or has taken it
+ * off the free list or the list of returned leases, owns the slot: it alone
+ * changes the other fields, until it makes the slot HELD, FREE or RETURNED.  A
+ * hash on the message's place keeps it from being leased twice
+ * (leased_place.c).
  *
  * What a transaction did to leases is undone or finished at its end from a
  * list kept by this backend (deed.c).
@@ -26,12 +28,14 @@
 #include "storage/spin.h"
 #include "utils/timestamp.h"
 
-/* What a receipt can hold; generation 0 is no lease's. */
+/* The greatest generation a receipt can hold; no lease has generation 0. */
 #define MAX_GENERATION	((UINT64CONST(1) << (RECEIPT_BITS - LEASE_SLOT_BITS)) - 1)
 
 /*
- * Written by who has brought the word out of HELD, or taken the slot off the
- * free list; read by others without a lock, see lease_read.
+ * word is changed by compare-and-swap, or by set_state in the process that
+ * owns the slot.  That process writes the other fields, and set_state
+ * publishes them; others read them without a lock, see lease_read.  prepared
+ * is an exception, see finish and lease_finish_prepared.
  */
 typedef struct LeaseSlot
 {
@@ -42,8 +46,8 @@ typedef struct LeaseSlot
 	int			kind;			/* LeaseKind */
 	int			pid;
 	int			retries;
-	int			next;			/* in the free list, under its mutex */
-	TransactionId prepared;		/* took it and was prepared since */
+	int			next;			/* in the free list, under free_mutex */
+	TransactionId prepared;		/* prepared transaction that took it */
 	TimestampTz leased_at;
 	TimestampTz expires_at;
 	int			current;		/* of the two places, see slot_entry */
@@ -53,11 +57,11 @@ typedef struct LeaseShared
 {
 	slock_t		free_mutex;
 	int			free_head;		/* under free_mutex */
-	int			high_water;		/* slots beyond were never used; only grows, under free_mutex */
-	pg_atomic_uint32 timed;		/* timed leases; counted by who owns a slot */
+	int			high_water;		/* grows under free_mutex; see lease_next */
+	pg_atomic_uint32 timed;		/* counted without a lock, by a slot's owner */
 
 	/* Constant after the start. */
-	uint64		receipt_keys[RECEIPT_KEYS]; /* by chance, at each start */
+	uint64		receipt_keys[RECEIPT_KEYS]; /* random, new at each start */
 	LeaseRef	void_ref;		/* whose receipt would be 0 */
 
 	LeaseSlot	slots[FLEXIBLE_ARRAY_MEMBER];
@@ -94,7 +98,7 @@ lease_shmem_init(void)
 	if (found)
 		return;
 
-	/* With other keys, receipts from before a restart are nobody's. */
+	/* With new keys, receipts from before a restart stand for no lease. */
 	if (!pg_strong_random(leases->receipt_keys, sizeof(leases->receipt_keys)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
@@ -137,14 +141,14 @@ lease_of_receipt(int64 receipt)
  * Slots
  */
 
-/* The entry of a lease's place, of which it has two while it is being moved. */
+/* Number of an entry of a slot, 0 or 1: a lease has both while its message is being moved. */
 static inline int
 slot_entry(int slotno, int which)
 {
 	return 2 * slotno + which;
 }
 
-/* Where the message of a lease that is ours is. */
+/* Where the message of an owned slot lies.  See lease_read for others. */
 static const LeasePlace *
 current_place(int slotno)
 {
@@ -161,7 +165,7 @@ count_in_segment(int slotno, int which, int32 change)
 		account_count_in_segment(leases->slots[slotno].queue, segment, change);
 }
 
-/* Take a place off a lease that is ours. */
+/* Take a place off an owned slot. */
 static void
 leave_place(int slotno, int which)
 {
@@ -181,7 +185,7 @@ slot_queue(const LeaseSlot *slot)
 	return &queue_state->queues[slot->queue];
 }
 
-/* Whether a slot is somebody's alone: of who asks, that is. */
+/* Whether a process owns a slot: for assertions, where it should be this one. */
 static inline bool pg_attribute_unused()
 is_ours(LeaseRef ref)
 {
@@ -190,16 +194,22 @@ is_ours(LeaseRef ref)
 	return state != LEASE_FREE && state != LEASE_HELD;
 }
 
-/* A slot that is ours is in another state from now on, its fields written. */
+/* Set the state of an owned slot, once its fields are written. */
 static void
 set_state(LeaseRef ref, LeaseState state)
 {
-	/* Pairs with the read barrier in lease_read, and with change_state. */
+	/*
+	 * Pairs with the first read barrier in lease_read, and with change_state:
+	 * a process that sees the state sees the fields.
+	 */
 	pg_write_barrier();
 	pg_atomic_write_u64(&ref_slot(ref)->word, REF_WORD(ref, state));
 }
 
-/* Make a lease ours, from one state; false if it is in another. */
+/*
+ * Take a lease from one state to another; false if it is in another.  A full
+ * barrier: the owner of the slot reads and changes fields after it.
+ */
 static bool
 change_state(LeaseRef ref, LeaseState from, LeaseState to)
 {
@@ -209,8 +219,9 @@ change_state(LeaseRef ref, LeaseState from, LeaseState to)
 }
 
 /*
- * Make a held lease ours.  One whose fields are being changed is still held,
- * and so is one that is being moved: for that we wait if asked to.
+ * Take a held lease to another state, so that this process owns its slot;
+ * false if the lease has ended.  BUSY lasts for some instructions, so we spin.
+ * MOVING lasts until a transaction ends, for which we wait if asked to.
  */
 static bool
 seize(LeaseRef ref, LeaseState to, bool wait)
@@ -255,9 +266,10 @@ copy_lease(LeaseRef ref, LeaseState state, Lease *lease)
 }
 
 /*
- * The lease in a slot, whatever its state; false if there is none.  One that
- * was BUSY meanwhile looks the same before and after: retries and expires_at
- * of the copy can be of two moments.
+ * Copy the lease in a slot, without a lock; false if there is none.  If the
+ * slot was owned meanwhile and is HELD again the word is the same: retries,
+ * expires_at and the place can be of two moments.  In other states than HELD
+ * the owner may have been changing any field.
  */
 static bool
 lease_read(int slotno, Lease *lease)
@@ -275,7 +287,7 @@ lease_read(int slotno, Lease *lease)
 		pg_read_barrier();
 		copy_lease(REF(WORD_GENERATION(word), slotno), WORD_STATE(word), lease);
 
-		/* Pairs with change_state, which comes before any change of the fields. */
+		/* Pairs with change_state, which precedes changes of the fields. */
 		pg_read_barrier();
 		if (WORD_STATE(word) != LEASE_BUSY && pg_atomic_read_u64(&slot->word) == word)
 			return true;
@@ -286,6 +298,10 @@ lease_read(int slotno, Lease *lease)
 bool
 lease_next(LeaseCursor *cursor, Lease *lease)
 {
+	/*
+	 * high_water is read without free_mutex: it only grows, and that before
+	 * the barrier in lease_look_by, on which lease_overdue relies.
+	 */
 	while (*cursor < leases->high_water)
 	{
 		if (lease_read((*cursor)++, lease))
@@ -306,7 +322,7 @@ lease_state(Oid relid, ItemPointer tid, int64 id)
 	{
 		state = WORD_STATE(pg_atomic_read_u64(&leases->slots[entry / 2].word));
 
-		/* Taken this moment, and not marked so yet. */
+		/* lease_take enters the place first, and sets HELD later. */
 		if (state == LEASE_FREE)
 			state = LEASE_HELD;
 	}
@@ -314,7 +330,6 @@ lease_state(Oid relid, ItemPointer tid, int64 id)
 	return state;
 }
 
-/* Whether a lease on some queue is one of this database. */
 static bool
 is_here(const Lease *lease)
 {
@@ -338,8 +353,8 @@ lease_pending(void)
  */
 
 /*
- * A lease that is ours begins, with another generation than any before in its
- * slot, so that old receipts fail; and one whose receipt is a positive number.
+ * Make an owned slot HELD with its next generation, so that older receipts
+ * fail; the one whose receipt would be 0 is skipped.  Returns the new ref.
  */
 static LeaseRef
 set_held(int slotno)
@@ -357,7 +372,7 @@ set_held(int slotno)
 	return ref;
 }
 
-/* The fields of a lease that begins. */
+/* Fill in an owned slot for a lease that begins. */
 static void
 begin_lease(LeaseSlot *slot, int attempts, LeaseKind kind, TimestampTz now, TimestampTz expires_at)
 {
@@ -370,7 +385,7 @@ begin_lease(LeaseSlot *slot, int attempts, LeaseKind kind, TimestampTz now, Time
 	slot->expires_at = expires_at;
 }
 
-/* What others must know of a lease that has begun. */
+/* Begin a lease whose fields are filled in; HELD comes first, see lease_look_by. */
 static LeaseRef
 announce_lease(int slotno)
 {
@@ -424,6 +439,8 @@ lease_take(QueueShared *q, const LeasePlace *place, int64 id, int attempts, Leas
 		leased_place_unlock(bucket);
 		return LEASE_NONE_FREE;
 	}
+
+	/* Owned: its word is FREE, set before free_mutex gave it to us. */
 	slot = &leases->slots[slotno];
 	slot->id = id;
 	slot->queue = queue;
@@ -439,7 +456,7 @@ lease_take(QueueShared *q, const LeasePlace *place, int64 id, int attempts, Leas
 	return LEASE_TAKEN;
 }
 
-/* Take a slot out of use; its word says that it is ours. */
+/* Free an owned slot. */
 static void
 free_slot(LeaseRef ref)
 {
@@ -452,7 +469,10 @@ free_slot(LeaseRef ref)
 	counter_add(&slot_queue(slot)->counters, COUNTER_LEASED, -1);
 	account_count(slot->queue, -1);
 
-	/* Still the same generation: the receipt has ended, the next differs. */
+	/*
+	 * The generation stays; the next lease gets another.  The word changes
+	 * before free_mutex is taken: lease_queue and lease_take rely on it.
+	 */
 	set_state(ref, LEASE_FREE);
 	SpinLockAcquire(&leases->free_mutex);
 	slot->next = leases->free_head;
@@ -460,7 +480,7 @@ free_slot(LeaseRef ref)
 	SpinLockRelease(&leases->free_mutex);
 }
 
-/* Hang a slot that is ours on the list the next receiver takes from. */
+/* Put an owned slot at the end of the list that the next receiver takes from. */
 static void
 return_slot(LeaseRef ref)
 {
@@ -480,7 +500,7 @@ return_slot(LeaseRef ref)
 	account_return(slot->queue, REF_SLOTNO(ref));
 }
 
-/* Return a slot that is ours, and have somebody receive its message. */
+/* Return an owned slot, and wake a waiter to receive its message. */
 static void
 hand_back(LeaseRef ref)
 {
@@ -492,8 +512,8 @@ hand_back(LeaseRef ref)
 }
 
 /*
- * Give a held lease back; if its message is being moved, who moves it does so
- * when it is where it goes.  False if it has ended.
+ * Give a held lease back; if its message is being moved, finish_move does so
+ * (LEAVING).  False if the lease has ended.
  */
 static bool
 give_back(LeaseRef ref)
@@ -510,7 +530,7 @@ give_back(LeaseRef ref)
 		if (change_state(ref, LEASE_MOVING, LEASE_LEAVING))
 			return true;
 
-		/* Arrived between the two, perhaps. */
+		/* The move can have ended between the two attempts, so try again. */
 		word = pg_atomic_read_u64(&ref_slot(ref)->word);
 		if (word != REF_WORD(ref, LEASE_HELD) && word != REF_WORD(ref, LEASE_BUSY) &&
 			word != REF_WORD(ref, LEASE_MOVING))
@@ -526,7 +546,7 @@ lease_drop(LeaseRef ref)
 	if (deed == NULL)
 		return;
 
-	/* One just taken can be somebody's already, if it is timed. */
+	/* A lease just taken can have ended already, if it is timed. */
 	if (deed->action == LEASE_DID_TAKE && !seize(ref, LEASE_BUSY, false))
 		return;
 	deed_forget(ref);
@@ -551,6 +571,7 @@ lease_take_returned(QueueShared *q, Lease *lease)
 	if (slotno < 0)
 		return false;
 
+	/* Off the list it is owned; the list's mutex has published the word. */
 	ref = REF(WORD_GENERATION(pg_atomic_read_u64(&leases->slots[slotno].word)), slotno);
 	set_state(ref, LEASE_CHECKING);
 	counter_add(&q->counters, COUNTER_LEASED, 1);
@@ -596,14 +617,14 @@ lease_queue(LeaseRef ref)
 	if (ref == 0)
 		return InvalidOid;
 
-	/* Only a look: whoever settles it seizes it. */
+	/* A hint: to settle a lease, its slot is seized. */
 	q = slot_queue(ref_slot(ref));
 	relid = (q->dboid == MyDatabaseId) ? q->relid : InvalidOid;
 
 	/*
 	 * Pairs with free_slot, which changes the word before the slot can be
-	 * another lease's: if this one has not ended by now, what we read was of
-	 * it.
+	 * another lease's: if this one has not ended by now, what we read was
+	 * its.
 	 */
 	pg_read_barrier();
 	word = pg_atomic_read_u64(&ref_slot(ref)->word);
@@ -650,7 +671,10 @@ lease_mark(LeaseRef ref, LeaseOutcome outcome)
 		deed->outcome = outcome;
 }
 
-/* Tell those who have to know when a timed lease ends. */
+/*
+ * Lower the bounds to when a timed lease ends, once it is HELD.  A process
+ * that has changed the slot since lowers them itself.
+ */
 static void
 notice_expiry(LeaseSlot *slot)
 {
@@ -660,7 +684,7 @@ notice_expiry(LeaseSlot *slot)
 	maintenance_wake_by(q->dboid, slot->expires_at);
 }
 
-/* Let a timed lease that is ours end at a time. */
+/* Make an owned, timed lease HELD until a time. */
 static void
 set_expiry(LeaseRef ref, TimestampTz expires_at)
 {
@@ -687,7 +711,7 @@ lease_retry_expiry(LeaseRef ref, TimestampTz when)
 		return;
 	slot->retries++;
 
-	/* Not sooner than its consumer has got it extended to meanwhile. */
+	/* Not before the time to which the consumer may have extended it. */
 	set_expiry(ref, Max(when, slot->expires_at));
 }
 
@@ -747,7 +771,7 @@ lease_move(LeaseRef ref, const LeasePlace *place)
 	deed->moved = true;
 }
 
-/* The move is over: the lease keeps one of its places. */
+/* The move is over: the lease keeps one of its places, or is given back if LEAVING. */
 static void
 finish_move(LeaseDeed *deed, bool arrived)
 {
@@ -801,6 +825,7 @@ undo(LeaseDeed *deed)
 {
 	LeaseSlot  *slot = ref_slot(deed->ref);
 
+	/* A lease that was only taken can have ended, and its slot be reused. */
 	if (WORD_GENERATION(pg_atomic_read_u64(&slot->word)) != REF_GENERATION(deed->ref))
 		return;
 
@@ -816,7 +841,7 @@ undo(LeaseDeed *deed)
 		case LEASE_DID_SETTLE:
 			if (deed->ended)
 			{
-				/* Somebody else has had the message: the receipt stays void. */
+				/* Under another generation: the receipt stays void. */
 				(void) set_held(REF_SLOTNO(deed->ref));
 				notice_expiry(slot);
 			}
@@ -853,7 +878,7 @@ undo_from(int first)
 	deeds_truncate(first);
 }
 
-/* The transaction has committed, or is prepared. */
+/* Finish a deed, the transaction having committed or been prepared. */
 static void
 finish(LeaseDeed *deed, bool prepared)
 {
@@ -878,12 +903,13 @@ finish(LeaseDeed *deed, bool prepared)
 		case LEASE_DID_SETTLE:
 
 			/*
-			 * Whether a prepared transaction's message is gone nobody knows
-			 * yet; who takes it from the list looks at its tuple.
+			 * Whether a prepared transaction's message is gone is not decided
+			 * yet; the receiver that takes the lease off the list judges its
+			 * tuple.
 			 */
 			if (prepared)
 			{
-				/* A delivery of an earlier transaction's is over in any case. */
+				/* An earlier transaction's delivery is over in any case. */
 				if (slot->prepared != GetTopTransactionIdIfAny())
 					slot->attempts++;
 				return_slot(deed->ref);
@@ -913,6 +939,8 @@ lease_finish_prepared(void)
 	{
 		LeaseSlot  *slot = &leases->slots[i];
 		Lease		lease;
+
+		/* Read again once seized, as finish sets it in a HELD slot. */
 		TransactionId xid = slot->prepared;
 
 		if (!TransactionIdIsValid(xid) || !lease_read(i, &lease) ||

@@ -19,11 +19,11 @@ typedef enum LeaseKind
 /*
  * FREE -> HELD -> SETTLING -> FREE is a message's normal life.  A rollback
  * takes SETTLING back to HELD, and a HELD lease taken in the transaction
- * itself on to RETURNED, from where the next receiver takes it: CHECKING
- * while he looks at the message.  MOVING is a HELD lease whose message the
- * maintenance worker is moving elsewhere, LEAVING one that has been given back
- * meanwhile, and is RETURNED when the move is over; BUSY one whose fields
- * somebody is changing, for some instructions.
+ * itself on to RETURNED, from where the next receiver takes it: CHECKING while
+ * it judges the message.  MOVING is a HELD lease whose message the maintenance
+ * worker is moving elsewhere, LEAVING one that has been given back meanwhile,
+ * and is RETURNED when the move is over; BUSY one whose fields a process is
+ * changing, for some instructions.
  */
 typedef enum LeaseState
 {
@@ -45,11 +45,10 @@ typedef enum LeaseTaking
 } LeaseTaking;
 
 /*
- * Every function below that takes a LeaseRef does nothing if its lease has
- * ended.
+ * A function below that takes a LeaseRef does nothing if its lease has ended.
  */
 
-/* A copy of what there is to know of a lease. */
+/* A copy of a lease. */
 typedef struct Lease
 {
 	LeaseRef	ref;
@@ -58,7 +57,7 @@ typedef struct Lease
 	QueueShared *q;
 	int64		id;				/* of the message */
 	LeasePlace	place;
-	int			attempts;		/* deliveries, this one or, returned, the next included */
+	int			attempts;		/* number of this (RETURNED: next) delivery */
 	int			pid;			/* 0 if returned */
 	int			retries;		/* how often its expiry failed */
 	TimestampTz leased_at;
@@ -70,33 +69,39 @@ extern void lease_shmem_init(void);
 extern void lease_init(void);
 
 /*
- * A receipt is what a lease is called outside: a positive number below 2^53,
- * which survives JSON, and in which nobody can count.  lease_of_receipt makes
- * no promise that there is such a lease; 0 if there cannot be.
+ * A receipt stands for a lease outside the engine: a positive number below
+ * 2^53, which survives JSON, and which shows neither the slot nor the next
+ * receipt.  lease_of_receipt does not check that there is such a lease; 0 if
+ * there cannot be.
  */
 extern int64 lease_receipt(LeaseRef ref);
 extern LeaseRef lease_of_receipt(int64 receipt);
 
 /*
- * Reserve memory to remember n leases for the transaction's end.  Must come before
- * the functions below, as they may be called with locks held.
+ * Reserve memory to record n leases for the transaction's end.  Must come
+ * before the functions below, which allocate none: they may be called with
+ * locks held.
  */
 extern void lease_reserve(int n);
 
-/* How many leases this transaction's end has something to do to. */
+/* How many leases the transaction's end will finish or undo. */
 extern int	lease_pending(void);
 
 /*
- * Take a lease; if the transaction aborts it is returned.
+ * Take a lease on the message with this id at a place, from now until
+ * expires_at (DT_NOEND unless LEASE_TIMED); *ref is set for LEASE_TAKEN.  If
+ * the transaction aborts the lease is returned.  The caller holds the page's
+ * lock or judges the tuple again after this, and the queue's lock or one on
+ * its table, so that the element stays this queue's.
  */
 extern LeaseTaking lease_take(QueueShared *q, const LeasePlace *place, int64 id, int attempts,
 							  LeaseKind kind, TimestampTz now, TimestampTz expires_at,
 							  LeaseRef *ref);
 
-/* Give up a lease of this transaction: its place holds nothing to receive. */
+/* Give up a lease that this transaction took or checks: its place holds no message. */
 extern void lease_drop(LeaseRef ref);
 
-/* Give one back that this transaction has taken, and is not to keep. */
+/* Give a lease that this transaction took back, for the next receiver. */
 extern void lease_give_back(LeaseRef ref);
 
 /* State of the lease on the message at a place of a segment, LEASE_FREE if there is none. */
@@ -104,18 +109,21 @@ extern LeaseState lease_state(Oid relid, ItemPointer tid, int64 id);
 
 /*
  * Take the oldest returned lease of a queue; false if there is none.  The
- * caller looks at its message and then renews it, puts it back or drops it;
- * at abort it is put back.
+ * caller judges its message and then renews it, which changes *ref, puts it
+ * back or drops it; at abort it is put back.
  */
 extern bool lease_take_returned(QueueShared *q, Lease *lease);
 extern void lease_renew(LeaseRef *ref, int attempts, LeaseKind kind,
 						TimestampTz now, TimestampTz expires_at);
 extern void lease_put_back(LeaseRef ref);
 
-/* The message of a lease from lease_take_returned leaves with this transaction. */
+/*
+ * This transaction moves the message of a lease from lease_take_returned away:
+ * the lease ends at commit.
+ */
 extern void lease_remove_returned(LeaseRef ref);
 
-/* The queue of a held lease, as its table in this database; InvalidOid if it has ended. */
+/* The table of a lease's queue in this database; InvalidOid if the lease has ended.  A hint. */
 extern Oid	lease_queue(LeaseRef ref);
 
 /*
@@ -127,18 +135,18 @@ extern bool lease_begin_settle(LeaseRef ref, Lease *lease);
 
 /*
  * The same, for a timed lease that has ended by a time: false if it has been
- * extended.  Should the transaction abort it is held, but by another ref, so
- * that its receipt is void.
+ * extended.  If the transaction aborts it is held under another ref, so that
+ * its receipt is void.
  */
 extern bool lease_begin_expire(LeaseRef ref, TimestampTz now, Lease *lease);
 
-/* Say how a lease being settled ends: for the statistics. */
+/* Record how a lease being settled ends, for the statistics. */
 extern void lease_mark(LeaseRef ref, LeaseOutcome outcome);
 
-/* Take lease_begin_settle back at once, and let the lease end then. */
+/* Undo lease_begin_settle at once, and let the lease end at a time. */
 extern void lease_cancel_settle(LeaseRef ref, TimestampTz expires_at);
 
-/* Expiry of a lease failed: let it be tried again at a time. */
+/* The expiry of a lease failed: try it again at a time. */
 extern void lease_retry_expiry(LeaseRef ref, TimestampTz when);
 
 /* Change when a timed lease ends.  False if it has ended. */
@@ -147,22 +155,23 @@ extern bool lease_extend(LeaseRef ref, TimestampTz expires_at);
 /* Give a lease back at once, no attempt counted.  False if it has ended. */
 extern bool lease_release(LeaseRef ref);
 
-/* Give back all leases of this process, in order of id; at its exit. */
+/* Give back all LEASE_PROCESS leases of this process, in order of id; called at its exit. */
 extern void lease_release_process(void);
 
 /* The lease on a message of a queue; false if there is none. */
 extern bool lease_find(QueueShared *q, int64 id, Lease *lease);
 
 /*
- * Timed leases in this database that have ended by a time, up to max; and
- * when the next one ends, DT_NOEND if none.
+ * Copy timed leases in this database that have ended by a time, up to max;
+ * returns how many.  *next is when the next one ends, DT_NOEND if there is
+ * none.
  */
 extern int	lease_expired(TimestampTz now, Lease *leases, int max, TimestampTz *next);
 
 /*
- * Timed leases of a queue of which due() says that a receiver may take them
- * over by now, up to max.  The queue's next_expiry becomes a lower bound of
- * when there are more.
+ * Copy timed leases of a queue that a receiver may take over by now, up to
+ * max; returns how many.  due() says from when on.  The queue's next_expiry
+ * becomes a lower bound of those times, these leases' included.
  */
 typedef TimestampTz (*LeaseDue) (const Lease *lease, void *arg);
 extern int	lease_overdue(QueueShared *q, TimestampTz now, LeaseDue due, void *arg,
@@ -173,22 +182,24 @@ extern bool lease_any_timed(void);
 
 /*
  * Go through all leases: each call copies another one, with a cursor that
- * starts at zero.  False at the end.  They can have ended by then.
+ * starts at zero.  False at the end.  A lease can have ended by the time its
+ * copy is returned.
  */
 typedef int LeaseCursor;
 
 extern bool lease_next(LeaseCursor *cursor, Lease *lease);
 
-/* Give back what processes have left in this database. */
+/* Give back leases in this database of processes that are gone. */
 extern void lease_sweep(void);
 
-/* Held leases that point into a segment, up to max. */
+/* Held leases that point into a segment, up to max; returns how many. */
 extern int	lease_in_segment(QueueShared *q, int segment, LeaseRef *refs, int max);
 
 /*
- * Move a lease's message: begin with HELD -> MOVING, and say where it goes
- * before that place can be seen by others.  Until the transaction has ended
- * the lease covers both places.  False if not HELD.
+ * Move a lease's message.  lease_begin_move takes HELD to MOVING, false if it
+ * is not HELD; lease_move adds the new place, and comes before other processes
+ * can see the message there.  The lease covers both places until the
+ * transaction has ended.
  */
 extern bool lease_begin_move(LeaseRef ref, Lease *lease);
 extern void lease_move(LeaseRef ref, const LeasePlace *place);
@@ -200,8 +211,9 @@ extern void lease_move(LeaseRef ref, const LeasePlace *place);
 extern void lease_finish_prepared(void);
 
 /*
- * Free the slots of a queue that is no more.  False if a transaction is still
- * at work on one.
+ * Free the slots of a queue that was dropped or purged; false if a transaction
+ * still owns one.  The caller holds the queue's lock, or has its tables locked
+ * exclusively.
  */
 extern bool lease_forget_queue(QueueShared *q);
 

@@ -9,7 +9,7 @@
 #include "storage/shmem.h"
 #include "storage/spin.h"
 
-/* Leases given back, oldest first, linked through next_returned. */
+/* Returned leases, oldest first, linked through next_returned. */
 typedef struct ReturnedList
 {
 	slock_t		mutex;			/* guards head, tail and the links */
@@ -17,8 +17,8 @@ typedef struct ReturnedList
 	int			tail;
 
 	/*
-	 * Counted after the list was changed, so it can be behind, for an instant
-	 * even below zero.  Read without the mutex, as some or none.
+	 * Changed after the list was, without the mutex, so it can be behind it,
+	 * for an instant even below zero.  Read as a hint: some or none.
 	 */
 	pg_atomic_uint32 n;
 } ReturnedList;
@@ -26,9 +26,9 @@ typedef struct ReturnedList
 typedef struct LeaseAccount
 {
 	ReturnedList returned;
-	TimeBound	next_expiry;	/* when the next lease may be taken over */
+	TimeBound	next_expiry;	/* lower bound of the next take-over */
 
-	/* Counted without a lock, by who owns the slot. */
+	/* Counted without a lock, by the process that owns the slot. */
 	pg_atomic_uint32 used;		/* slots, those given back included */
 	pg_atomic_uint32 in_segment[QUEUE_MAX_SEGMENTS];
 } LeaseAccount;
@@ -37,7 +37,7 @@ typedef struct AccountShared
 {
 	pg_atomic_uint32 used;		/* slots of all queues; counted likewise */
 	LeaseAccount accounts[FLEXIBLE_ARRAY_MEMBER];
-	/* int next_returned[queue_max_leases] follows */
+	/* int next_returned[queue_max_leases] follows, by slot */
 } AccountShared;
 
 static AccountShared *shared = NULL;
@@ -153,9 +153,9 @@ void
 lease_look_by(QueueShared *q, TimestampTz when)
 {
 	/*
-	 * Pairs with bound_raise in lease_raise_look.  The lease is held before we
-	 * look at the bound, as the bound is raised there before the lease is
-	 * looked at: one of the two sees what the other did.
+	 * Pairs with bound_raise in lease_raise_look.  Here the lease is HELD
+	 * before the bound is read; there the bound is raised before the lease is
+	 * read.  So the lease is seen there, or the raised bound here.
 	 */
 	pg_memory_barrier();
 	(void) bound_lower(&account_of(q)->next_expiry, when);
@@ -164,12 +164,14 @@ lease_look_by(QueueShared *q, TimestampTz when)
 void
 lease_raise_look(QueueShared *q)
 {
+	/* A full barrier; pairs with the one in lease_look_by. */
 	(void) bound_raise(&account_of(q)->next_expiry);
 }
 
 void
 lease_look_now(QueueShared *q)
 {
+	/* No barrier: a search that raises the bound later reads all leases. */
 	bound_write(&account_of(q)->next_expiry, DT_NOBEGIN);
 }
 
@@ -190,6 +192,11 @@ account_return(int queue, int slotno)
 {
 	ReturnedList *list = &shared->accounts[queue].returned;
 
+	/*
+	 * The list, then the count, then the barrier in wake_waiters (hand_back).
+	 * A receiver reads the count after the barrier in wait_begin: it sees the
+	 * lease, or it is woken.
+	 */
 	SpinLockAcquire(&list->mutex);
 	next_returned[slotno] = -1;
 	if (list->tail >= 0)

@@ -2,8 +2,8 @@
  * lease_account.h
  *		What the leases of one queue have in common: counts, a list, a bound.
  *
- * A queue is known by the number of its element here where lease.c asks, as
- * that is what slots keep.
+ * The functions for lease.c take a queue by the number of its element, which
+ * is what slots keep.
  */
 #ifndef QUEUE_ENGINE_LEASE_ACCOUNT_H
 #define QUEUE_ENGINE_LEASE_ACCOUNT_H
@@ -13,23 +13,30 @@
 extern Size lease_account_shmem_size(void);
 extern void lease_account_shmem_init(void);
 
-/* A queue's element is to be another queue's; it has no leases any more. */
+/*
+ * Reset the account of an element that is given up, under the queue's lock; no
+ * leases are left.
+ */
 extern void lease_account_reset(QueueShared *q);
 
-/* How many more leases the queues of this one's owner may have, up to n. */
+/*
+ * How many more leases the queues of this one's owner may have, up to n.
+ * Claims at the same time can pass the limit together, as it is read without a
+ * lock.
+ */
 extern int	lease_allowance(QueueShared *q, int n);
 
-/* When receivers of a queue have to look for overdue leases, a lower bound. */
+/* The bound of when a lease of the queue may be taken over. */
 extern TimestampTz lease_next_look(QueueShared *q);
 
-/* See to it that they look by a time, the lease being in shared memory by now. */
+/* Lower it to a time, once the lease is HELD. */
 extern void lease_look_by(QueueShared *q, TimestampTz when);
 
-/* Raise the bound, to look then; and have all of them looked at. */
+/* Raise it before the leases are read; and set it to always due. */
 extern void lease_raise_look(QueueShared *q);
 extern void lease_look_now(QueueShared *q);
 
-/* How many leases of a queue have been given back: a hint, some or none. */
+/* How many returned leases a queue has: a hint, some or none. */
 extern int	lease_count_returned(QueueShared *q);
 
 /* How many leases point into a segment; final only with its table locked exclusively. */
@@ -37,8 +44,8 @@ extern int	lease_count_in_segment(QueueShared *q, int segno);
 
 /*
  * For lease.c: count slots in use, and leases that point into a segment; put a
- * slot at the end of the list of those given back, and take the first one off
- * it, -1 if there is none.  All by who owns the slot.
+ * slot at the end of the list of returned leases, and take the first one off
+ * it, -1 if there is none.  The caller owns the slot, or does then.
  */
 extern void account_count(int queue, int32 change);
 extern void account_count_in_segment(int queue, int segno, int32 change);

@@ -2,8 +2,8 @@
  * lease_search.c
  *		Leases by what they have in common.
  *
- * Each looks at all slots ever used, so none is for every claim.  What it
- * finds can have ended by the time it returns.
+ * Each function reads all slots ever used, so none is called by every claim.  A
+ * lease that it finds can have ended by the time it returns.
  */
 #include "postgres.h"
 
@@ -65,9 +65,10 @@ lease_overdue(QueueShared *q, TimestampTz now, LeaseDue due, void *arg, Lease *o
 	int			n = 0;
 
 	/*
-	 * The bound goes up before we look: who takes a lease meanwhile lowers it
-	 * again, or we see his lease.  Nothing in between can fail.  What we
-	 * return counts as well: our caller may not get round to all of it.
+	 * The bound is raised before the slots are read: a process that takes a
+	 * lease meanwhile lowers it again, or we see the lease (lease_look_by).
+	 * Nothing in between can fail.  The leases that we return count too, as
+	 * the caller may not come to all of them.
 	 */
 	(void) lease_raise_look(q);
 	STOP_POINT("expiry-raised");
@@ -75,7 +76,7 @@ lease_overdue(QueueShared *q, TimestampTz now, LeaseDue due, void *arg, Lease *o
 	{
 		TimestampTz due_at;
 
-		/* Others that become HELD again lower the bound then. */
+		/* In another state it lowers the bound when it becomes HELD again. */
 		if (lease.q != q ||
 			lease.state != LEASE_HELD || lease.kind != LEASE_TIMED)
 			continue;
@@ -149,7 +150,7 @@ lease_release_process(void)
 			continue;
 		if (n >= max)
 		{
-			/* Out of memory: any order is better than none. */
+			/* Out of memory: give them back in any order. */
 			(void) lease_release(lease.ref);
 			continue;
 		}
@@ -171,7 +172,7 @@ lease_sweep(void)
 
 	while (lease_next(&cursor, &lease))
 	{
-		/* None that we know of; but it would be out of reach for good. */
+		/* There should be none, but it would stay out of reach for good. */
 		if (is_here(&lease) && lease.state == LEASE_HELD &&
 			lease.kind == LEASE_PROCESS && BackendPidGetProc(lease.pid) == NULL)
 			(void) lease_release(lease.ref);

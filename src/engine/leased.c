@@ -2,10 +2,10 @@
  * leased.c
  *		The tuple a lease points to.
  *
- * A place can be used again, by another message, once its own is gone: ids
- * tell them apart.  That is asked under the page's lock; and as long as its
- * page stays pinned a tuple keeps its line pointer, so that what is deleted
- * is what was looked at.
+ * Once a lease's message is gone another can take its place: ids tell them
+ * apart, and are compared under the page's lock.  As long as the page stays
+ * pinned a tuple keeps its line pointer, so that the tuple deleted is the one
+ * that was compared.
  */
 #include "postgres.h"
 
@@ -20,7 +20,7 @@
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
 
-/* Lock a page if there is a tuple at a place of it. */
+/* Lock the page of a place, shared: the tuple's line pointer, or NULL and nothing locked. */
 static ItemId
 lock_tuple(Relation rel, ItemPointer tid, Buffer *buffer)
 {
@@ -63,9 +63,10 @@ is_message(Relation rel, const Lease *lease, ItemId item, Buffer buffer)
 }
 
 /*
- * Lock the page where a lease's message is, shared: its line pointer, or NULL
- * and nothing locked if it is there no more.  The table is open, and locked at
- * least as for reading; a row of queue.deferred is found where it has moved.
+ * The same for the message of a lease: NULL also if the place holds another.
+ * The table is open, and locked at least as for reading.  A row of
+ * queue.deferred that has moved is searched by its key, and lease->place.tid
+ * corrected.
  */
 static ItemId
 lock_leased(Relation rel, Lease *lease, Buffer *buffer)
@@ -122,9 +123,10 @@ leased_fetch(Relation rel, Lease *lease, Snapshot snapshot, HeapTuple *copy)
 }
 
 /*
- * Whether the tuple's insertion has committed, or is our own; if that is still
- * open, by whom.  Who takes an overdue lease over leases the row he inserts,
- * and that lease can end, or be acknowledged elsewhere, before he commits.
+ * Whether the transaction that inserted a tuple has committed, or is this one;
+ * *in_progress is set if it has not ended.  A receiver that takes an overdue
+ * lease over leases the row it inserts, and that lease can end, or be
+ * acknowledged in another session, before the receiver commits.
  */
 static bool
 is_inserted(HeapTupleHeader header, TransactionId *in_progress)
@@ -167,7 +169,7 @@ leased_delete(Relation rel, Lease *lease, bool wait, HeapTuple *copy)
 	if (copy != NULL)
 		*copy = copy_leased(rel, lease, item, buffer);
 
-	/* Pinned still: nobody can prune the tuple and put another in its place. */
+	/* Still pinned, the page cannot be pruned, nor the place used again. */
 	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
 	STOP_POINT("settle-seen");
 	result = heap_delete(rel, &lease->place.tid, GetCurrentCommandId(true), InvalidSnapshot,

@@ -2,7 +2,7 @@
  * leased_place.c
  *		Which places are leased: a hash that keeps one from being leased twice.
  *
- * Its buckets are guarded by spinlocks, a few buckets each.
+ * Each spinlock guards the buckets whose number modulo HASH_LOCKS is its own.
  */
 #include "postgres.h"
 
@@ -26,7 +26,7 @@ typedef struct PlaceEntry
 	LeasePlace	place;
 	int64		id;				/* message id */
 	int			queue;			/* element of queue_state->queues */
-	int			next;			/* in the bucket */
+	int			next;			/* in the bucket, under its spinlock */
 } PlaceEntry;
 
 typedef struct PlaceShared
@@ -34,7 +34,7 @@ typedef struct PlaceShared
 	int			nbuckets;		/* a power of two */
 	slock_t		mutex[HASH_LOCKS];
 	PlaceEntry	entries[FLEXIBLE_ARRAY_MEMBER];
-	/* int buckets[nbuckets] follows */
+	/* int buckets[nbuckets] follows: their first entries, or -1 */
 } PlaceShared;
 
 static PlaceShared *shared = NULL;
@@ -108,9 +108,11 @@ leased_place_unlock(int bucket)
 }
 
 /*
- * In a segment the id tells a message from one that held the place before and
- * whose lease has not ended yet (TRUNCATE, VACUUM); the database, from one
- * copied from it, whose tables have the same OIDs.
+ * In a segment the id tells a message from one that was at the place before
+ * and whose lease has not ended (TRUNCATE, VACUUM); the database, from one in
+ * a copy of this database, whose tables have the same OIDs.  dboid is read
+ * without a lock: an element is not given up while one of its leases has an
+ * entry.
  */
 int
 leased_place_find(int bucket, int queue, const LeasePlace *place, int64 id)

@@ -39,7 +39,7 @@ notes_get(Notes *notes, int i)
 	return &notes->notes[i];
 }
 
-/* Put a note in its place; there must be space for it. */
+/* Insert a note by ascending id; an element must be free. */
 static void
 insert_note(Notes *notes, const Note *note)
 {
@@ -68,8 +68,8 @@ notes_take(Notes *notes, int i)
 }
 
 /*
- * The one to spare is for this: while a note is taken out, the tuples of it
- * that still have to wait can have taken its place.
+ * notes[] has one element to spare for this: while a note is taken out, new
+ * notes of its tuples can have taken all of the others.
  */
 void
 notes_put_back(Notes *notes, Note note, SegmentPlace from)

@@ -12,13 +12,12 @@
 #include "engine/place.h"
 #include "port/atomics.h"
 
-/* When they are used up the cursors stop. */
+/* When all are taken the cursors stop. */
 #define MAX_NOTES		512
 
 /*
  * A range of tuples that depends on a transaction, xid, that had not ended.
- * With an invalid xid the range is due for another look once not_before has
- * come.
+ * With an invalid xid the range is due once not_before has come.
  */
 typedef struct Note
 {
@@ -53,7 +52,7 @@ extern bool notes_add(Notes *notes, int segno, SegmentPlace first, SegmentPlace 
 extern int	notes_count(Notes *notes);
 extern const Note *notes_get(Notes *notes, int i);
 
-/* Take one out, to look at it; and put back what is left of it, from a place on. */
+/* Take one out, to judge its tuples; and put back what is left of it, from a place on. */
 extern Note notes_take(Notes *notes, int i);
 extern void notes_put_back(Notes *notes, Note note, SegmentPlace from);
 
@@ -64,8 +63,7 @@ extern void notes_forget_segment(Notes *notes, int segno);
 extern bool notes_contain(Notes *notes, int segno, SegmentPlace place);
 
 /*
- * Have those looked at whose transaction has ended, before its number can mean
- * another one.
+ * Make notes due whose transaction has ended, before its xid can be another's.
  */
 extern void notes_refresh(Notes *notes);
 

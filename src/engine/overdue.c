@@ -18,10 +18,10 @@
 #include "stop_point.h"
 #include "utils/timestamp.h"
 
-/* Leases looked at in one claim. */
+/* Overdue leases that one claim takes over, at most. */
 #define OVERDUE_BATCH	500
 
-/* How soon a lease is tried again that could not be settled: from this to that. */
+/* How soon a lease that could not be settled is tried again, at first and at last. */
 #define TROUBLE_FIRST_MS	5000
 #define TROUBLE_LAST_MS		300000
 
@@ -35,7 +35,7 @@ overdue_report_trouble(const Lease *lease, const ErrorData *error)
 	TimestampTz retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
 	Lease		now;
 
-	/* It has another receipt since the attempt was undone. */
+	/* By id, as undoing the attempt has given the lease another ref. */
 	if (lease_find(lease->q, lease->id, &now))
 		lease_retry_expiry(now.ref, retry_at);
 	problem_report(lease->q->relid, overdue_activity, error->sqlerrcode, error->message, retry_at);
@@ -63,7 +63,7 @@ typedef struct TakeOver
 	ClaimScan  *scan;
 	LeaseRef	ref;
 	bool		nothing;		/* was done, */
-	bool		locked;			/* as somebody has a lock */
+	bool		locked;			/* because a lock was not free */
 } TakeOver;
 
 /* Count a lease's end as a failure, and lease its message to the scan's caller. */
@@ -84,8 +84,9 @@ take_over(void *arg)
 	this->locked = (result == FAILURE_LOCKED);
 
 	/*
-	 * If nothing was done, for a lock or because somebody else was first, an
-	 * error gives up the locks we did get: who waits is in nobody's way.
+	 * If nothing was done, because a lock was not free or another process was
+	 * first, an error releases the locks taken here: a waiting receiver must
+	 * not hold them.
 	 */
 	if (this->nothing)
 		ereport(ERROR,
@@ -94,7 +95,7 @@ take_over(void *arg)
 	if (result != FAILURE_DEFERRED)
 		return;
 
-	/* Its own command, so that this transaction can acknowledge it. */
+	/* So that this transaction can acknowledge the row inserted. */
 	CommandCounterIncrement();
 	if (lease_take(scan->q, &failed->place, failed->message.id, failed->message.attempts + 1,
 				   scan->kind, scan->now, scan->expires_at, &ref) == LEASE_TAKEN)

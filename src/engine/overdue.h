@@ -19,7 +19,10 @@ extern void overdue_claim(Queue *queue, ClaimScan *scan);
 extern const char overdue_activity[];
 extern const char overdue_error[];
 
-/* An ended lease could not be settled: say so, and let it be tried again later each time. */
+/*
+ * An ended lease could not be settled: report it, and try again after a wait
+ * that grows each time.
+ */
 extern void overdue_report_trouble(const Lease *lease, const ErrorData *error);
 
 #endif							/* QUEUE_ENGINE_OVERDUE_H */

@@ -1,6 +1,6 @@
 /*
  * owner.c
- *		Working on a user's table with his rights and nobody's settings.
+ *		Working on a table with its owner's rights and fixed settings.
  */
 #include "postgres.h"
 

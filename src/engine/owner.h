@@ -1,6 +1,6 @@
 /*
  * owner.h
- *		Working on a user's table with his rights and nobody's settings.
+ *		Working on a table with its owner's rights and fixed settings.
  */
 #ifndef QUEUE_ENGINE_OWNER_H
 #define QUEUE_ENGINE_OWNER_H

@@ -30,11 +30,14 @@ typedef struct Problem
 extern Size problem_shmem_size(void);
 extern void problem_shmem_init(void);
 
-/* Something has failed, in a row with what is there of it already. */
+/*
+ * An activity has failed, again if there is an entry already; retry_at is when
+ * it is tried again.
+ */
 extern void problem_report(Oid relid, const char *activity, int sqlstate,
 						   const char *error, TimestampTz retry_at);
 
-/* It works again. */
+/* It has succeeded again. */
 extern void problem_solved(Oid relid, const char *activity);
 
 /* A queue is gone; or with InvalidOid, everything of this database. */

@@ -4,7 +4,7 @@
  *
  * A claimer judges the tuples of a page under a share lock and publishes the
  * cursor before it lets go of the page; what it cannot judge yet it notes.  A
- * sender whose tuple lies before the cursor notes it itself.
+ * sender whose tuple lies before the cursor notes that tuple itself.
  */
 #include "postgres.h"
 
@@ -27,8 +27,9 @@ reader_skip_segment(QueueShared *q, int segno)
 }
 
 /*
- * First the number of blocks, then the segment's count, then the lane's: each
- * is a full barrier, and scan_forward reads them in the other order.
+ * First the number of blocks, then the segment's count, then the lane's.  The
+ * additions are full barriers; they pair with the read barriers in
+ * scan_forward, which reads the three in the other order.
  */
 void
 reader_found(QueueShared *q, int segno, SegmentPlace place)
@@ -51,7 +52,7 @@ reader_remember(QueueShared *q, int segno, SegmentPlace first, SegmentPlace last
 	if (!notes_add(&q->reader.notes, segno, first, last, first_id, xid, 0) &&
 		first < pg_atomic_read_u64(cursor))
 	{
-		/* All notes are taken: have the cursor come by again. */
+		/* All notes are taken: set the cursor back. */
 		pg_atomic_write_u64(cursor, first);
 		pg_atomic_fetch_add_u64(&seg->appended, 1);
 		pg_atomic_fetch_add_u64(&q->lane.appended, 1);
@@ -64,10 +65,10 @@ reader_appended(QueueShared *q, int segno, SegmentPlace first, SegmentPlace last
 				int64 first_id)
 {
 	/*
-	 * The tuples are in the table by now.  A claimer that reads a page later
-	 * sees them there; one that read it earlier published its cursor before
-	 * it let go of the page (scan_page), so that we see here that it has
-	 * passed us.
+	 * Pairs with scan_page, by the lock of the page that the tuples are in by
+	 * now.  A claimer that locks the page after us sees them there; one that
+	 * locked it before us wrote its cursor before it released the page, so
+	 * that the cursor read here is past the tuples, and we note them.
 	 */
 	reader_found(q, segno, last);
 	if (first < pg_atomic_read_u64(&q->reader.segments[segno].cursor))

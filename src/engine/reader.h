@@ -11,32 +11,31 @@
 #include "engine/shared.h"
 
 /*
- * A segment begins anew, under the queue's lock: read it from its start; or
- * take it for read, as it is empty.
+ * A segment begins anew: set the cursor to its start; the other also counts it
+ * as scanned, as it is empty.  The caller holds the queue's lock exclusively.
  */
 extern void reader_restart_segment(QueueShared *q, int segno);
 extern void reader_skip_segment(QueueShared *q, int segno);
 
-/*
- * Tuples were put in a segment up to a place: have the cursor look for them.
- */
+/* Count an insertion in a segment, up to a place, so that claimers scan on. */
 extern void reader_found(QueueShared *q, int segno, SegmentPlace place);
 
 /*
- * See to it that the tuples from first to last are looked at, though the
- * cursor may have passed them; at once, or when the transaction has ended.
+ * Note the tuples from first to last, which the cursor may have passed.  They
+ * are judged when transaction xid has ended, or at once if it is invalid.
+ * first_id is the id of the message at first.  Takes the queue's lock.
  */
 extern void reader_remember(QueueShared *q, int segno, SegmentPlace first,
 							SegmentPlace last, int64 first_id, TransactionId xid);
 
 /*
- * Tell the readers of tuples this transaction inserted in a segment, from
- * place first to place last.
+ * Make tuples known that this transaction has inserted in a segment, from
+ * place first to place last.  May take the queue's lock.
  */
 extern void reader_appended(QueueShared *q, int segno, SegmentPlace first,
 							SegmentPlace last, int64 first_id);
 
-/* Have notes looked at whose transaction has ended (see notes_refresh). */
+/* Make notes due whose transaction has ended (see notes_refresh). */
 extern void reader_refresh_notes(QueueShared *q);
 
 #endif							/* QUEUE_ENGINE_READER_H */

@@ -1,13 +1,13 @@
 /*
  * receipt.c
- *		What leases are called outside.
+ *		The names of leases outside the engine.
  *
  * A receipt is the number of a lease, passed through a Feistel network (Luby
  * and Rackoff, 1988) with the finalizer of MurmurHash3 as its function.  That
  * hides which slot it is for and which receipt comes next; and a receipt that
  * was damaged, by a float's precision say, becomes the name of a lease that in
- * all probability does not exist.  It is no cryptography: whoever may settle
- * a queue's messages is decided by rights.
+ * all probability does not exist.  It is no cryptography: rights decide who
+ * may settle a queue's messages.
  */
 #include "postgres.h"
 

@@ -1,13 +1,13 @@
 /*
  * receipt.h
- *		What leases are called, inside and outside.
+ *		The names of leases, inside the engine and outside.
  */
 #ifndef QUEUE_ENGINE_RECEIPT_H
 #define QUEUE_ENGINE_RECEIPT_H
 
 /*
- * One lease, and none before or after it in the same slot: generation <<
- * LEASE_SLOT_BITS | slot number.  0 is no lease.
+ * The name of one lease, and of none before or after it in the same slot:
+ * generation << LEASE_SLOT_BITS | slot number.  0 is no lease.
  */
 typedef uint64 LeaseRef;
 
@@ -20,7 +20,7 @@ typedef enum LeaseOutcome
 	LEASE_ACKED,
 	LEASE_FAILED,
 	LEASE_EXPIRED,
-	LEASE_GONE					/* nothing: somebody else removed it */
+	LEASE_GONE					/* nothing: it was gone already */
 } LeaseOutcome;
 
 /* Receipts are below 2^53, as greater numbers do not survive JSON. */
@@ -29,8 +29,8 @@ typedef enum LeaseOutcome
 #define RECEIPT_KEYS	4
 
 /*
- * A permutation of the numbers from 0 to 2^53 - 1, another one for other keys;
- * and back.  What cannot be a receipt is decoded as 0.
+ * Map the numbers from 0 to 2^53 - 1 to each other, one to one, depending on
+ * the keys; and back.  What cannot be a receipt is decoded as 0.
  */
 extern int64 receipt_encode(const uint64 *keys, uint64 number);
 extern uint64 receipt_decode(const uint64 *keys, int64 receipt);

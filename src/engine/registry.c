@@ -78,9 +78,9 @@ registry_init(void)
 }
 
 /*
- * The queue used last, and what rights on it were checked.  It holds as long
- * as nothing about the table, its grants or a role has changed; of which we
- * hear only for queues in the cache.
+ * The queue used last, and what rights on it were checked.  Valid as long as
+ * nothing about the table, its grants or a role has changed; changes of tables
+ * are counted only for queues in the cache.
  */
 static struct
 {
@@ -116,7 +116,7 @@ queue_rights_known(Oid relid, AclMode rights)
 void
 queue_check_rights(Oid relid, const char *name, AclMode rights)
 {
-	/* One at a time: pg_class_aclcheck is content with any of them. */
+	/* One at a time: of several, one would be enough for the check. */
 	for (AclMode right = 1; right <= rights; right <<= 1)
 	{
 		bool		missing = false;
@@ -137,7 +137,7 @@ queue_check_rights(Oid relid, const char *name, AclMode rights)
 							   quote_identifier(name))));
 	}
 
-	/* The engine does not go through policies, so it must not go past them. */
+	/* The engine does not apply policies, so it refuses such a table. */
 	if (check_enable_rls(relid, InvalidOid, true) == RLS_ENABLED)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -172,7 +172,7 @@ queue_recorded(Oid relid)
 	SysScanDesc scan;
 	bool		found;
 
-	/* Without the extension these can be anybody's. */
+	/* Without the extension any user can have made these. */
 	if (!OidIsValid(table) || !OidIsValid(index) || !extension_exists())
 		return false;
 	rel = table_open(table, AccessShareLock);
@@ -261,8 +261,8 @@ queues_per_role(void)
 
 /*
  * Find this queue's shared element, or give it a free one; if there is none,
- * one of a queue that was dropped and not cleared away yet.  A role must not
- * use them all up.
+ * one of a queue that was dropped and not cleared away yet.  A role that is
+ * not a superuser must not use them all up.
  */
 static void
 attach_shared(Queue *queue, bool may_retry)
@@ -355,7 +355,7 @@ queue_forget(Oid dboid, Oid relid)
 			continue;
 		LWLockAcquire(&q->lock, LW_EXCLUSIVE);
 
-		/* What a transaction has its hands on is left for the next time. */
+		/* Not while a transaction owns one of its leases. */
 		if (lease_forget_queue(q))
 		{
 			shared_reset(q);
@@ -408,15 +408,15 @@ read_queue(Queue *queue)
 	if (!read_table(queue) || !read_settings(queue))
 		return false;
 
-	/* By ownership: names change when somebody renames a table. */
+	/* By ownership: names change when a table is renamed. */
 	sequences = getOwnedSequences(queue->relid);
 	queue->sequence = sequences ? linitial_oid(sequences) : InvalidOid;
 	list_free(sequences);
 
-	/* The shared element says whose it is, too. */
+	/* Attach again: the shared element has the owner, too. */
 	queue->shared = NULL;
 
-	/* What was invalidated while we read it is good for this once only. */
+	/* If it was invalidated meanwhile, it is read again next time. */
 	queue->valid = (before == invalidations);
 	return true;
 }
@@ -446,6 +446,11 @@ queue_by_relid(Oid relid)
 	{
 		if (!queue->valid && !read_queue(queue))
 			return NULL;
+
+		/*
+		 * Without a lock: that the generation is the same is checked again
+		 * where it matters, under the queue's lock or with its table locked.
+		 */
 		if (queue->shared == NULL ||
 			pg_atomic_read_u32(&queue->shared->generation) != queue->generation)
 			attach_shared(queue, true);
@@ -453,7 +458,7 @@ queue_by_relid(Oid relid)
 			segment_load(queue->shared, queue->generation, queue->relid, NameStr(queue->name)))
 			return queue;
 
-		/* The element was given to another queue: was ours dropped? */
+		/* It was given to another queue: this one may have been dropped. */
 		queue->valid = false;
 		CHECK_FOR_INTERRUPTS();
 		AcceptInvalidationMessages();
@@ -481,7 +486,7 @@ queue_by_name(text *name, AclMode rights)
 
 	shmem_require();
 
-	/* One who waits takes no lock, and would never hear of a drop. */
+	/* A receiver that waits takes no lock, and would not notice a drop. */
 	AcceptInvalidationMessages();
 	queue = find_again(name, rights);
 	if (likely(queue != NULL))

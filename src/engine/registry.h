@@ -65,22 +65,22 @@ extern QueueShared *queue_find_shared(Oid relid);
 /* Raises 42501 unless the current user has these rights. */
 extern void queue_check_rights(Oid relid, const char *name, AclMode rights);
 
-/* Whether that has been found out already, and nothing changed since. */
+/* Whether queue_check_rights has found them already, and nothing has changed since. */
 extern bool queue_rights_known(Oid relid, AclMode rights);
 
 /* Raises 42501 unless the current user owns it. */
 extern void queue_check_owner(Oid relid, const char *name);
 
 /*
- * Give up the shared elements of one queue, or of a whole database
- * (InvalidOid), whose tables are no more.
+ * Give up the shared elements of one queue whose table is gone, or of a whole
+ * database (InvalidOid).
  */
 extern void queue_forget(Oid dboid, Oid relid);
 
 /*
  * Give up the elements of this database's queues that were dropped.  A table
  * that is locked may be one that is just being created, and is skipped unless
- * we wait.
+ * wait is set.
  */
 extern void queue_forget_dropped(bool wait);
 

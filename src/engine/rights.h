@@ -8,7 +8,10 @@
 /* Whether the caller may see what concerns the database as a whole. */
 extern bool may_watch(void);
 
-/* Or a queue's counters and leases, if there is such a table; not messages. */
+/*
+ * Whether the caller may see a queue's counters and leases, not its messages;
+ * false if there is no such table.
+ */
 extern bool may_watch_queue(Oid relid);
 
 #endif							/* QUEUE_ENGINE_RIGHTS_H */

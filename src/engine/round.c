@@ -12,14 +12,15 @@
 #include "storage/shmem.h"
 
 /*
- * Written by workers/database.c under its lock, next_round aside; read without
- * one.  What is stale is harmless: a latch set that need not have been.
+ * dboid and procno are written by workers/database.c under its lock, and read
+ * without it: a stale value sets a latch for nothing.  next_round is lowered
+ * by any process, and raised by the worker, without a lock.
  */
 typedef struct DatabaseRound
 {
 	pg_atomic_uint32 dboid;		/* InvalidOid: not in use */
 	pg_atomic_uint32 procno;	/* of the worker, or NO_PROCNO */
-	TimeBound	next_round;		/* when it comes at the latest */
+	TimeBound	next_round;		/* when the next round comes at the latest */
 } DatabaseRound;
 
 #define NO_PROCNO	PG_UINT32_MAX
@@ -103,7 +104,10 @@ maintenance_wake_by(Oid dboid, TimestampTz when)
 	int			element = round_find(dboid);
 	uint32		procno;
 
-	/* Pairs with round_begin: the worker sees what is to do, or we see its bound raised. */
+	/*
+	 * Pairs with round_begin: the worker sees what is to be done, or we see
+	 * that the bound was raised.
+	 */
 	pg_memory_barrier();
 	if (element < 0 || !bound_lower(&rounds[element].next_round, when))
 		return;
@@ -121,6 +125,7 @@ maintenance_wake(Oid dboid)
 void
 round_begin(int element)
 {
+	/* A full barrier; pairs with the one in maintenance_wake_by. */
 	(void) bound_raise(&rounds[element].next_round);
 }
 

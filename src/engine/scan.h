@@ -29,7 +29,7 @@ typedef struct ClaimScan
 {
 	QueueShared *q;
 	Oid			relid;			/* the queue's table */
-	uint32		generation;		/* q's, or it is another queue by now */
+	uint32		generation;		/* q's when the scan began */
 	Snapshot	snapshot;		/* every verdict is as of this */
 	LeaseKind	kind;
 	TimestampTz now;
@@ -38,9 +38,9 @@ typedef struct ClaimScan
 	int			nclaims;
 	int			max_claims;		/* of claims, as allocated */
 	Claim	   *claims;
-	bool		out_of_leases;	/* stopped for want of a lease slot */
+	bool		out_of_leases;	/* stopped as no lease slot was free */
 	int			turn;			/* 1: the queue's own table comes last */
-	int			pages_left;		/* before the queue's lock is let go of */
+	int			pages_left;		/* before the queue's lock is released */
 	Relation	rels[QUEUE_MAX_SEGMENTS];	/* opened so far */
 	bool		gone[QUEUE_MAX_SEGMENTS];
 } ClaimScan;

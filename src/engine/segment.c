@@ -29,7 +29,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-/* Pages looked at to estimate how many messages a loaded segment holds. */
+/* Pages read to estimate how many messages a loaded segment holds. */
 #define SAMPLE_PAGES	64
 
 /* What segment_load finds out about a table before it takes a lock. */
@@ -44,7 +44,7 @@ typedef struct SegmentInfo
 	int64		live;			/* estimated */
 } SegmentInfo;
 
-/* Note the first message of a table, unless it is none of ours. */
+/* Record the first message of a table, unless the tuple lacks the columns. */
 static void
 sample_first(HeapTupleHeader tuple, SegmentInfo *info)
 {
@@ -97,9 +97,9 @@ sample_segment(Relation rel, SegmentInfo *info)
 }
 
 /*
- * By the time at which the first message was sent: a segment's messages got
- * theirs after it had become the tail (insert_message), while one that was a
- * dead letter keeps its id.
+ * Order segments by when their first message was sent: messages get that time
+ * after the segment has become the tail (insert_one).  Ids do not say as much,
+ * as dead letters that are sent again keep theirs.
  */
 static int
 compare_age(const void *a, const void *b)
@@ -118,7 +118,8 @@ compare_age(const void *a, const void *b)
 
 /*
  * Use an array element for a table, one of a segment that is gone or a new
- * one; -1 if there is none.  The lists are up to the caller.
+ * one; returns its number, -1 if there is none.  The segment is pooled, so
+ * that no other process uses it yet.
  */
 static int
 add_segment(QueueShared *q, Oid relid, uint32 filenumber, BlockNumber nblocks)
@@ -129,6 +130,7 @@ add_segment(QueueShared *q, Oid relid, uint32 filenumber, BlockNumber nblocks)
 	Assert(LWLockHeldByMeInMode(&q->lock, LW_EXCLUSIVE));
 	for (segno = 0; segno < q->nsegments; segno++)
 	{
+		/* Leases on the segment that is gone still count by its number. */
 		if (pg_atomic_read_u32(&q->segments[segno].state) == SEGMENT_UNUSED &&
 			lease_count_in_segment(q, segno) == 0)
 			break;
@@ -174,8 +176,9 @@ unlist_segment(QueueShared *q, int segno)
 }
 
 /*
- * A segment's table was dropped, or is none of the queue's any more.  Should
- * that not have been the last word, segment_refresh finds it again.
+ * A segment's table was dropped, or is none of the queue's any more.  If it is
+ * one again later, segment_refresh finds it.  Compared again under the lock,
+ * as the element may have another table by now.
  */
 static void
 forget_segment(QueueShared *q, int segno, Oid relid)
@@ -198,10 +201,11 @@ forget_segment(QueueShared *q, int segno, Oid relid)
 }
 
 /*
- * Nothing about segments is written down anywhere: which are older follows
- * from the messages in them.  Whoever comes first gathers that without a lock and
- * installs it; until then nobody has sent or received through the engine.  On
- * a standby segments change without our doing, so there it is not for good.
+ * Which segments are older is not stored, but follows from the messages in
+ * them.  The first process that uses the queue gathers it without a lock and
+ * installs it under the queue's lock; until then no process has sent or
+ * received through the engine.  On a standby replay changes segments, so there
+ * it is gathered at each use.
  */
 bool
 segment_load(QueueShared *q, uint32 generation, Oid queue, const char *name)
@@ -280,10 +284,13 @@ segment_load(QueueShared *q, uint32 generation, Oid queue, const char *name)
 		pg_atomic_write_u64(&q->lane.appended, 1);
 		q->reader.scanned = 0;
 
-		/* Zero is always due: the first look finds out when the next one is. */
+		/* Always due: the first search finds out when the next message is. */
 		bound_write(&q->next_due, DT_NOBEGIN);
 
-		/* Pairs with the read barrier in queue_loaded. */
+		/*
+		 * Pairs with the read barrier in queue_loaded: a process that sees
+		 * loaded set sees the above.
+		 */
 		pg_write_barrier();
 		pg_atomic_write_u32(&q->loaded, for_good ? 1 : 0);
 	}
@@ -296,9 +303,10 @@ segment_load(QueueShared *q, uint32 generation, Oid queue, const char *name)
 
 /*
  * The table has another file than we knew (TRUNCATE, VACUUM FULL), or fewer
- * blocks: forget where we were and scan it from its start.  Messages still
- * on lease are known by their place or, if that moved, delivered again.
- * Others may have done so since we found out, and gone on from there.
+ * blocks: forget space and cursor and scan it from its start.  Leases are
+ * still known by their places; messages that have moved are delivered again.
+ * Compared again under the lock, as another process may have done this
+ * meanwhile, and gone on.
  */
 static void
 reset_segment(QueueShared *q, int segno, Relation rel)
@@ -309,7 +317,7 @@ reset_segment(QueueShared *q, int segno, Relation rel)
 	STOP_POINT("segment-changed");
 	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
 
-	/* In this order: what senders publish can only be less than what there is. */
+	/* In this order: the table grows before its blocks are counted. */
 	known = space_blocks(&seg->space);
 	if (seg->relid == RelationGetRelid(rel) &&
 		(seg->filenumber != RELATION_FILE_NUMBER(rel) || known > RelationGetNumberOfBlocks(rel)))
@@ -333,7 +341,7 @@ segment_open(QueueShared *q, int segno, LOCKMODE lockmode)
 	uint32		known;
 	BlockNumber nblocks;
 
-	/* A table's lock may have to be waited for, the queue's must not be held meanwhile. */
+	/* The queue's lock must not be held while we wait for a table's. */
 	Assert(!LWLockHeldByMe(&q->lock));
 	rel = table_open_if_any(relid, lockmode);
 	if (unlikely(rel == NULL || !table_check(q->relid, rel)))
@@ -347,15 +355,16 @@ segment_open(QueueShared *q, int segno, LOCKMODE lockmode)
 	}
 
 	/*
-	 * A table that is cut short or rewritten makes us forget the block we
-	 * aimed at last (RelationSetTargetBlock), so only then we need ask how
-	 * long it is.
+	 * A table that is truncated or rewritten loses its target block
+	 * (RelationSetTargetBlock) in every backend, so with one its length need
+	 * not be asked for.  filenumber is read without the queue's lock;
+	 * reset_segment compares again.
 	 */
 	if (RelationGetTargetBlock(rel) != InvalidBlockNumber &&
 		likely(RELATION_FILE_NUMBER(rel) == seg->filenumber))
 		return rel;
 
-	/* What senders have published can only be less than what there is. */
+	/* In this order: the table grows before its blocks are counted. */
 	known = space_blocks(&seg->space);
 	nblocks = RelationGetNumberOfBlocks(rel);
 	if (unlikely(RELATION_FILE_NUMBER(rel) != seg->filenumber || nblocks < known))
@@ -363,7 +372,7 @@ segment_open(QueueShared *q, int segno, LOCKMODE lockmode)
 	else if (known > 0)
 		RelationSetTargetBlock(rel, known - 1);
 
-	/* Blocks kept ahead can be gone though no message was in them. */
+	/* Empty blocks kept ahead can have been truncated. */
 	space_check(&seg->space, rel);
 	return rel;
 }
@@ -415,6 +424,7 @@ segment_switch_tail(QueueShared *q, int segno)
 		wanting = true;
 	LWLockRelease(&q->lock);
 
+	/* Only the first wakes the worker; maintenance_wake has a barrier. */
 	if (wanting && pg_atomic_exchange_u32(&q->wants_segment, 1) == 0)
 		maintenance_wake(MyDatabaseId);
 }
@@ -425,7 +435,7 @@ segment_pool(QueueShared *q, int segno)
 	Segment    *seg = &q->segments[segno];
 	Relation	rel;
 
-	/* A sender that took it for the tail may be about to insert in it. */
+	/* A sender that took it for the tail may have it locked. */
 	if (!ConditionalLockRelationOid(seg->relid, AccessExclusiveLock))
 		return;
 	rel = try_relation_open(seg->relid, NoLock);

@@ -24,8 +24,7 @@
 #include "utils/timestamp.h"
 
 /*
- * Lock a table for writing; false if it is gone, or we are not to wait and
- * would have to.
+ * Lock a table for writing; false if it would have to wait and wait is false.
  */
 static bool
 lock_table(Oid relid, bool wait)
@@ -45,9 +44,9 @@ settle_close(SettleTable *table)
 }
 
 /*
- * Open the table a lease points into, the queue's own being locked before, in
- * the order of who purges or drops it.  NULL if it is gone or, which *locked
- * says, we are not to wait for it and would have to.
+ * Open the table a lease points into, for writing.  The queue's own is locked
+ * first, the order of purge and drop.  NULL if it is gone or, which *locked
+ * says, if it would have to wait and wait is false.
  */
 static Relation
 open_leased(const Lease *lease, bool wait, SettleTable *table, bool *locked)
@@ -113,7 +112,7 @@ settle_failed(LeaseRef ref, const Failure *failure, SettleTable *table, Failed *
 	if (!OidIsValid(relid) || (queue = queue_by_relid(relid)) == NULL)
 		return FAILURE_ENDED;
 
-	/* The queue too, or it may be dropped before our row can be seen. */
+	/* The queue too, or it could be dropped before the row is visible. */
 	if (!lock_table(relid, failure->wait) ||
 		!lock_table(extension_relation("deferred"), failure->wait) ||
 		!lock_table(extension_relation("dead"), failure->wait))
@@ -141,7 +140,7 @@ settle_failed(LeaseRef ref, const Failure *failure, SettleTable *table, Failed *
 	if (result != TM_Ok)
 		return FAILURE_ENDED;
 
-	/* Deleted by us, so that its toasted values are there. */
+	/* Deleted by this transaction, so its toasted values are still there. */
 	unreadable = message_deform(lease.place.segment == LEASE_IN_DEFERRED ?
 								&deferred_columns : &message_columns,
 								tuple, RelationGetDescr(rel), message);

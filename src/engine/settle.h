@@ -3,7 +3,9 @@
  *		End leases: acknowledge, fail, reject.  No check of rights here.
  *
  * Each works in the current transaction and takes effect at its commit.
- * Returns false, having done nothing, when the receipt's lease has ended.
+ * Returns false, having done nothing, when the lease has ended.  Needs a
+ * transaction that may write; locks the queue's table first, then the
+ * message's.
  */
 #ifndef QUEUE_ENGINE_SETTLE_H
 #define QUEUE_ENGINE_SETTLE_H
@@ -33,7 +35,7 @@ typedef struct Failure
 
 /*
  * Delete a message, or move it to where it is tried again or to the dead
- * letters.  The table, empty for the first of a row of calls, is closed by
+ * letters.  table is zeroed before the first of a row of calls, and closed by
  * settle_close after the last.
  */
 extern bool settle_ack_lease(LeaseRef ref, SettleTable *table);
@@ -44,10 +46,10 @@ extern void settle_close(SettleTable *table);
 extern bool settle_ack(int64 receipt);
 
 /*
- * Count a failed attempt, this delivery having been attempt number attempts
- * (0: as the lease has it).  The message comes back after delay microseconds,
- * -1 meaning the queue's back-off; or goes to the dead letters, with reason
- * "max_attempts", if that is max_attempts (0: the queue's setting).
+ * Count a failed attempt, whose number is attempts, 0 for the lease's.  The
+ * message comes back after delay microseconds, -1 for the queue's back-off; or
+ * if the number is max_attempts, 0 for the queue's, goes to the dead letters
+ * with reason "max_attempts".
  */
 extern bool settle_fail(int64 receipt, int64 delay, const char *error,
 						int attempts, int max_attempts);
@@ -56,13 +58,14 @@ extern bool settle_fail(int64 receipt, int64 delay, const char *error,
 extern bool settle_unreadable(LeaseRef ref, const char *error);
 
 /*
- * The same as settle_fail_lease, with what became of the message.  Locked, with
- * no wait, leaves the lease held, to be looked at again after SETTLE_RETRY_MS.
+ * The same as settle_fail_lease, with what became of the message.
+ * FAILURE_LOCKED leaves the lease held, to be tried again after
+ * SETTLE_RETRY_MS.
  */
 typedef enum FailureResult
 {
-	FAILURE_ENDED,				/* the lease had, or the message */
-	FAILURE_LOCKED,				/* somebody has a lock, and we did not wait */
+	FAILURE_ENDED,				/* the lease or its message was gone */
+	FAILURE_LOCKED,				/* a lock was not free, and wait was false */
 	FAILURE_DEFERRED,
 	FAILURE_DEAD
 } FailureResult;

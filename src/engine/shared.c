@@ -18,7 +18,7 @@ shared_size(void)
 					mul_size(queue_max_queues, sizeof(QueueShared)));
 }
 
-/* What differs between a fresh element and one that is used again: locks. */
+/* Initialise an element at the start, with the locks, which shared_reset leaves as they are. */
 static void
 init_element(QueueShared *q)
 {
@@ -52,7 +52,7 @@ shared_reset(QueueShared *q)
 {
 	Assert(LWLockHeldByMeInMode(&q->lock, LW_EXCLUSIVE));
 
-	/* Processes still wait in its list, and are woken when they look. */
+	/* Not the waiters: processes still in that list find out themselves. */
 	pg_atomic_write_u32(&q->loaded, 0);
 	q->nsegments = q->lane.nscan = 0;
 	for (int i = 0; i < QUEUE_MAX_SEGMENTS; i++)

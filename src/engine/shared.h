@@ -2,11 +2,11 @@
  * shared.h
  *		What the processes share of each queue in use.
  *
- * All of it is a cache of who is working on what.  The heap decides which
+ * All of it is a cache: which process works on what.  The heap decides which
  * messages exist; losing this memory costs redeliveries, never messages.
  *
  * A queue has segments; a lane is a line of segments that messages are sent
- * to, and a reader is who goes through them.  Leases lie elsewhere (lease.h).
+ * to, and a reader goes through them.  Leases are kept elsewhere (lease.h).
  */
 #ifndef QUEUE_ENGINE_SHARED_H
 #define QUEUE_ENGINE_SHARED_H
@@ -38,27 +38,35 @@ typedef enum SegmentState
 typedef struct Segment
 {
 	/*
-	 * Under the queue's lock; read without by who has the table locked and
-	 * asks again under the lock before acting on a difference.
+	 * Under the queue's lock; read without it by a process that has the table
+	 * locked, and compares again under the lock before it acts on a
+	 * difference (reset_segment, forget_segment).
 	 */
 	Oid			relid;
 	uint32		filenumber;		/* changes when the table is rewritten */
 
-	/* SegmentState.  Under the queue's lock; read without as a hint. */
+	/*
+	 * SegmentState.  Under the queue's lock; read without it by senders once
+	 * they have the table locked (open_tail), otherwise as a hint.
+	 */
 	pg_atomic_uint32 state;
 
-	Space		space;			/* see there */
+	Space		space;			/* has its own lock, see space.h */
 
 	/*
-	 * Counts insertions.  Counted up by anybody without a lock, after the
-	 * number of blocks and before the lane's count.
+	 * Counts insertions.  Counted up by any process without a lock, after the
+	 * number of blocks and before the lane's count (reader_found); set only
+	 * while the segment is not in use.
 	 */
 	pg_atomic_uint64 appended;
 
-	/* Under the queue's lock; read by maintenance without. */
+	/* Under the queue's lock; read without it by the maintenance worker. */
 	TimestampTz sealed_at;		/* when it stopped being the tail */
 
-	/* The maintenance worker's; drained is read by others as a hint. */
+	/*
+	 * Written by the maintenance worker, and reset under the queue's lock;
+	 * drained is read by others as a hint.
+	 */
 	BlockNumber drained;		/* no live tuple before this */
 	uint64		idle_appended;	/* appended when last seen, */
 	TimestampTz idle_since;		/* and since when it has been that */
@@ -67,13 +75,14 @@ typedef struct Segment
 /* A line of segments that messages are sent to. */
 typedef struct Lane
 {
-	/* Under the queue's lock; the number is read without as a hint. */
+	/* Under the queue's lock; read without it as a hint (open_ahead). */
 	int			nscan;
 	uint8		scan_order[QUEUE_MAX_SEGMENTS]; /* oldest first */
 
 	/*
 	 * The segment messages are sent to.  Under the queue's lock; read without
-	 * by senders, who look at its state once they have the table locked.
+	 * it by senders, which check the segment's state once they have its table
+	 * locked.
 	 */
 	pg_atomic_uint32 tail;
 
@@ -81,36 +90,46 @@ typedef struct Lane
 	pg_atomic_uint64 appended;
 } Lane;
 
-/* Who goes through the segments: where it is in each. */
+/* Where a reader is in one segment. */
 typedef struct ReaderSegment
 {
 	/*
 	 * SegmentPlace of the next tuple to judge.  Under the queue's lock, and
-	 * the page's when it is moved past its tuples; read without by senders
-	 * once they have inserted.
+	 * the page's too when it is moved past its tuples (scan_page); read
+	 * without either by senders once they have inserted (reader_appended).
 	 */
 	pg_atomic_uint64 cursor;
 
-	/* The segment's appended when last scanned to its end; under the queue's lock. */
+	/*
+	 * The segment's appended when last scanned to its end.  Under the queue's
+	 * lock; read without it as a hint, which a torn read spoils at worst.
+	 */
 	uint64		scanned;
 } ReaderSegment;
 
 typedef struct Reader
 {
 	ReaderSegment segments[QUEUE_MAX_SEGMENTS];
-	uint64		scanned;		/* the lane's appended, when last scanned to the end */
-	pg_atomic_uint32 turn;		/* counts claims, by anybody; see scan_forward */
+	uint64		scanned;		/* the lane's appended likewise */
+	pg_atomic_uint32 turn;		/* counted by any claimer, see scan_forward */
 	Notes		notes;			/* under the queue's lock */
-	pg_atomic_uint64 time;		/* enqueued_at last met, for queue.stats; by anybody */
+
+	/* enqueued_at of what was claimed last, for queue.stats; by any claimer. */
+	pg_atomic_uint64 time;
 } Reader;
 
 typedef struct QueueShared
 {
 	/*
-	 * Whose element this is.  Changes under QueueState.registry_lock only.
-	 * The generation differs for each use of the element; it is compared with
-	 * one that was learned under that lock.  That it is the same is certain
-	 * only under the queue's lock, or with the queue's table locked.
+	 * The queue whose element this is.  Written under
+	 * QueueState.registry_lock; read without it through a lease, which keeps
+	 * the element, or as a hint (lease_allowance).
+	 *
+	 * generation differs for each use of the element, and is compared without
+	 * a lock with one that was learned under registry_lock.  If it differs,
+	 * the element is another queue's or none's by now.  That it is the same
+	 * is certain only under the queue's lock, or with the queue's table
+	 * locked.
 	 */
 	Oid			dboid;
 	Oid			relid;
@@ -118,11 +137,14 @@ typedef struct QueueShared
 	bool		owner_is_superuser;
 	pg_atomic_uint32 generation;
 
-	/* Whether the segments are filled in; see queue_loaded. */
+	/*
+	 * Whether the segments are filled in.  Under the queue's lock; read
+	 * without, see queue_loaded.
+	 */
 	pg_atomic_uint32 loaded;
 
 	LWLock		lock;			/* the queue's lock */
-	int			nsegments;		/* under lock; only grows while the queue lives */
+	int			nsegments;		/* under lock; grows until given up */
 	Segment		segments[QUEUE_MAX_SEGMENTS];
 	Lane		lane;
 	Reader		reader;
@@ -131,25 +153,28 @@ typedef struct QueueShared
 	WaitList	waiters;
 	QueueCounters counters;
 
-	/* When the first deferred message is due that nobody has leased. */
+	/* Lower bound of when an unleased deferred message is due: see due.c. */
 	TimeBound	next_due;
 
-	/* Set by senders that find no pooled segment to go on to; cleared by maintenance. */
+	/*
+	 * Set by senders that find no pooled segment, and cleared by the
+	 * maintenance worker, without a lock.
+	 */
 	pg_atomic_uint32 wants_segment;
 
-	/* Set by who may have left messages where only a sweep finds them; likewise. */
+	/* Set where only a sweep finds messages that are back (ddl.c); likewise. */
 	pg_atomic_uint32 wants_sweep;
 
-	/* The maintenance worker's. */
+	/* The maintenance worker's, and reset with the element. */
 	TimestampTz swept_at;
-	bool		counted;		/* COUNTER_DEFERRED and COUNTER_DEAD did not start from zero */
+	bool		counted;		/* stored messages' gauges were counted */
 } QueueShared;
 
 typedef struct QueueState
 {
 	LWLock		registry_lock;	/* which element is which queue's */
 	int			lwlock_tranche;
-	pg_atomic_uint32 queue_generation;
+	pg_atomic_uint32 queue_generation;	/* the last one given out */
 	QueueShared queues[FLEXIBLE_ARRAY_MEMBER];
 } QueueState;
 
@@ -158,7 +183,7 @@ extern QueueState *queue_state;
 extern Size shared_size(void);
 extern void shared_init(void);
 
-/* Make a freed element as good as new; its lock is held. */
+/* Reset an element that is given up; the caller holds its lock exclusively. */
 extern void shared_reset(QueueShared *q);
 
 /* Raises 55000 unless the library was preloaded. */
@@ -166,7 +191,11 @@ extern void shmem_require(void);
 
 #define QueueIndex(q) ((int) ((q) - queue_state->queues))
 
-/* Pairs with the write barrier in segment_load: what it has filled in can be read. */
+/*
+ * Whether the segments can be used without the queue's lock.  The read barrier
+ * pairs with the write barrier in segment_load: a process that sees loaded set
+ * sees them filled in.
+ */
 static inline bool
 queue_loaded(QueueShared *q)
 {

@@ -3,8 +3,8 @@
  *		Space for new tuples at the end of a segment.
  *
  * All senders fill one block, so that tuples lie in the order they were sent,
- * and reserve bytes of it beforehand, so that nobody finds it full with his
- * tuple in hand: then all would extend the table at once.  The table is
+ * and reserve bytes of it before they insert.  Otherwise many would find it
+ * full at the same time, and each would extend the table.  The table is
  * extended some blocks ahead, by one sender while the others go on.
  */
 #include "postgres.h"
@@ -33,14 +33,14 @@
 #define MIN_EXTEND	4
 #define MAX_EXTEND	32
 
-/* Bytes of a block that tuples can take as its owner wants it filled. */
+/* Bytes of a block that tuples can take within the table's fillfactor. */
 static uint32
 block_space(Relation rel)
 {
 	return BLOCK_SPACE - RelationGetTargetPageFreeSpace(rel, HEAP_DEFAULT_FILLFACTOR);
 }
 
-/* Length of a tuple at most when the toaster is done with it. */
+/* Length of a tuple at most once it is toasted. */
 static uint32
 longest_toasted(Relation rel)
 {
@@ -72,8 +72,8 @@ space_needed(Relation rel, HeapTuple tuple)
 	uint32		block = block_space(rel);
 
 	/*
-	 * A value that is stored elsewhere is brought back in, to be as long as
-	 * any: what counts is what the toaster makes of it.
+	 * A value stored out of line is fetched when the tuple is inserted, so
+	 * the greatest length after toasting counts.
 	 */
 	if (unlikely(HeapTupleHasExternal(tuple)))
 		len = longest_toasted(rel);
@@ -97,7 +97,7 @@ space_init(Space *space, int lwlock_tranche)
 	space->extend_at = InvalidBlockNumber;
 }
 
-/* Forget the space of a table of so many blocks; the lock is held. */
+/* Forget the space of a table of nblocks blocks; the lock is held. */
 static void
 forget_ahead(Space *space, BlockNumber nblocks)
 {
@@ -107,7 +107,7 @@ forget_ahead(Space *space, BlockNumber nblocks)
 	space->extend_at = InvalidBlockNumber;
 }
 
-/* The same, and what has been put there. */
+/* The same, and set the number of blocks in use. */
 static void
 forget(Space *space, BlockNumber nblocks)
 {
@@ -118,7 +118,7 @@ forget(Space *space, BlockNumber nblocks)
 void
 space_restart(Space *space, Relation rel)
 {
-	/* Who gets a block after this raises the number again. */
+	/* A sender that gets a block after this raises the number again. */
 	LWLockAcquire(&space->lock, LW_EXCLUSIVE);
 	forget(space, RelationGetNumberOfBlocks(rel));
 	LWLockRelease(&space->lock);
@@ -157,7 +157,7 @@ add_blocks(Relation rel, int n)
 	}
 }
 
-/* Extend the table unless somebody has just done so. */
+/* Extend the table, unless another sender has since the caller found no space. */
 static void
 extend(Space *space, Relation rel)
 {
@@ -165,6 +165,7 @@ extend(Space *space, Relation rel)
 	BlockNumber nblocks;
 	int			n;
 
+	/* end is read without the lock: if it changes, there is space again. */
 	LockRelationForExtension(rel, ExclusiveLock);
 	if (space->end == known)
 	{
@@ -173,7 +174,7 @@ extend(Space *space, Relation rel)
 		add_blocks(rel, n);
 
 		LWLockAcquire(&space->lock, LW_EXCLUSIVE);
-		/* Blocks others have added meanwhile are theirs. */
+		/* Blocks that other processes added before this are left to them. */
 		if (nblocks != space->end)
 			space->next = nblocks;
 		space->end = nblocks + n;
@@ -184,8 +185,9 @@ extend(Space *space, Relation rel)
 }
 
 /*
- * A new block, of which the caller keeps this many bytes and the others get
- * the rest; unless, for those who share, there is space again by now.
+ * Take a new block, of which the caller keeps this many bytes.  With share,
+ * the rest is for all senders; and if there is space again by now, no block is
+ * taken and InvalidBlockNumber returned.
  */
 static BlockNumber
 new_block(Space *space, Relation rel, uint32 bytes, bool share)
@@ -196,6 +198,11 @@ new_block(Space *space, Relation rel, uint32 bytes, bool share)
 		bool		low;
 
 		LWLockAcquire(&space->lock, LW_EXCLUSIVE);
+
+		/*
+		 * Bytes are added under the lock only, so another sender has done it.
+		 * They can be gone again by the time the caller tries.
+		 */
 		if (share && SHARED_BYTES(pg_atomic_read_u64(&space->shared)) >= bytes)
 		{
 			LWLockRelease(&space->lock);
@@ -204,13 +211,18 @@ new_block(Space *space, Relation rel, uint32 bytes, bool share)
 		if (space->next < space->end)
 		{
 			block = space->next++;
-			/* What is left of the block before is given up: see space_offer. */
+
+			/*
+			 * What is left of the block before is given up: see space_offer.
+			 * A compare-and-swap of another sender comes before this, and has
+			 * its bytes, or fails.
+			 */
 			pg_atomic_write_u64(&space->shared, share ? SHARED(block, block_space(rel) - bytes) : 0);
 		}
 		low = (block == space->extend_at || block == InvalidBlockNumber);
 		LWLockRelease(&space->lock);
 
-		/* One sender sees to more while the others use up what there is. */
+		/* One sender adds blocks while the others use up those left. */
 		if (low)
 			extend(space, rel);
 		if (block != InvalidBlockNumber)
@@ -260,8 +272,8 @@ void
 space_offer(Space *space, BlockNumber block, uint32 bytes)
 {
 	/*
-	 * Only the newest block: in an older one, later messages would come
-	 * before earlier ones.
+	 * Only the newest block: in an older one, later messages would lie before
+	 * earlier ones.
 	 */
 	LWLockAcquire(&space->lock, LW_EXCLUSIVE);
 	if (block + 1 == space->next)

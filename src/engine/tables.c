@@ -2,9 +2,8 @@
  * tables.c
  *		Which tables are a queue's.
  *
- * A queue's owner can do to its tables what he likes, and other children can
- * be given to its own table by and by.  Nothing of a table is read or written
- * before it has been looked at here.
+ * A queue's owner can alter its tables in any way, and its own table can get
+ * other children.  No table is read or written before it was checked here.
  */
 #include "postgres.h"
 
@@ -136,9 +135,8 @@ table_segments(Oid parent, LOCKMODE lockmode)
 }
 
 /*
- * Tables this backend has looked at, so that it need not look at each use:
- * segments, by their queues' tables.  An entry is good until something about
- * either table changes.
+ * Tables this backend has checked: segments, with their queues' tables.  An
+ * entry is valid until something about either table changes.
  */
 #define CHECKED_TABLES	64
 
@@ -190,8 +188,8 @@ table_check(Oid parent, Relation rel)
 }
 
 /*
- * Open a table; NULL if it is gone.  The maintenance worker must not wait for
- * somebody who has it locked, and goes without it for now.
+ * Open a table; NULL if it is gone.  With tables_nowait NULL also if the lock
+ * is not free, as the maintenance worker must not wait.
  */
 Relation
 table_open_if_any(Oid relid, LOCKMODE lockmode)

@@ -17,8 +17,8 @@ extern bool tables_nowait;
 extern Relation table_open_if_any(Oid relid, LOCKMODE lockmode);
 
 /*
- * The engine reads and forms tuples by column number, so it must not touch a
- * table whose owner has made the columns others: whether it can, or an error.
+ * Whether a table's columns are those of a queue; and raise 55000 if not.  The
+ * engine reads and forms tuples by column number, so it must not use others.
  */
 extern bool table_columns_valid(Relation rel);
 extern void table_check_columns(Relation rel);
@@ -33,15 +33,15 @@ extern bool table_belongs(Relation rel, Oid parent);
 extern Oid	table_parent(Oid relid);
 
 /*
- * Whether an open table is to be used as a segment of the queue whose table is
- * parent, or is that; an error if it is and has other columns.
+ * Whether an open table is parent, a queue's table, or a segment of that
+ * queue; raises 55000 if it is and has other columns.
  */
 extern bool table_check(Oid parent, Relation rel);
 
 /* The tables that inherit from one, which may be gone already. */
 extern List *table_children(Oid parent, LOCKMODE lockmode);
 
-/* The segments of a table but itself, locked. */
+/* The segments of a queue's table, itself not included, locked. */
 extern List *table_segments(Oid parent, LOCKMODE lockmode);
 
 /* Raises 42704, also for a queue that was dropped a moment ago. */

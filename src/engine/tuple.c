@@ -1,6 +1,6 @@
 /*
  * tuple.c
- *		Tuples in their pages: which are messages to be had.
+ *		Tuples in their pages: which are messages that can be leased.
  */
 #include "postgres.h"
 
@@ -15,8 +15,8 @@
 #include "utils/snapmgr.h"
 
 /*
- * The transaction whose end decides about this one in progress: the whole of
- * it, lest each subtransaction take a note of its own.
+ * The top-level transaction of one in progress: its end decides, and notes are
+ * by it, so that subtransactions share one.
  */
 static TransactionId
 top_level(TransactionId xid)
@@ -56,7 +56,7 @@ tuple_judge(HeapTupleHeader tuple, Snapshot snapshot, Buffer buffer, Transaction
 		}
 	}
 
-	/* Has anybody deleted or locked it? */
+	/* Is it deleted or locked? */
 	if (tuple->t_infomask & HEAP_XMAX_INVALID)
 		return VERDICT_LIVE;
 

@@ -1,6 +1,6 @@
 /*
  * tuple.h
- *		Tuples in their pages: which are messages to be had.
+ *		Tuples in their pages: which are messages that can be leased.
  */
 #ifndef QUEUE_ENGINE_TUPLE_H
 #define QUEUE_ENGINE_TUPLE_H
@@ -12,15 +12,15 @@
 
 typedef enum Verdict
 {
-	VERDICT_LIVE,				/* committed and nobody's */
-	VERDICT_DEAD,				/* never to be looked at again */
+	VERDICT_LIVE,				/* committed, not deleted or locked */
+	VERDICT_DEAD,				/* never to be judged again */
 	VERDICT_WAIT				/* depends on a transaction in progress */
 } Verdict;
 
 /*
  * A message's id is the first column of every table it can be in, once that
- * has been checked (table_check_columns).  A dead row from before the columns
- * were as they are now can have none: 0 is no message's.
+ * has been checked (table_check_columns).  A dead row that is older than a
+ * change of the columns can have none: then 0, which is no message's id.
  */
 static inline int64
 tuple_message_id(HeapTupleHeader tuple)

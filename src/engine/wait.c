@@ -2,8 +2,9 @@
  * wait.c
  *		Processes that wait for messages, and waking them.
  *
- * A process that waits registers first and looks then, so that a commit
- * between the two wakes it.  Waking allocates nothing and raises nothing.
+ * A process that waits enters the list first and searches then, so that a
+ * commit between the two wakes it.  Waking allocates nothing and raises
+ * nothing.
  */
 #include "postgres.h"
 
@@ -16,7 +17,7 @@
 #include "storage/shmem.h"
 #include "storage/spin.h"
 
-/* Woken at once while a spinlock is held; more take another turn. */
+/* Processes taken off a list while its spinlock is held once. */
 #define WAKE_BATCH		32
 
 typedef enum WaitState
@@ -26,7 +27,7 @@ typedef enum WaitState
 	WAIT_WOKEN					/* taken off it, latch set */
 } WaitState;
 
-/* One for each process, guarded by the mutex of the list it is in. */
+/* One for each process, guarded by the mutex of the list it waits in, or waited in last. */
 typedef struct WaitSlot
 {
 	WaitState	state;
@@ -82,7 +83,10 @@ unlist(WaitList *list, int procno)
 void
 wake_waiters(WaitList *list, int n)
 {
-	/* Pairs with the barrier in wait_begin: a waiter sees the message, or we see the waiter. */
+	/*
+	 * Pairs with the barrier in wait_begin: a waiter sees the message, or we
+	 * see the waiter.
+	 */
 	pg_memory_barrier();
 
 	while (n > 0 && pg_atomic_read_u32(&list->n) > 0)
@@ -103,6 +107,8 @@ wake_waiters(WaitList *list, int n)
 
 		if (woken == 0)
 			break;
+
+		/* Without the mutex: a process that has gone on is woken for nothing. */
 		for (int i = 0; i < woken; i++)
 			SetLatch(&ProcGlobal->allProcs[procnos[i]].procLatch);
 		n -= woken;
@@ -145,7 +151,10 @@ wait_begin(WaitList *list)
 	SpinLockRelease(&list->mutex);
 	waiting_for = list;
 
-	/* Pairs with the barrier in wake_waiters. */
+	/*
+	 * Pairs with the barrier in wake_waiters: a process that commits from
+	 * here on sees us in the list, and we see what was committed before.
+	 */
 	pg_memory_barrier();
 }
 

@@ -8,7 +8,7 @@
 #include "port/atomics.h"
 #include "storage/s_lock.h"
 
-/* Those who wait for the messages of one queue, linked through their wait slots. */
+/* The processes that wait for messages of one queue, linked through their wait slots. */
 typedef struct WaitList
 {
 	slock_t		mutex;
@@ -25,10 +25,10 @@ extern void wait_list_init(WaitList *list);
 extern void wake_waiters(WaitList *list, int n);
 
 /*
- * Wait for messages: wait_begin, then look, then WaitLatch; wait_end when
+ * Wait for messages: wait_begin, then search, then WaitLatch; wait_end when
  * done, whether woken or not.  A process waits for one queue at a time.
- * wait_end(true) says a message was taken; with false, a wake-up spent on us
- * is handed to the next waiter.
+ * wait_end(true) says a message was taken; with false, a wake-up that this
+ * process got goes to the next waiter.
  */
 extern void wait_begin(WaitList *list);
 extern void wait_end(bool took);

@@ -1,9 +1,9 @@
 /*
  * cleanup.c
- *		Rows of the extension's own tables that nobody needs any more.
+ *		Rows of the extension's own tables that are not needed any more.
  *
- * They are deleted without SQL: nothing of a user's can run, and a
- * publication that lacks a replica identity is no obstacle.
+ * They are deleted without SQL: no code of a user's can run, and a publication
+ * that lacks a replica identity is no obstacle.
  */
 #include "postgres.h"
 
@@ -38,7 +38,10 @@
 #define Anum_inbox_relid		1
 #define Anum_inbox_accepted_at	5
 
-/* Where rows about a queue are; queue.queue_definition last, as it says that they are. */
+/*
+ * Where rows about a queue are; queue.queue_definition last, as its row says
+ * that there are some.
+ */
 static const struct
 {
 	const char *table;
@@ -53,8 +56,8 @@ static const struct
 };
 
 /*
- * Delete up to a batch of the rows that match a key.  One that somebody else
- * is at work on is left alone.  True if there may be more.
+ * Delete up to a batch of the rows that match a key; true if there may be
+ * more.  A row that another transaction has locked is left, and *skipped set.
  */
 static bool
 delete_rows(const char *table, const char *index, ScanKey key, bool *skipped)

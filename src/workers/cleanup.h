@@ -1,8 +1,8 @@
 /*
  * cleanup.h
- *		Rows of the extension's own tables that nobody needs any more.
+ *		Rows of the extension's own tables that are not needed any more.
  *
- * Each returns when it wants to be called again: DT_NOEND at the usual time,
+ * Each returns when it is to be called again: DT_NOEND at the usual time,
  * DT_NOBEGIN at once, as it is not done.  Call it outside a transaction.
  */
 #ifndef QUEUE_WORKERS_CLEANUP_H

@@ -12,8 +12,8 @@
  *		|  +--- failed -------+--------------------+-----------+
  *		+------ poke -------- ABSENT <-- exit 0 ---+-----------+
  *
- * A worker that finds its database in another state than STARTING is not
- * wanted and exits, so that there is never more than one.
+ * A worker that finds its database in another state than STARTING exits, so
+ * that there is never more than one.
  */
 #include "postgres.h"
 
@@ -45,11 +45,14 @@
 #define MIN_BACKOFF_MS		1000
 #define MAX_BACKOFF_MS		60000
 
-/* How long DDL waits for our workers, in milliseconds. */
+/* How long DDL waits for workers to exit, in milliseconds. */
 #define BLOCK_TIMEOUT_MS	5000
 #define BLOCK_POLL_MS		10
 
-/* Guarded by DatabasesShared.lock.  Which database it is says round_database. */
+/*
+ * Guarded by DatabasesShared.lock; state is read without it as a hint
+ * (database_running).  round_database says which database it is.
+ */
 typedef struct DatabaseShared
 {
 	DatabaseState state;
@@ -66,7 +69,7 @@ typedef struct DatabaseShared
 typedef struct DatabasesShared
 {
 	LWLock		lock;
-	pg_atomic_uint32 launcher;	/* its procno, or NO_PROCNO; stale is harmless */
+	pg_atomic_uint32 launcher;	/* procno or NO_PROCNO, see wake_launcher */
 	bool		rescan;			/* a database found no place in the array */
 	DatabaseShared databases[MAX_DATABASES];
 } DatabasesShared;
@@ -75,7 +78,7 @@ typedef struct DatabasesShared
 
 static DatabasesShared *shared = NULL;
 
-/* What this transaction is to undo or do at its end; in its own memory. */
+/* Databases this transaction is to unblock, or to poke, at its end; in its own memory. */
 static List *blocked_databases = NIL;
 static List *poked_databases = NIL;
 
@@ -105,7 +108,7 @@ database_shmem_init(void)
 	pg_atomic_init_u32(&shared->launcher, NO_PROCNO);
 }
 
-/* Wake the launcher, which may have gone meanwhile; its successor won't mind. */
+/* Wake the launcher.  If it has exited meanwhile, another process is woken for nothing. */
 static void
 wake_launcher(void)
 {
@@ -117,7 +120,8 @@ wake_launcher(void)
 
 /*
  * The element of a database, made if there is none: in the place of one
- * without the extension if need be.  -1 if all are wanted.
+ * without the extension if need be.  -1 if none can be replaced.  The caller
+ * holds the lock.
  */
 static int
 enter_database(Oid dboid)
@@ -172,7 +176,7 @@ back_off(DatabaseShared *db, DatabaseProblem problem)
  * For DDL
  */
 
-/* Have the launcher look at a database.  May run after commit: raises nothing. */
+/* Have the launcher try a database.  May run after commit: raises nothing. */
 static void
 poke(Oid dboid)
 {
@@ -186,7 +190,7 @@ poke(Oid dboid)
 	{
 		DatabaseShared *db = &shared->databases[element];
 
-		/* A worker that has looked already goes again when it exits. */
+		/* For a worker that has looked already: see detach. */
 		db->poked = true;
 		if (db->state == DATABASE_ABSENT)
 			db->state = DATABASE_UNKNOWN;
@@ -258,7 +262,7 @@ stop_workers(Oid dboid)
 	int			element;
 	int			pid;
 
-	/* Under the lock, as a worker clears its pid under it before it exits. */
+	/* Under the lock, under which a worker clears its pid before it exits. */
 	LWLockAcquire(&shared->lock, LW_SHARED);
 	element = round_find(dboid);
 	pid = element >= 0 ? shared->databases[element].pid : 0;
@@ -292,11 +296,11 @@ database_block(Oid dboid)
 	LWLockRelease(&shared->lock);
 	MemoryContextSwitchTo(old);
 
-	/* Not kept in mind, so it has no workers. */
+	/* Without an element it has no workers. */
 	if (element < 0)
 		return;
 
-	/* One that will not go makes the statement fail in its own words. */
+	/* If a worker stays, the statement fails with PostgreSQL's own error. */
 	deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BLOCK_TIMEOUT_MS);
 	while (!stop_workers(dboid) && GetCurrentTimestamp() < deadline)
 	{
@@ -336,7 +340,7 @@ detach(int code, Datum arg)
 	db->pid = 0;
 	round_detach(my_element);
 
-	/* It had been well for a while: that is no further failure in a row. */
+	/* It had run for a while: earlier failures do not count. */
 	if (db->state == DATABASE_RUNNING &&
 		TimestampDifferenceExceeds(db->attached_at, now, MAX_BACKOFF_MS))
 		db->failures = 0;
@@ -396,7 +400,7 @@ database_report_running(void)
 	db->since = GetCurrentTimestamp();
 	LWLockRelease(&shared->lock);
 
-	/* The launcher may have been waiting to look at other databases. */
+	/* The launcher may have been waiting to try other databases. */
 	wake_launcher();
 }
 
@@ -413,7 +417,7 @@ database_element(void)
 void
 database_attach_launcher(void)
 {
-	/* Workers registered by a launcher before us, we would not hear of. */
+	/* We get no notice of workers that an earlier launcher has registered. */
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	shared->rescan = true;
 	for (int i = 0; i < MAX_DATABASES; i++)
@@ -465,7 +469,7 @@ database_choose(List *connectable, List **untried, TimestampTz *next, bool *full
 			chosen = i;
 	}
 
-	/* Whoever is waiting for its turn is woken when a worker has looked. */
+	/* A worker that has looked wakes the launcher, for the next ones. */
 	if (probes >= MAX_PROBES)
 		chosen = -1;
 	while (chosen < 0 && *untried != NIL && probes < MAX_PROBES)
@@ -522,7 +526,7 @@ database_read(int element, DatabaseInfo *info)
 
 /*
  * The end of the extension's script: this database has it from now on.
- * Without shared_preload_libraries there is nobody to tell.
+ * Without shared_preload_libraries this does nothing.
  */
 Datum
 queue_start_workers(PG_FUNCTION_ARGS)

@@ -10,7 +10,7 @@
 
 typedef enum DatabaseState
 {
-	DATABASE_UNKNOWN,			/* to be looked at, once not_before has come */
+	DATABASE_UNKNOWN,			/* to be tried, once not_before has come */
 	DATABASE_STARTING,			/* a worker is registered, or about to be */
 	DATABASE_PROBING,			/* attached, has yet to look */
 	DATABASE_RUNNING,
@@ -48,28 +48,28 @@ extern bool database_read(int element, DatabaseInfo *info);
 /* Whether a database has a maintenance worker that found the extension. */
 extern bool database_running(Oid dboid);
 
-/* At commit of this transaction, have the launcher look at a database. */
+/* At commit of this transaction, have the launcher try a database. */
 extern void database_poke_at_commit(Oid dboid);
 
 /*
- * Stop all our workers of a database, and keep them stopped until this
- * transaction ends.  Then the launcher looks at the database again.
+ * Stop all the extension's workers in a database, and keep them stopped until
+ * this transaction ends.  Then the launcher tries the database again.
  */
 extern void database_block(Oid dboid);
 
 /*
- * For the maintenance worker: claim the database before connecting to it,
- * false if it is blocked or has a worker; report that it has the extension;
- * and the element, for its rounds.
+ * For the maintenance worker: become the database's before connecting to it,
+ * false if that is blocked or has a worker; report that it has the extension;
+ * and its element, for round.h.
  */
 extern bool database_attach(Oid dboid);
 extern void database_report_running(void);
 extern int	database_element(void);
 
 /*
- * For the launcher: it has started; whether all databases are to be tried
- * again; which one to start a worker in, by its element, which is STARTING
- * then; and that this has come to nothing.
+ * For the launcher: report that it has started; whether all databases are to
+ * be tried again; choose one to start a worker in, whose element is returned
+ * and STARTING; and report that the worker was not started.
  *
  * database_choose takes those of the untried databases that it comes to off
  * the list.  -1 if there is none now: *next is brought forward to when there

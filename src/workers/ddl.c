@@ -1,11 +1,11 @@
 /*
  * ddl.c
- *		Make our workers step aside for DDL that needs a database to itself.
+ *		Stopping workers for DDL that needs a database to itself.
  *
  * DROP DATABASE and its like refuse a database that has other sessions, and
- * DROP EXTENSION would wait for workers in the middle of something.  So before
- * such a statement the workers are stopped, and until its transaction ends
- * none is started.  Likewise where they are to start with other settings.
+ * DROP EXTENSION would wait for workers in a transaction.  So before such a
+ * statement the workers are stopped, and until its transaction ends none is
+ * started.  Likewise where they are to start with other settings.
  */
 #include "postgres.h"
 
@@ -31,8 +31,8 @@
 static ProcessUtility_hook_type prev_process_utility_hook = NULL;
 
 /*
- * Block a database if it exists and is the current user's.  Nobody else's
- * statement will succeed, and it must not stop the owner's workers.
+ * Block a database if it exists and the current user owns it.  Another user's
+ * statement will fail, and must not stop the workers.
  */
 static void
 block_database(const char *name)
@@ -59,7 +59,7 @@ template_name(CreatedbStmt *stmt)
 	return "template1";
 }
 
-/* Whether DROP EXTENSION names us. */
+/* Whether DROP EXTENSION names this extension. */
 static bool
 drops_extension(DropStmt *stmt)
 {
@@ -123,8 +123,8 @@ before_statement(Node *stmt)
 }
 
 /*
- * COMMIT or ROLLBACK PREPARED: have those look who wait for messages of this
- * database's queues, and if wanted, have the queues swept.
+ * COMMIT or ROLLBACK PREPARED: wake all that wait for messages of this
+ * database's queues and, with sweep, have the queues swept.
  */
 static void
 wake_database(bool sweep)
@@ -140,6 +140,7 @@ wake_database(bool sweep)
 			continue;
 		if (sweep)
 			pg_atomic_write_u32(&q->wants_sweep, 1);
+		/* A search that raises the bound after this sees the rows. */
 		bound_write(&q->next_due, DT_NOBEGIN);
 		wake_waiters(&q->waiters, INT_MAX);
 	}
@@ -159,7 +160,7 @@ queue_process_utility(PlannedStmt *pstmt, const char *query_string,
 	bool		ends_prepared = false;
 	bool		rolls_back = false;
 
-	/* Here, as the statement may not live until it is done. */
+	/* Before it is executed, which may free the statement. */
 	if (IsA(stmt, CreatedbStmt))
 		created = pstrdup(((CreatedbStmt *) stmt)->dbname);
 	else if (IsA(stmt, TransactionStmt))
@@ -186,8 +187,9 @@ queue_process_utility(PlannedStmt *pstmt, const char *query_string,
 	if (ends_prepared)
 	{
 		/*
-		 * Callbacks ran at PREPARE: what was sent is visible now.  Messages
-		 * that were received or deleted and are back, only a sweep finds.
+		 * The callbacks ran at PREPARE, but what was sent is visible now
+		 * only.  Messages whose deletion was rolled back are found by a sweep
+		 * only.
 		 */
 		lease_finish_prepared();
 		wake_database(rolls_back);

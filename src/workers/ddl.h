@@ -1,6 +1,6 @@
 /*
  * ddl.h
- *		Make our workers step aside for DDL that needs a database to itself.
+ *		Stopping workers for DDL that needs a database to itself.
  */
 #ifndef QUEUE_WORKERS_DDL_H
 #define QUEUE_WORKERS_DDL_H

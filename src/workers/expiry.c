@@ -15,14 +15,14 @@
 #include "workers/expiry.h"
 #include "workers/transaction.h"
 
-/* Expired leases handled in one transaction: so many, or for so long. */
+/* Expired leases handled in one transaction: at most so many, and for so long. */
 #define EXPIRE_BATCH	500
 #define EXPIRE_MS		200
 
 /*
  * Fail expired leases in one transaction.  An error is reported, and false
- * returned.  *done says how many it was, as large messages take their time,
- * and others wait.
+ * returned.  *done is how many it was within EXPIRE_MS, as large messages take
+ * long and other work must not wait.
  */
 static bool
 expire(const Lease *leases, int n, TimestampTz now, int *done)
@@ -90,7 +90,7 @@ expire_leases(void)
 	if (n > 0)
 		STOP_POINT("expiry-found");
 
-	/* Together if that goes; or one by one, so that each has its own error. */
+	/* Together, or if that fails one by one, so that each has its own error. */
 	if (n > 0 && !expire(expired, n, now, &done))
 	{
 		TimestampTz start = GetCurrentTimestamp();

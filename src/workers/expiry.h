@@ -8,9 +8,9 @@
 #include "datatype/timestamp.h"
 
 /*
- * Fail the leases of this database that have expired, in transactions of its
- * own; outside of one.  What fails for one of them is reported and tried again
- * later.  Returns when to come again.
+ * Fail the leases of this database that have expired.  Call it outside a
+ * transaction.  A lease that cannot be failed is reported and tried again
+ * later.  Returns when to call it again.
  */
 extern TimestampTz expire_leases(void);
 

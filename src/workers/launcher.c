@@ -31,10 +31,13 @@
 #include "workers/launcher.h"
 #include "workers/transaction.h"
 
-/* A database that stays without its worker is in the log this often. */
+/* A database that stays without its worker is logged this often. */
 #define WARN_INTERVAL_MS	(5 * 60 * 1000)
 
-/* A worker that fails may be one that was terminated; so often it is not. */
+/*
+ * After so many failures in a row they are logged: a single one may be a
+ * pg_terminate_backend().
+ */
 #define WARN_FAILURES		3
 
 /* Wait of the postmaster before it starts the launcher again. */
@@ -135,7 +138,7 @@ database_name(Oid dboid)
 	return name ? name : psprintf("%u", dboid);
 }
 
-/* Say in the log which databases have no worker: once, and now and then again. */
+/* Log which databases have no worker: at once, and again every WARN_INTERVAL_MS. */
 static void
 warn_of_problems(TimestampTz *next)
 {
@@ -178,7 +181,7 @@ warn_of_problems(TimestampTz *next)
 	}
 }
 
-/* Say that there are more databases than can be looked after, now and then. */
+/* Log that there are more databases than can be looked after, every WARN_INTERVAL_MS. */
 static void
 warn_too_many(Oid dboid)
 {
@@ -240,7 +243,7 @@ launcher_round(void)
 	reap_workers();
 	rescan = database_rescan();
 
-	/* In this order: a database that has queues now existed before. */
+	/* Before pg_database: a database missing there was dropped. */
 	queued = databases_with_queues();
 	read_databases(&all, &connectable);
 	foreach(lc, queued)
@@ -301,7 +304,7 @@ queue_launcher_main(Datum arg)
 		next = launcher_round();
 		MemoryContextReset(context);
 
-		/* With nothing due, somebody's poke is all there is to wait for. */
+		/* With nothing due, wait for a poke only. */
 		if (next != DT_NOEND)
 		{
 			timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next);
@@ -317,7 +320,7 @@ launcher_register(void)
 {
 	BackgroundWorker worker = {0};
 
-	/* Nothing may write to a cluster that is being upgraded but pg_upgrade. */
+	/* Only pg_upgrade may write to a cluster that is being upgraded. */
 	if (IsBinaryUpgrade)
 		return;
 

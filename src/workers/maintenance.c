@@ -3,10 +3,10 @@
  *		The worker that looks after the queues of one database.
  *
  * It works in rounds: expired leases, segments, relays, old rows.  Each piece
- * has transactions of its own and waits for nobody's lock.  One that fails is
- * shown in queue.maintenance and tried again after a wait of its own; the
- * others go on.  Between rounds the worker sleeps, holding no lock and no
- * snapshot, until something is due or somebody asks for an earlier round.
+ * has transactions of its own and waits for no lock.  One that fails is shown
+ * in queue.maintenance and tried again after a wait of its own; the others go
+ * on.  Between rounds the worker sleeps, holding no lock and no snapshot,
+ * until something is due or a process asks for an earlier round.
  */
 #include "postgres.h"
 
@@ -47,10 +47,10 @@
 #define ACTIVE_INTERVAL_MS	2000
 #define IDLE_INTERVAL_MS	10000
 
-/* So that nothing that is always due makes us spin. */
+/* At least this long between rounds, even if something is always due. */
 #define MIN_INTERVAL_MS		10
 
-/* Nor a queue that wants a segment or a sweep all the time. */
+/* At least this long between visits to a queue that asks for a segment or a sweep. */
 #define WANTED_INTERVAL_MS	100
 
 /* Between rounds while there is something to truncate. */
@@ -59,15 +59,16 @@
 /* Between searches for old rows. */
 #define CLEANUP_INTERVAL_MS	60000
 
-/* Wait after a first failure, and at most; shorter if only a lock was missing. */
+/* Wait after a first failure, and at most; shorter if only a lock was not free. */
 #define FAILURE_FIRST_MS	5000
 #define FAILURE_LAST_MS		300000
 #define LOCKED_FIRST_MS		1000
 #define LOCKED_LAST_MS		30000
 
 /*
- * For locks that are waited for after all, as for rows of the catalogs that
- * GRANT has changed: nobody else is to wait for long, many such queues or not.
+ * lock_timeout, for locks that cannot be had without waiting, as on rows of
+ * the catalogs that GRANT has changed: with many such queues, others must not
+ * wait long.
  */
 #define LOCK_TIMEOUT_MS		"100"
 
@@ -79,8 +80,8 @@ typedef struct Backoff
 } Backoff;
 
 /*
- * Work for the database as a whole.  run returns when it wants to be run
- * again, DT_NOEND if it does not mind and DT_NOBEGIN if it is not done.
+ * Work for the database as a whole.  run returns when it is to be run again,
+ * DT_NOEND at the usual time, and DT_NOBEGIN at once, as it is not done.
  */
 typedef struct Work
 {
@@ -142,7 +143,7 @@ back_off(Backoff *backoff, int sqlstate)
 
 /*
  * Do a piece of work, for a queue or with InvalidOid for the database.  An
- * error is reported, in the log as well unless a lock is all that was missing,
+ * error is reported, and logged unless it is only that a lock was not free,
  * and false returned.
  */
 static bool
@@ -268,7 +269,7 @@ do_task(QueueWatch *watch, QueueTask task)
 				   task == TASK_OPEN ? (void *) watch : (void *) &run);
 }
 
-/* Do all that is to be done for a queue, and say when it is to be done again. */
+/* Do all tasks of a queue, and set when it is due again. */
 static void
 maintain_queue(QueueWatch *watch)
 {
@@ -299,7 +300,7 @@ maintain_queue(QueueWatch *watch)
 	watch->maintained_at = GetCurrentTimestamp();
 }
 
-/* When a task is due that somebody wants done, or DT_NOEND if nobody does. */
+/* When a task is due that *wanted asks for, DT_NOEND if it does not. */
 static TimestampTz
 wanted_at(QueueWatch *watch, QueueTask task, pg_atomic_uint32 *wanted)
 {
@@ -340,7 +341,7 @@ visit_queue(QueueWatch *watch)
 
 	maintain_queue(watch);
 
-	/* Where there was traffic there will be more; elsewhere idle rounds tell. */
+	/* A queue with traffic is visited again soon, as there will be more. */
 	active_due = TimestampTzPlusMilliseconds(watch->maintained_at, ACTIVE_INTERVAL_MS);
 	return active ? Min(watch->due, active_due) : watch->due;
 }
@@ -435,7 +436,10 @@ maintenance_round(void)
 	round_begin(database_element());
 	exit_unless_wanted();
 
-	/* If queue.queue_definition is locked, the queues are those of the last round. */
+	/*
+	 * If queue.queue_definition is locked, the queues are those of the last
+	 * round.
+	 */
 	if (listing.failures == 0 || GetCurrentTimestamp() >= listing.not_before)
 		(void) attempt(&listing, InvalidOid, "listing queues", "listing queues", list_queues, NULL);
 	if (listing.failures > 0)
@@ -473,7 +477,7 @@ maintenance_round(void)
 	return Max(next, earliest);
 }
 
-/* Sleep until a time, or until somebody wants a round earlier. */
+/* Sleep until a time, or until a process asks for an earlier round. */
 static void
 sleep_until(TimestampTz planned)
 {
@@ -482,6 +486,7 @@ sleep_until(TimestampTz planned)
 		TimestampTz next;
 		TimestampTz now;
 
+		/* Before round_next reads the bound, so that no request is lost. */
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
@@ -512,7 +517,7 @@ queue_maintenance_main(Datum arg)
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 
-	/* Before the connection, which is what DDL must not meet. */
+	/* Before connecting, as DDL must not meet the connection. */
 	if (!database_attach(dboid))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);

@@ -3,10 +3,10 @@
  *		Getting a queue's space back, and finding what came past the engine.
  *
  * A segment that is not the tail, has been scanned to its end and holds no
- * tuple but deleted ones is truncated, whatever old snapshots there are:
- * acknowledged messages are nobody's to read.  The lock for it is only taken
- * if it is free, and everything is checked again once we have it: who had
- * the segment open before has let go of it by then, and nobody can insert.
+ * tuple but deleted ones is emptied, whatever old snapshots there are:
+ * acknowledged messages need not be readable.  The exclusive lock for it is
+ * only taken if it is free, and everything is checked again under it, as no
+ * other transaction has the segment open then.
  */
 #include "postgres.h"
 
@@ -59,7 +59,7 @@
 /* Messages moved out of a segment in one transaction. */
 #define STRAGGLER_BATCH		500
 
-/* Lock a table; if that cannot be had now, take note of it. */
+/* Lock a table; if the lock is not free, false, and round->locked is set. */
 static bool
 try_lock(ReclaimRound *round, Oid relid, LOCKMODE lockmode)
 {
@@ -86,7 +86,7 @@ try_lock_segments(ReclaimRound *round)
 
 /*
  * Begin a transaction of maintenance; NULL (and none begun) if there is no
- * such queue, or somebody has locked it: other queues shall not wait for him.
+ * such queue, or it is locked, as other queues must not wait.
  */
 static Queue *
 begin(ReclaimRound *round)
@@ -107,7 +107,7 @@ begin(ReclaimRound *round)
 	return queue;
 }
 
-/* What was locked has been passed over so far. */
+/* End a round: raise 55P03 if a table was locked and passed over. */
 static void
 finish_round(ReclaimRound *round)
 {
@@ -136,7 +136,7 @@ reclaim_open(ReclaimRound *round, uint32 *generation)
 	return q;
 }
 
-/* Whether a page holds nothing but tuples that are dead to all but the past. */
+/* Whether all tuples of a page are dead as of a fresh snapshot, whatever older ones see. */
 static bool
 page_drained(Relation rel, BlockNumber block, Snapshot snapshot)
 {
@@ -177,7 +177,7 @@ drained_up_to(Relation rel, BlockNumber block)
 	return block;
 }
 
-/* A tail that has been idle for a while may be truncated like any other. */
+/* Switch a tail that has been idle for a while, so that it can be emptied; true if done. */
 static bool
 leave_idle_tail(QueueShared *q, int segno)
 {
@@ -202,8 +202,8 @@ leave_idle_tail(QueueShared *q, int segno)
 
 /*
  * Give a table new, empty files, its indexes and its toast table with it.  An
- * index is built without its expressions: nothing is to be put in, and what
- * the planner would evaluate of them could take for ever.
+ * index is built without its expressions: there is nothing to index, and the
+ * planner could evaluate parts of them for ever.
  */
 static void
 set_new_files(Relation rel)
@@ -232,9 +232,8 @@ set_new_files(Relation rel)
 }
 
 /*
- * Empty a table that we have locked exclusively.  Not by TRUNCATE: that would
- * run its owner's triggers, and reach subscribers, whose messages are their
- * own.
+ * Empty a table that this transaction has locked exclusively.  TRUNCATE would
+ * run its owner's triggers, and empty the copies of subscribers too.
  */
 static void
 set_new_storage(Relation rel)
@@ -250,9 +249,9 @@ set_new_storage(Relation rel)
 }
 
 /*
- * Truncate a segment if it is drained.  Everything is checked again under the
- * lock, as a sender that had opened it while it was the tail can have put its
- * message there at any time before.
+ * Empty a segment if it is drained.  Everything is checked again under the
+ * exclusive lock: a sender that read it as the tail, and had it locked, has
+ * ended by then and its message is seen.
  */
 static bool
 truncate_if_drained(ReclaimRound *round, QueueShared *q, int segno)
@@ -285,16 +284,16 @@ truncate_if_drained(ReclaimRound *round, QueueShared *q, int segno)
 	STOP_POINT("reclaim-decided");
 
 	/*
-	 * While we have the lock: a sender that waits for it finds the segment
-	 * pooled, and goes elsewhere.  Should the commit fail, there are none but
-	 * deleted tuples in it.
+	 * While the table is locked: a sender that waits for it finds the segment
+	 * pooled, and reads the tail again (open_tail).  If the commit fails, the
+	 * segment still holds only deleted tuples.
 	 */
 	if (drained)
 		segment_pool(q, segno);
 	return drained;
 }
 
-/* The tail and the queue's own table are soon filled again: not if small. */
+/* Whether to empty a segment: the tail and the queue's own table only if large. */
 static bool
 worth_truncating(QueueShared *q, int segno)
 {
@@ -338,7 +337,7 @@ reclaim_segments(ReclaimRound *round)
 	finish_round(round);
 }
 
-/* Leave a tail that grew beyond its size while there was nothing to leave it for. */
+/* Switch a tail that grew beyond its size while no segment was pooled. */
 static void
 leave_full_tail(QueueShared *q)
 {
@@ -349,8 +348,8 @@ leave_full_tail(QueueShared *q)
 }
 
 /*
- * Nobody may send any more, so the tail that waited for an empty segment is
- * left at once, or it would keep its size for the sake of a single message.
+ * A full tail that waited for an empty segment is switched here, as no sender
+ * may come to do so: one message would keep it from being emptied.
  */
 void
 reclaim_provide(ReclaimRound *round)
@@ -383,7 +382,10 @@ reclaim_provide(ReclaimRound *round)
 	finish_round(round);
 }
 
-/* Make a message known that lies where nobody will look. */
+/*
+ * Make a message known that lies where no claim would find it.  What the
+ * caller read without the lock is checked again under it.
+ */
 static void
 note_found(QueueShared *q, int segno, SegmentPlace place, int64 id)
 {
@@ -408,9 +410,10 @@ note_found(QueueShared *q, int segno, SegmentPlace place, int64 id)
 }
 
 /*
- * Go through the blocks before the cursor, and those that claimers will not
- * come to: after the ones they know of, or if they believe that they have
- * seen everything, after the cursor.
+ * Search the blocks that claims will not come to: those before the cursor,
+ * those after the known number of blocks and, if the segment counts as scanned
+ * to its end, all after the cursor.  Cursor and counts are read without the
+ * queue's lock, as a hint.
  */
 static void
 sweep_segment(QueueShared *q, int segno)
@@ -500,8 +503,8 @@ count_stored(ReclaimRound *round, Queue *queue)
 }
 
 /*
- * Whatever is derived from the tables is derived again, so that nothing a
- * process left wrong lasts: the first look finds out anew what is due.
+ * Reset what is derived from the tables, so that nothing that a process left
+ * wrong lasts.  The next searches find out anew what is due.
  */
 static void
 reset_derived(QueueShared *q)
@@ -555,7 +558,10 @@ reclaim_sweep(ReclaimRound *round)
 		QueueShared *q = queue->shared;
 		TimestampTz due;
 
-		/* It stays due until one has been through. */
+		/*
+		 * Cleared before the sweep, so that a request meanwhile is not lost;
+		 * swept_at keeps it due until a sweep has come to its end.
+		 */
 		if (pg_atomic_exchange_u32(&q->wants_sweep, 0) != 0)
 			q->swept_at = 0;
 		due = q->swept_at == 0 ? now : TimestampTzPlusMilliseconds(q->swept_at, interval);
@@ -582,7 +588,7 @@ move_message(Queue *queue, Relation rel, Lease *lease)
 	TM_Result	result = leased_delete(rel, lease, false, &tuple);
 	LeasePlace	place = {.segment = LEASE_IN_DEFERRED};
 
-	/* Locked by somebody, a prepared transaction perhaps: not now. */
+	/* Locked by another transaction, perhaps a prepared one: not now. */
 	if (result == TM_BeingModified)
 	{
 		if (returned)
@@ -590,7 +596,7 @@ move_message(Queue *queue, Relation rel, Lease *lease)
 		return;
 	}
 
-	/* Deleted by SQL, or by who had prepared to. */
+	/* Deleted by SQL, or by a prepared transaction that has committed. */
 	if (result != TM_Ok)
 	{
 		lease_drop(lease->ref);
@@ -656,7 +662,7 @@ move_stragglers(ReclaimRound *round, int segno)
 		return;
 	}
 
-	/* As long as there are others to be received, these are not the last. */
+	/* While there are messages without a lease, these are not the last. */
 	if (has_unleased(rel, seg->drained))
 	{
 		relation_close(rel, RowExclusiveLock);
@@ -673,7 +679,7 @@ move_stragglers(ReclaimRound *round, int segno)
 		move_message(queue, rel, &lease);
 	}
 
-	/* Those that came meanwhile are left for the next time. */
+	/* Then the returned leases; later ones are left for the next time. */
 	n = lease_count_returned(q);
 	lease_reserve(n);
 	for (; n > 0 && lease_take_returned(q, &lease); n--)

@@ -3,8 +3,8 @@
  *		Getting a queue's space back, and finding what came past the engine.
  *
  * What the maintenance worker does for a queue, in transactions of their own:
- * call these outside one.  A table that somebody has locked is left for the
- * next time; all the others are seen to, and then 55P03 is raised.
+ * call these outside one.  A table that is locked is left for the next time;
+ * the work is done for all others, and then 55P03 raised.
  */
 #ifndef QUEUE_WORKERS_RECLAIM_H
 #define QUEUE_WORKERS_RECLAIM_H
@@ -16,7 +16,7 @@ typedef struct ReclaimRound
 	Oid			relid;			/* the queue's table */
 	bool		left;			/* out: segments with messages are left */
 	TimestampTz next_sweep;		/* out: when one is due */
-	Oid			locked;			/* a table that was locked */
+	Oid			locked;			/* a table passed over as it was locked */
 } ReclaimRound;
 
 /* Load what is known of a queue; NULL if it is gone. */

@@ -1,6 +1,6 @@
 /*
  * transaction.c
- *		Transactions of our workers: their settings.
+ *		Transactions of workers: their settings and locks.
  */
 #include "postgres.h"
 
@@ -32,7 +32,7 @@ const char *worker_lock_timeout = "0";
 void
 worker_begin(void)
 {
-	/* Outside the transaction, as they are to hold at its start. */
+	/* Before the transaction, as they are to be in effect at its start. */
 	for (int i = 0; i < lengthof(settings); i++)
 		guc_override(settings[i][0], settings[i][1], PGC_S_SESSION);
 	guc_override("lock_timeout", worker_lock_timeout, PGC_S_SESSION);
