@@ -34,8 +34,7 @@
 /*
  * word is changed by compare-and-swap, or by set_state in the process that
  * owns the slot.  That process writes the other fields, and set_state
- * publishes them; others read them without a lock, see lease_read.  prepared
- * is an exception, see finish and lease_finish_prepared.
+ * publishes them; others read them without a lock, see lease_read.
  */
 typedef struct LeaseSlot
 {
@@ -390,13 +389,17 @@ static LeaseRef
 announce_lease(int slotno)
 {
 	LeaseSlot  *slot = &leases->slots[slotno];
-	LeaseRef	ref = set_held(slotno);
+	bool		timed = (slot->kind == LEASE_TIMED);
+	TimestampTz expires_at = slot->expires_at;
+	QueueShared *q = slot_queue(slot);
+	LeaseRef	ref;
 
-	if (slot->kind == LEASE_TIMED)
-	{
+	/* From set_held() on another process can take the slot. */
+	if (timed)
 		pg_atomic_fetch_add_u32(&leases->timed, 1);
-		lease_look_by(slot_queue(slot), slot->expires_at);
-	}
+	ref = set_held(slotno);
+	if (timed)
+		lease_look_by(q, expires_at);
 	(void) deed_add(ref, LEASE_DID_TAKE);
 	return ref;
 }
@@ -515,8 +518,8 @@ hand_back(LeaseRef ref)
  * Give a held lease back; if its message is being moved, finish_move does so
  * (LEAVING).  False if the lease has ended.
  */
-static bool
-give_back(LeaseRef ref)
+bool
+lease_release(LeaseRef ref)
 {
 	for (;;)
 	{
@@ -558,7 +561,7 @@ lease_give_back(LeaseRef ref)
 {
 	LeaseDeed  *deed = deed_latest(ref);
 
-	if (deed != NULL && deed->action == LEASE_DID_TAKE && give_back(ref))
+	if (deed != NULL && deed->action == LEASE_DID_TAKE && lease_release(ref))
 		deed_forget(ref);
 }
 
@@ -731,12 +734,6 @@ lease_extend(LeaseRef ref, TimestampTz expires_at)
 }
 
 bool
-lease_release(LeaseRef ref)
-{
-	return give_back(ref);
-}
-
-bool
 lease_any_timed(void)
 {
 	return pg_atomic_read_u32(&leases->timed) > 0;
@@ -819,9 +816,14 @@ lease_forget_queue(QueueShared *q)
  * The end of a transaction
  */
 
-/* Undo a deed, the transaction or subtransaction that did it having aborted. */
+/*
+ * Undo a deed, the transaction (or at_end false, the subtransaction) that did
+ * it having aborted.  What a process has leased until its exit stays leased at
+ * the end of a transaction: it is given back with what the process took before,
+ * in order of id (lease_release_process).
+ */
 static void
-undo(LeaseDeed *deed)
+undo(LeaseDeed *deed, bool at_end)
 {
 	LeaseSlot  *slot = ref_slot(deed->ref);
 
@@ -832,7 +834,8 @@ undo(LeaseDeed *deed)
 	switch (deed->action)
 	{
 		case LEASE_DID_TAKE:
-			(void) give_back(deed->ref);
+			if (!at_end || slot->kind != LEASE_PROCESS)
+				(void) lease_release(deed->ref);
 			break;
 		case LEASE_DID_CHECK:
 		case LEASE_DID_REMOVE:
@@ -861,19 +864,19 @@ undo(LeaseDeed *deed)
  * in the order in which they were, after all that was done with them since.
  */
 static void
-undo_from(int first)
+undo_from(int first, bool at_end)
 {
 	int			n = deeds_count();
 
 	for (int i = n - 1; i >= first; i--)
 	{
 		if (deed_get(i)->action != LEASE_DID_TAKE)
-			undo(deed_get(i));
+			undo(deed_get(i), at_end);
 	}
 	for (int i = first; i < n; i++)
 	{
 		if (deed_get(i)->action == LEASE_DID_TAKE)
-			undo(deed_get(i));
+			undo(deed_get(i), at_end);
 	}
 	deeds_truncate(first);
 }
@@ -891,8 +894,11 @@ finish(LeaseDeed *deed, bool prepared)
 	switch (deed->action)
 	{
 		case LEASE_DID_TAKE:
-			if (prepared)
+			if (prepared && seize(deed->ref, LEASE_BUSY, false))
+			{
 				slot->prepared = GetTopTransactionIdIfAny();
+				set_state(deed->ref, LEASE_HELD);
+			}
 			break;
 		case LEASE_DID_CHECK:
 			return_slot(deed->ref);
@@ -940,7 +946,7 @@ lease_finish_prepared(void)
 		LeaseSlot  *slot = &leases->slots[i];
 		Lease		lease;
 
-		/* Read again once seized, as finish sets it in a HELD slot. */
+		/* A hint, read again once the lease is seized. */
 		TransactionId xid = slot->prepared;
 
 		if (!TransactionIdIsValid(xid) || !lease_read(i, &lease) ||
@@ -969,7 +975,7 @@ lease_xact_callback(XactEvent event, void *arg)
 			deeds_truncate(0);
 			break;
 		case XACT_EVENT_ABORT:
-			undo_from(0);
+			undo_from(0, true);
 			break;
 		default:
 			break;
@@ -983,7 +989,7 @@ lease_subxact_callback(SubXactEvent event, SubTransactionId subid,
 	if (event == SUBXACT_EVENT_COMMIT_SUB)
 		deeds_to_parent(subid, parent);
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
-		undo_from(deeds_of_subtransaction(subid));
+		undo_from(deeds_of_subtransaction(subid), false);
 }
 
 void
