@@ -65,17 +65,23 @@ fetch_returned(ClaimScan *scan, Relation rel, Lease *lease, HeapTuple *tuple)
 }
 
 /*
- * Lease again what was given back, if its message is still there.  Each
- * slot on the list is taken once: those that must wait go to its end.  Their
- * number is a hint, see account_return.
+ * Lease again the returned leases whose messages are still there.  Those whose
+ * messages wait for a transaction are put back in the end: they would be the
+ * first again.
  */
 static void
 claim_returned(ClaimScan *scan)
 {
 	QueueShared *q = scan->q;
 	int			n = lease_count_returned(q);
+	LeaseRef   *waiting;
+	int			nwaiting = 0;
 	Lease		lease;
 
+	if (n == 0)
+		return;
+	lease_reserve(n + scan->max);
+	waiting = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(LeaseRef) * (Size) n);
 	for (; n > 0 && scan->nclaims < scan->max && take_returned(scan, &lease); n--)
 	{
 		bool		deferred = (lease.place.segment == LEASE_IN_DEFERRED);
@@ -93,15 +99,20 @@ claim_returned(ClaimScan *scan)
 		{
 			lease_renew(&lease.ref, lease.attempts, scan->kind, scan->now, scan->expires_at);
 			scan_add_claim(scan, lease.ref, lease.id, lease.attempts,
-							   lease.place.segment)->tuple = tuple;
+						   lease.place.segment)->tuple = tuple;
 			if (counter_read(&q->counters, COUNTER_READY) > 0)
 				counter_add(&q->counters, COUNTER_READY, -1);
 		}
 		else if (verdict == VERDICT_WAIT)
-			lease_put_back(lease.ref);
+			waiting[nwaiting++] = lease.ref;
 		else
 			lease_drop(lease.ref);
 	}
+
+	/* The last one first, as deeds are looked for from the latest on. */
+	while (nwaiting > 0)
+		lease_put_back(waiting[--nwaiting]);
+	pfree(waiting);
 }
 
 static int

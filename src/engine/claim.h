@@ -15,8 +15,8 @@
  * max_bytes in memory, or there is just one.  lease, in microseconds, is for
  * LEASE_TIMED only.  Needs a transaction and an active snapshot, and holds weak
  * locks on the tables read until its end.  Should the transaction abort, the
- * leases are returned; those of LEASE_PROCESS at lease_release_process, which
- * the caller must register for the process's exit (before_shmem_exit).  Errors:
+ * leases are returned.  For LEASE_PROCESS the caller must see to it that
+ * lease_release_process is called at its exit (before_shmem_exit).  Errors:
  * 53400 if queue.max_leases, or what the queue's owner may have of them, is
  * used up and nothing was leased.
  */

@@ -500,7 +500,7 @@ return_slot(LeaseRef ref)
 
 	/* Counted before the slot can be freed, and the queue's element another's. */
 	counter_add(&slot_queue(slot)->counters, COUNTER_LEASED, -1);
-	account_return(slot->queue, REF_SLOTNO(ref));
+	account_return(slot->queue, REF_SLOTNO(ref), slot->id);
 }
 
 /* Return an owned slot, and wake a waiter to receive its message. */
@@ -816,14 +816,9 @@ lease_forget_queue(QueueShared *q)
  * The end of a transaction
  */
 
-/*
- * Undo a deed, the transaction (or at_end false, the subtransaction) that did
- * it having aborted.  What a process has leased until its exit stays leased at
- * the end of a transaction: it is given back with what the process took before,
- * in order of id (lease_release_process).
- */
+/* Undo a deed, the transaction or subtransaction that did it having aborted. */
 static void
-undo(LeaseDeed *deed, bool at_end)
+undo(LeaseDeed *deed)
 {
 	LeaseSlot  *slot = ref_slot(deed->ref);
 
@@ -834,8 +829,7 @@ undo(LeaseDeed *deed, bool at_end)
 	switch (deed->action)
 	{
 		case LEASE_DID_TAKE:
-			if (!at_end || slot->kind != LEASE_PROCESS)
-				(void) lease_release(deed->ref);
+			(void) lease_release(deed->ref);
 			break;
 		case LEASE_DID_CHECK:
 		case LEASE_DID_REMOVE:
@@ -864,21 +858,36 @@ undo(LeaseDeed *deed, bool at_end)
  * in the order in which they were, after all that was done with them since.
  */
 static void
-undo_from(int first, bool at_end)
+undo_from(int first)
 {
 	int			n = deeds_count();
 
 	for (int i = n - 1; i >= first; i--)
 	{
 		if (deed_get(i)->action != LEASE_DID_TAKE)
-			undo(deed_get(i), at_end);
+			undo(deed_get(i));
 	}
 	for (int i = first; i < n; i++)
 	{
 		if (deed_get(i)->action == LEASE_DID_TAKE)
-			undo(deed_get(i), at_end);
+			undo(deed_get(i));
 	}
 	deeds_truncate(first);
+}
+
+/* Note in a lease taken by this transaction that the transaction is prepared. */
+static void
+mark_prepared(LeaseRef ref)
+{
+	LeaseSlot  *slot = ref_slot(ref);
+
+	if (seize(ref, LEASE_BUSY, false))
+	{
+		slot->prepared = GetTopTransactionIdIfAny();
+		set_state(ref, LEASE_HELD);
+	}
+	else if (deed_latest(ref)->action == LEASE_DID_SETTLE)
+		slot->prepared = GetTopTransactionIdIfAny();
 }
 
 /* Finish a deed, the transaction having committed or been prepared. */
@@ -894,11 +903,8 @@ finish(LeaseDeed *deed, bool prepared)
 	switch (deed->action)
 	{
 		case LEASE_DID_TAKE:
-			if (prepared && seize(deed->ref, LEASE_BUSY, false))
-			{
-				slot->prepared = GetTopTransactionIdIfAny();
-				set_state(deed->ref, LEASE_HELD);
-			}
+			if (prepared)
+				mark_prepared(deed->ref);
 			break;
 		case LEASE_DID_CHECK:
 			return_slot(deed->ref);
@@ -975,7 +981,7 @@ lease_xact_callback(XactEvent event, void *arg)
 			deeds_truncate(0);
 			break;
 		case XACT_EVENT_ABORT:
-			undo_from(0, true);
+			undo_from(0);
 			break;
 		default:
 			break;
@@ -989,7 +995,7 @@ lease_subxact_callback(SubXactEvent event, SubTransactionId subid,
 	if (event == SUBXACT_EVENT_COMMIT_SUB)
 		deeds_to_parent(subid, parent);
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
-		undo_from(deeds_of_subtransaction(subid), false);
+		undo_from(deeds_of_subtransaction(subid));
 }
 
 void

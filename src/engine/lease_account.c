@@ -7,17 +7,24 @@
 #include "engine/lease_account.h"
 #include "guc.h"
 #include "storage/shmem.h"
-#include "storage/spin.h"
 
-/* Returned leases, oldest first, linked through next_returned. */
+/* A slot while it is on the list of its queue. */
+typedef struct ReturnedLease
+{
+	int64		id;				/* of the message */
+	int			next;			/* slot, -1 at the end */
+} ReturnedLease;
+
+/* Returned leases, by ascending id of their messages. */
 typedef struct ReturnedList
 {
-	slock_t		mutex;			/* guards head, tail and the links */
+	LWLock		lock;			/* guards the rest but n, and the elements */
 	int			head;
 	int			tail;
+	int			latest;			/* put in last, and still there; or -1 */
 
 	/*
-	 * Changed after the list was, without the mutex, so it can be behind it,
+	 * Changed after the list was, without the lock, so it can be behind it,
 	 * for an instant even below zero.  Read as a hint: some or none.
 	 */
 	pg_atomic_uint32 n;
@@ -37,11 +44,11 @@ typedef struct AccountShared
 {
 	pg_atomic_uint32 used;		/* slots of all queues; counted likewise */
 	LeaseAccount accounts[FLEXIBLE_ARRAY_MEMBER];
-	/* int next_returned[queue_max_leases] follows, by slot */
+	/* ReturnedLease returned_leases[queue_max_leases] follows, by slot */
 } AccountShared;
 
 static AccountShared *shared = NULL;
-static int *next_returned = NULL;
+static ReturnedLease *returned_leases = NULL;
 
 static Size
 accounts_size(void)
@@ -53,7 +60,7 @@ accounts_size(void)
 Size
 lease_account_shmem_size(void)
 {
-	return add_size(accounts_size(), mul_size(queue_max_leases, sizeof(int)));
+	return add_size(accounts_size(), mul_size(queue_max_leases, sizeof(ReturnedLease)));
 }
 
 void
@@ -62,7 +69,7 @@ lease_account_shmem_init(void)
 	bool		found;
 
 	shared = ShmemInitStruct("queue lease accounts", lease_account_shmem_size(), &found);
-	next_returned = (int *) ((char *) shared + accounts_size());
+	returned_leases = (ReturnedLease *) ((char *) shared + accounts_size());
 	if (found)
 		return;
 
@@ -71,8 +78,8 @@ lease_account_shmem_init(void)
 	{
 		LeaseAccount *account = &shared->accounts[i];
 
-		SpinLockInit(&account->returned.mutex);
-		account->returned.head = account->returned.tail = -1;
+		LWLockInitialize(&account->returned.lock, queue_state->lwlock_tranche);
+		account->returned.head = account->returned.tail = account->returned.latest = -1;
 		pg_atomic_init_u32(&account->returned.n, 0);
 		bound_init(&account->next_expiry, DT_NOEND);
 		pg_atomic_init_u32(&account->used, 0);
@@ -187,8 +194,41 @@ lease_count_returned(QueueShared *q)
 	return Max(n, 0);
 }
 
+/*
+ * Put a lease in its place.  Leases that are returned together come by ascending
+ * id, so mostly the place is behind the one before, or at one of the ends.
+ */
+static void
+put_in_order(ReturnedList *list, int slotno, int64 id)
+{
+	int			before = -1;
+	int			after;
+
+	Assert(LWLockHeldByMeInMode(&list->lock, LW_EXCLUSIVE));
+	if (list->tail >= 0 && returned_leases[list->tail].id <= id)
+		before = list->tail;
+	else if (list->latest >= 0 && returned_leases[list->latest].id <= id)
+		before = list->latest;
+	after = before >= 0 ? returned_leases[before].next : list->head;
+	while (after >= 0 && returned_leases[after].id <= id)
+	{
+		before = after;
+		after = returned_leases[after].next;
+	}
+
+	returned_leases[slotno].id = id;
+	returned_leases[slotno].next = after;
+	if (before >= 0)
+		returned_leases[before].next = slotno;
+	else
+		list->head = slotno;
+	if (after < 0)
+		list->tail = slotno;
+	list->latest = slotno;
+}
+
 void
-account_return(int queue, int slotno)
+account_return(int queue, int slotno, int64 id)
 {
 	ReturnedList *list = &shared->accounts[queue].returned;
 
@@ -197,14 +237,9 @@ account_return(int queue, int slotno)
 	 * A receiver reads the count after the barrier in wait_begin: it sees the
 	 * lease, or it is woken.
 	 */
-	SpinLockAcquire(&list->mutex);
-	next_returned[slotno] = -1;
-	if (list->tail >= 0)
-		next_returned[list->tail] = slotno;
-	else
-		list->head = slotno;
-	list->tail = slotno;
-	SpinLockRelease(&list->mutex);
+	LWLockAcquire(&list->lock, LW_EXCLUSIVE);
+	put_in_order(list, slotno, id);
+	LWLockRelease(&list->lock);
 	pg_atomic_fetch_add_u32(&list->n, 1);
 }
 
@@ -216,15 +251,17 @@ account_take_returned(int queue)
 
 	if (pg_atomic_read_u32(&list->n) == 0)
 		return -1;
-	SpinLockAcquire(&list->mutex);
+	LWLockAcquire(&list->lock, LW_EXCLUSIVE);
 	slotno = list->head;
 	if (slotno >= 0)
 	{
-		list->head = next_returned[slotno];
+		list->head = returned_leases[slotno].next;
 		if (list->head < 0)
 			list->tail = -1;
+		if (list->latest == slotno)
+			list->latest = -1;
 	}
-	SpinLockRelease(&list->mutex);
+	LWLockRelease(&list->lock);
 	if (slotno >= 0)
 		pg_atomic_fetch_sub_u32(&list->n, 1);
 	return slotno;

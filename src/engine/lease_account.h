@@ -49,7 +49,7 @@ extern int	lease_count_in_segment(QueueShared *q, int segno);
  */
 extern void account_count(int queue, int32 change);
 extern void account_count_in_segment(int queue, int segno, int32 change);
-extern void account_return(int queue, int slotno);
+extern void account_return(int queue, int slotno, int64 id);
 extern int	account_take_returned(int queue);
 
 #endif							/* QUEUE_ENGINE_LEASE_ACCOUNT_H */

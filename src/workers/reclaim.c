@@ -577,9 +577,9 @@ reclaim_sweep(ReclaimRound *round)
 
 /*
  * Move a leased message to queue.deferred, its lease with it, or one that was
- * given back, which becomes due there.
+ * returned, which becomes due there.  False if its row is locked.
  */
-static void
+static bool
 move_message(Queue *queue, Relation rel, Lease *lease)
 {
 	bool		returned = (lease->state == LEASE_CHECKING);
@@ -590,17 +590,13 @@ move_message(Queue *queue, Relation rel, Lease *lease)
 
 	/* Locked by another transaction, perhaps a prepared one: not now. */
 	if (result == TM_BeingModified)
-	{
-		if (returned)
-			lease_put_back(lease->ref);
-		return;
-	}
+		return false;
 
 	/* Deleted by SQL, or by a prepared transaction that has committed. */
 	if (result != TM_Ok)
 	{
 		lease_drop(lease->ref);
-		return;
+		return true;
 	}
 
 	place.relid = extension_relation("deferred");
@@ -614,6 +610,7 @@ move_message(Queue *queue, Relation rel, Lease *lease)
 		lease_remove_returned(lease->ref);
 	else
 		lease_move(lease->ref, &place);
+	return true;
 }
 
 /* Whether there are messages from a block on that no lease points to. */
@@ -631,6 +628,30 @@ has_unleased(Relation rel, BlockNumber block)
 	}
 	UnregisterSnapshot(snapshot);
 	return found;
+}
+
+/*
+ * Move the messages of a segment whose leases have been returned.  Leases that
+ * are left are put back in the end: they would be the first again.
+ */
+static void
+move_returned(Queue *queue, Relation rel, int segno)
+{
+	int			n = lease_count_returned(queue->shared);
+	LeaseRef   *others = MemoryContextAllocHuge(CurrentMemoryContext,
+												sizeof(LeaseRef) * (Size) Max(n, 1));
+	int			nothers = 0;
+	Lease		lease;
+
+	lease_reserve(n);
+	for (; n > 0 && lease_take_returned(queue->shared, &lease); n--)
+	{
+		if (lease.place.segment != segno || !move_message(queue, rel, &lease))
+			others[nothers++] = lease.ref;
+	}
+	while (nothers > 0)
+		lease_put_back(others[--nothers]);
+	pfree(others);
 }
 
 /* Move the last messages of a segment that has been sealed for long enough. */
@@ -676,19 +697,11 @@ move_stragglers(ReclaimRound *round, int segno)
 		if (!lease_begin_move(refs[i], &lease))
 			continue;
 		STOP_POINT("move-begun");
-		move_message(queue, rel, &lease);
+		(void) move_message(queue, rel, &lease);
 	}
 
 	/* Then the returned leases; later ones are left for the next time. */
-	n = lease_count_returned(q);
-	lease_reserve(n);
-	for (; n > 0 && lease_take_returned(q, &lease); n--)
-	{
-		if (lease.place.segment == segno)
-			move_message(queue, rel, &lease);
-		else
-			lease_put_back(lease.ref);
-	}
+	move_returned(queue, rel, segno);
 	relation_close(rel, NoLock);
 	worker_end();
 }
