@@ -146,7 +146,8 @@ sub check_macros
 		}
 		while ($file ne 'src/compat.h' && $source =~ /\b(?:PG_VERSION_NUM|PG_MAJORVERSION\w*)\b/g)
 		{
-			complain("$file:" . (1 + ($` =~ tr/\n//)) . ': what differs between versions belongs in compat.h');
+			complain(
+				"$file:" . (1 + ($` =~ tr/\n//)) . ': what differs between versions belongs in compat.h');
 		}
 	}
 	return;
@@ -177,7 +178,7 @@ sub symbols
 		my ($type, $name) = /(\w) (\S+)$/ or next;
 
 		$name =~ s/@.*//;
-		if ($type eq 'U') { $needed{$name} = 1 }
+		if    ($type eq 'U') { $needed{$name} = 1 }
 		elsif ($type =~ /[A-TV-Z]/) { $defined{$name} = 1 }
 	}
 	close $nm or die "nm failed for $file";
@@ -313,7 +314,8 @@ sub check_symbols
 	}
 	foreach my $name (sort keys %$exported)
 	{
-		complain("queue.so exports $name" . ($marked{$name} ? ", marked in $marked{$name}, and nobody needs it" : ''))
+		complain("queue.so exports $name"
+			  . ($marked{$name} ? ", marked in $marked{$name}, and nobody needs it" : ''))
 		  if !$expected{$name};
 	}
 	foreach my $name (sort keys %expected)
@@ -352,7 +354,8 @@ sub make_typedefs
 	}
 	foreach my $file (@files)
 	{
-		my @others = grep { $source{$file} =~ /\w[ \t]+\**$_\s*(?:\[[^]]*\]\s*)?[;=,)]|#define\s+$_\b/ } @ambiguous;
+		my @others =
+		  grep { $source{$file} =~ /\w[ \t]+\**$_\s*(?:\[[^]]*\]\s*)?[;=,)]|#define\s+$_\b/ } @ambiguous;
 		push @{ $of_kind{"@others"} }, $file;
 	}
 

@@ -215,7 +215,7 @@ hand_to_parent(SubTransactionId subid, SubTransactionId parent)
 
 static void
 commit_subxact_callback(SubXactEvent event, SubTransactionId subid,
-					  SubTransactionId parent, void *arg)
+						SubTransactionId parent, void *arg)
 {
 	if (event == SUBXACT_EVENT_COMMIT_SUB)
 		hand_to_parent(subid, parent);

@@ -64,7 +64,7 @@ frontier_page_tuples(Relation rel, BlockNumber block, Snapshot snapshot, bool re
 		state = lease_state(RelationGetRelid(rel), &tid, tuple_message_id(header));
 		if (state == LEASE_FREE || (returned && state == LEASE_RETURNED))
 			tuples[n++] = tuple_copy(header, ItemIdGetLength(item),
-											  RelationGetRelid(rel), block, off);
+									 RelationGetRelid(rel), block, off);
 	}
 	UnlockReleaseBuffer(buffer);
 	return n;
@@ -387,7 +387,10 @@ frontier_claim(ClaimScan *scan)
 		if (needed == SCAN_DONE)
 			needed = scan_forward(scan);
 
-		/* Everything has been judged, so that nothing is left over that was miscounted. */
+		/*
+		 * Everything has been judged, so that nothing is left over that was
+		 * miscounted.
+		 */
 		if (needed == SCAN_DONE && !scan_full(scan) && !notes_any(&q->reader.notes) &&
 			q->reader.scanned == pg_atomic_read_u64(&q->lane.appended))
 			counter_write(&q->counters, COUNTER_READY, 0);

@@ -94,7 +94,7 @@ put_tuple(QueueShared *q, int segno, Relation rel, HeapTuple tuple, int64 id)
  */
 static void
 insert_one(QueueShared *q, int segno, Relation rel, Constrained *constrained,
-			   Message *message)
+		   Message *message)
 {
 	HeapTuple	tuple;
 

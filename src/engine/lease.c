@@ -185,7 +185,8 @@ slot_queue(const LeaseSlot *slot)
 }
 
 /* Whether a process owns a slot: for assertions, where it should be this one. */
-static inline bool pg_attribute_unused()
+static inline bool
+pg_attribute_unused()
 is_ours(LeaseRef ref)
 {
 	LeaseState	state = WORD_STATE(pg_atomic_read_u64(&ref_slot(ref)->word));
@@ -329,22 +330,10 @@ lease_state(Oid relid, ItemPointer tid, int64 id)
 	return state;
 }
 
-static bool
-is_here(const Lease *lease)
-{
-	return lease->q->dboid == MyDatabaseId;
-}
-
 void
 lease_reserve(int n)
 {
 	deeds_reserve(n);
-}
-
-int
-lease_pending(void)
-{
-	return deeds_count();
 }
 
 /*
@@ -498,7 +487,10 @@ return_slot(LeaseRef ref)
 	slot->prepared = InvalidTransactionId;
 	set_state(ref, LEASE_RETURNED);
 
-	/* Counted before the slot can be freed, and the queue's element another's. */
+	/*
+	 * Counted before the slot can be freed, and the queue's element
+	 * another's.
+	 */
 	counter_add(&slot_queue(slot)->counters, COUNTER_LEASED, -1);
 	account_return(slot->queue, REF_SLOTNO(ref), slot->id);
 }
@@ -956,7 +948,7 @@ lease_finish_prepared(void)
 		TransactionId xid = slot->prepared;
 
 		if (!TransactionIdIsValid(xid) || !lease_read(i, &lease) ||
-			!is_here(&lease) || TransactionIdIsInProgress(xid) ||
+			!lease_is_here(&lease) || TransactionIdIsInProgress(xid) ||
 			!seize(lease.ref, LEASE_BUSY, false))
 			continue;
 		if (slot->prepared == xid && !TransactionIdDidCommit(xid))

@@ -8,6 +8,7 @@
 #include "engine/leased_place.h"
 #include "engine/receipt.h"
 #include "engine/shared.h"
+#include "miscadmin.h"
 
 typedef enum LeaseKind
 {
@@ -64,6 +65,13 @@ typedef struct Lease
 	TimestampTz expires_at;		/* DT_NOEND unless LEASE_TIMED */
 } Lease;
 
+/* Whether a lease is on a queue of this database. */
+static inline bool
+lease_is_here(const Lease *lease)
+{
+	return lease->q->dboid == MyDatabaseId;
+}
+
 extern Size lease_shmem_size(void);
 extern void lease_shmem_init(void);
 extern void lease_init(void);
@@ -83,9 +91,6 @@ extern LeaseRef lease_of_receipt(int64 receipt);
  * locks held.
  */
 extern void lease_reserve(int n);
-
-/* How many leases the transaction's end will finish or undo. */
-extern int	lease_pending(void);
 
 /*
  * Take a lease on the message with this id at a place, from now until

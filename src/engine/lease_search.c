@@ -14,12 +14,6 @@
 #include "storage/procarray.h"
 #include "utils/timestamp.h"
 
-static bool
-is_here(const Lease *lease)
-{
-	return lease->q->dboid == MyDatabaseId;
-}
-
 bool
 lease_find(QueueShared *q, int64 id, Lease *lease)
 {
@@ -46,7 +40,7 @@ lease_expired(TimestampTz now, Lease *expired, int max, TimestampTz *next)
 	{
 		Lease	   *lease = &expired[n];
 
-		if (!is_here(lease) || lease->state != LEASE_HELD || lease->kind != LEASE_TIMED)
+		if (!lease_is_here(lease) || lease->state != LEASE_HELD || lease->kind != LEASE_TIMED)
 			continue;
 		if (lease->expires_at <= now)
 			n++;
@@ -173,7 +167,7 @@ lease_sweep(void)
 	while (lease_next(&cursor, &lease))
 	{
 		/* There should be none, but it would stay out of reach for good. */
-		if (is_here(&lease) && lease.state == LEASE_HELD &&
+		if (lease_is_here(&lease) && lease.state == LEASE_HELD &&
 			lease.kind == LEASE_PROCESS && BackendPidGetProc(lease.pid) == NULL)
 			(void) lease_release(lease.ref);
 	}

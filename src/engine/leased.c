@@ -98,9 +98,9 @@ copy_leased(Relation rel, const Lease *lease, ItemId item, Buffer buffer)
 {
 	Assert(PAGE_IS_LOCKED(buffer));
 	return tuple_copy((HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item),
-							   ItemIdGetLength(item), RelationGetRelid(rel),
-							   ItemPointerGetBlockNumber(&lease->place.tid),
-							   ItemPointerGetOffsetNumber(&lease->place.tid));
+					  ItemIdGetLength(item), RelationGetRelid(rel),
+					  ItemPointerGetBlockNumber(&lease->place.tid),
+					  ItemPointerGetOffsetNumber(&lease->place.tid));
 }
 
 Verdict
@@ -115,7 +115,7 @@ leased_fetch(Relation rel, Lease *lease, Snapshot snapshot, HeapTuple *copy)
 	if (item == NULL)
 		return VERDICT_DEAD;
 	verdict = tuple_judge((HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item),
-							 snapshot, buffer, &xid);
+						  snapshot, buffer, &xid);
 	if (verdict == VERDICT_LIVE)
 		*copy = copy_leased(rel, lease, item, buffer);
 	UnlockReleaseBuffer(buffer);

@@ -32,7 +32,8 @@ typedef struct Note
 typedef struct Notes
 {
 	pg_atomic_uint32 n;			/* read without the lock by notes_any */
-	Note		notes[MAX_NOTES + 1];	/* by first_id; one to spare, see notes_put_back */
+	Note		notes[MAX_NOTES + 1];	/* by first_id; one to spare, see
+										 * notes_put_back */
 } Notes;
 
 extern void notes_init(Notes *notes);

@@ -9,6 +9,7 @@
 
 #include "access/xact.h"
 #include "backoff.h"
+#include "engine/deed.h"
 #include "engine/lease_account.h"
 #include "engine/overdue.h"
 #include "engine/problem.h"
@@ -76,11 +77,11 @@ take_over(void *arg)
 	Failed	   *failed = palloc0(sizeof(Failed));
 	SettleTable table = {0};
 	LeaseRef	ref;
-	int			pending = lease_pending();
+	int			pending = deeds_count();
 	FailureResult result = settle_failed(this->ref, &failure, &table, failed);
 
 	settle_close(&table);
-	this->nothing = (lease_pending() == pending);
+	this->nothing = (deeds_count() == pending);
 	this->locked = (result == FAILURE_LOCKED);
 
 	/*
@@ -101,7 +102,7 @@ take_over(void *arg)
 				   scan->kind, scan->now, scan->expires_at, &ref) == LEASE_TAKEN)
 	{
 		Claim	   *claim = scan_add_claim(scan, ref, failed->message.id,
-											   failed->message.attempts + 1, LEASE_IN_DEFERRED);
+										   failed->message.attempts + 1, LEASE_IN_DEFERRED);
 
 		claim->message = &failed->message;
 		claim->message->attempts++;

@@ -104,7 +104,7 @@ settle_failed(LeaseRef ref, const Failure *failure, SettleTable *table, Failed *
 	Lease		lease;
 	Relation	rel;
 	HeapTuple	tuple;
-	Message	   *message = &failed->message;
+	Message    *message = &failed->message;
 	const char *unreadable;
 	TM_Result	result;
 	bool		locked;

@@ -14,7 +14,8 @@ typedef struct WaitList
 	slock_t		mutex;
 	int			head;			/* under mutex, like tail */
 	int			tail;
-	pg_atomic_uint32 n;			/* changed under mutex; read without, see wake_waiters */
+	pg_atomic_uint32 n;			/* changed under mutex; read without, see
+								 * wake_waiters */
 } WaitList;
 
 extern Size wait_shmem_size(void);

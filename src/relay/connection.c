@@ -516,4 +516,3 @@ connection_sleep(TimestampTz until)
 	sleep_for(timeout);
 	ResetLatch(MyLatch);
 }
-

@@ -50,9 +50,9 @@ size_of(const struct varlena *value)
 
 /* The entry of a key, made if there is none. */
 static HandKey *
-find_key(Hand *hand, const text *text)
+find_key(Hand *hand, const text *name)
 {
-	uint64		hash = (uint64) message_key_hash(text);
+	uint64		hash = (uint64) message_key_hash(name);
 	bool		found;
 	HandKey    *key = hash_search(hand->keys, &hash, HASH_ENTER, &found);
 

@@ -156,9 +156,9 @@ typedef struct SinkConfig
 	/*
 	 * Report what became of an item in flight; or of several that were
 	 * accepted or refused as one, in the order they were published in.  When
-	 * several were refused the relay publishes each of them alone, to see which
-	 * it was.  The text, of SINK_REFUSED only, is in the database's encoding,
-	 * or is made so.
+	 * several were refused the relay publishes each of them alone, to see
+	 * which it was.  The text, of SINK_REFUSED only, is in the database's
+	 * encoding, or is made so.
 	 */
 	void		(*verdict) (SinkItem **items, int n, SinkVerdict verdict, const char *text);
 
@@ -234,8 +234,8 @@ typedef struct SinkRoutine
 	/*
 	 * Say what to wait for before poll() is worth calling again: sockets and
 	 * other descriptors, each by one sink_wait_for(), any number of them and
-	 * others each time; and a time in until, DT_NOBEGIN for at once.  Which of
-	 * them it was poll() is not told.
+	 * others each time; and a time in until, DT_NOBEGIN for at once.  Which
+	 * of them it was poll() is not told.
 	 */
 	void		(*wait) (Sink *sink, SinkWait *wait);
 

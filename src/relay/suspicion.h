@@ -10,7 +10,8 @@
 /* What a message in hand is suspected of. */
 typedef struct Suspect
 {
-	int			losses;			/* connections lost with it in flight, in a row */
+	int			losses;			/* connections lost with it in flight, in a
+								 * row */
 	int			losses_alone;	/* of those, with nothing else in flight */
 	TimestampTz suspected_at;	/* when it was to go alone first */
 } Suspect;
@@ -18,17 +19,21 @@ typedef struct Suspect
 /* What is known of all. */
 typedef struct Suspicion
 {
-	int			limit;			/* messages in flight at most; 0: no limit but the window */
+	int			limit;			/* messages in flight at most; 0: no limit but
+								 * the window */
 	int			confirmed_at_limit;
-	bool		witness;		/* a message has been confirmed since the last loss */
+	bool		witness;		/* a message has been confirmed since the last
+								 * loss */
 } Suspicion;
 
 /* How a connection ended with messages in flight. */
 typedef enum Loss
 {
-	LOSS_ERROR,					/* closed, reset, or an error that may be theirs */
+	LOSS_ERROR,					/* closed, reset, or an error that may be
+								 * theirs */
 	LOSS_TIMEOUT,				/* no verdict came in time */
-	LOSS_INNOCENT				/* for reasons that have nothing to do with them */
+	LOSS_INNOCENT				/* for reasons that have nothing to do with
+								 * them */
 } Loss;
 
 extern void suspicion_init(Suspicion *suspicion);

@@ -53,7 +53,8 @@ typedef enum Column
 {
 	COLUMN_ID,
 	COLUMN_ENQUEUED_AT,
-	COLUMN_PAYLOAD,				/* encoded, and so are those below, in this order */
+	COLUMN_PAYLOAD,				/* encoded, and so are those below, in this
+								 * order */
 	COLUMN_BODY,
 	COLUMN_KEY,
 	COLUMN_HEADERS,
@@ -212,7 +213,7 @@ finish_connecting(PGconn *conn, TimestampTz deadline, char *error)
 			return false;
 		}
 		if (!net_wait(PQsocket(conn), status == PGRES_POLLING_READING ?
-						  WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE, deadline))
+					  WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE, deadline))
 		{
 			strlcpy(error, "could not connect: timeout expired", SINK_ERROR_SIZE);
 			return false;
@@ -265,7 +266,7 @@ set_up_session(PGconn *conn, TimestampTz deadline, char *error)
 		if (PQisBusy(conn))
 		{
 			if (!net_wait(PQsocket(conn), WL_SOCKET_READABLE | (unsent ? WL_SOCKET_WRITEABLE : 0),
-							  deadline))
+						  deadline))
 			{
 				strlcpy(error, "could not set up the session: timeout expired", SINK_ERROR_SIZE);
 				return false;

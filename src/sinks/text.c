@@ -126,7 +126,7 @@ append_scalar(StringInfo out, const JsonbValue *v, Size most)
 		case jbvNumeric:
 			{
 				char	   *digits =
-				DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(v->val.numeric)));
+					DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(v->val.numeric)));
 
 				appendStringInfoString(out, digits);
 				pfree(digits);

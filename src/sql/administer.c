@@ -168,7 +168,10 @@ check_adoptable(Oid relid, const char *name)
 		queue_exists(name);
 	queue_check_owner(relid, name);
 
-	/* A superuser would otherwise take another role's table for a queue of its own. */
+	/*
+	 * A superuser would otherwise take another role's table for a queue of
+	 * its own.
+	 */
 	if (rel->rd_rel->relowner != GetUserId())
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),

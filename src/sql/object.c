@@ -141,7 +141,10 @@ relation_altered(Oid relid)
 	old_owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
 
-	/* The catalog cache has the old row until the command counter is incremented. */
+	/*
+	 * The catalog cache has the old row until the command counter is
+	 * incremented.
+	 */
 	tuple = latest_row(RelationRelationId, ClassOidIndexId, Anum_pg_class_oid, relid);
 	if (tuple == NULL)
 		return;

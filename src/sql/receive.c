@@ -10,6 +10,7 @@
 #include "argument.h"
 #include "compat.h"
 #include "engine/claim.h"
+#include "engine/deed.h"
 #include "engine/frontier.h"
 #include "engine/registry.h"
 #include "engine/segment.h"
@@ -99,7 +100,7 @@ claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext attempt = AllocSetContextCreate(caller, "queue receive", ALLOCSET_DEFAULT_SIZES);
-	int			pending = lease_pending();
+	int			pending = deeds_count();
 	TimestampTz deadline = 0;
 	int			n;
 
@@ -111,7 +112,10 @@ claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 		TimestampTz now = GetCurrentTimestamp();
 		TimestampTz next;
 
-		/* In the list of those who wait before the claim, or a wake-up is missed. */
+		/*
+		 * In the list of those who wait before the claim, or a wake-up is
+		 * missed.
+		 */
 		if (wait > 0 && deadline != 0)
 		{
 			check_client();
@@ -129,7 +133,7 @@ claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 		 * The claim has settled an overdue lease.  Waiting for a message with
 		 * the locks of that would keep others from theirs.
 		 */
-		if (lease_pending() > pending)
+		if (deeds_count() > pending)
 			break;
 		if (deadline == 0)
 		{

@@ -105,7 +105,7 @@ queue_after_insert(PG_FUNCTION_ARGS)
 	Datum		id = slot_getattr(trigger->tg_trigslot, Anum_message_id, &isnull);
 
 	reader_appended(queue->shared, segment_number(queue->shared, queue->relid),
-					 place, place, DatumGetInt64(id));
+					place, place, DatumGetInt64(id));
 	commit_sent(queue->shared, 1);
 	return PointerGetDatum(NULL);
 }

@@ -142,7 +142,8 @@ database_name(Oid dboid)
 static void
 warn_of_problems(TimestampTz *next)
 {
-	static DatabaseInfo warned[MAX_DATABASES];	/* not_before: the next warning */
+	static DatabaseInfo warned[MAX_DATABASES];	/* not_before: the next
+												 * warning */
 	TimestampTz now = GetCurrentTimestamp();
 
 	for (int i = 0; i < MAX_DATABASES; i++)

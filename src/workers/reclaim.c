@@ -154,7 +154,7 @@ page_drained(Relation rel, BlockNumber block, Snapshot snapshot)
 
 		if (ItemIdIsNormal(item))
 			drained = tuple_judge((HeapTupleHeader) PageGetItem(page, item),
-									 snapshot, buffer, &xid) == VERDICT_DEAD;
+								  snapshot, buffer, &xid) == VERDICT_DEAD;
 	}
 	UnlockReleaseBuffer(buffer);
 	return drained;
@@ -496,9 +496,9 @@ count_stored(ReclaimRound *round, Queue *queue)
 		!try_lock(round, extension_relation("dead"), AccessShareLock))
 		return;
 	good &= counter_correct(&q->counters, COUNTER_DEFERRED, deferred,
-					  count_rows("deferred", "deferred_due", Anum_deferred_relid, queue->relid));
+							count_rows("deferred", "deferred_due", Anum_deferred_relid, queue->relid));
 	good &= counter_correct(&q->counters, COUNTER_DEAD, dead,
-					  count_rows("dead", "dead_pkey", Anum_dead_relid, queue->relid));
+							count_rows("dead", "dead_pkey", Anum_dead_relid, queue->relid));
 	q->counted |= good;
 }
 

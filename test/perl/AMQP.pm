@@ -25,8 +25,8 @@ sub connect
 
 	$self->{socket}->print("AMQP\0\0\x09\x01");
 	$self->_expect(10, 10);
-	$self->_send(0, 10, 11, _long('') . _short('PLAIN')
-		  . _long("\0$options{user}\0$options{password}") . _short('en_US'));
+	$self->_send(0, 10, 11,
+		_long('') . _short('PLAIN') . _long("\0$options{user}\0$options{password}") . _short('en_US'));
 	$self->_expect(10, 30);
 	$self->_send(0, 10, 31, pack('nNn', 10, 131072, 0));
 	$self->_send(0, 10, 40, _short($options{vhost} || '/') . _short('') . "\0");
@@ -102,8 +102,11 @@ sub declare_exchange
 sub declare_queue
 {
 	my ($self, $name, %arguments) = @_;
-	my $table = join('', map {
-			_short($_) . ($arguments{$_} =~ /^\d+$/ ? 'l' . pack('q>', $arguments{$_}) : 'S' . _long($arguments{$_}))
+	my $table = join(
+		'',
+		map {
+			_short($_)
+			  . ($arguments{$_} =~ /^\d+$/ ? 'l' . pack('q>', $arguments{$_}) : 'S' . _long($arguments{$_}))
 		} sort keys %arguments);
 
 	$self->_send(1, 50, 10, "\0\0" . _short($name) . "\x02" . _long($table));
@@ -114,7 +117,8 @@ sub declare_queue
 sub bind_queue
 {
 	my ($self, $queue, $exchange, $routing_key) = @_;
-	$self->_send(1, 50, 20, "\0\0" . _short($queue) . _short($exchange) . _short($routing_key) . "\0" . _long(''));
+	$self->_send(1, 50, 20,
+		"\0\0" . _short($queue) . _short($exchange) . _short($routing_key) . "\0" . _long(''));
 	$self->_expect(50, 21);
 	return;
 }
@@ -162,9 +166,15 @@ sub _properties
 {
 	my ($self, $message, $flags, $data) = @_;
 	my @names = (
-		[ content_type => 'C/a' ], [ content_encoding => 'C/a' ], [ headers => 'table' ],
-		[ delivery_mode => 'C' ], [ priority => 'C' ], [ correlation_id => 'C/a' ],
-		[ reply_to => 'C/a' ], [ expiration => 'C/a' ], [ message_id => 'C/a' ],
+		[ content_type => 'C/a' ],
+		[ content_encoding => 'C/a' ],
+		[ headers => 'table' ],
+		[ delivery_mode => 'C' ],
+		[ priority => 'C' ],
+		[ correlation_id => 'C/a' ],
+		[ reply_to => 'C/a' ],
+		[ expiration => 'C/a' ],
+		[ message_id => 'C/a' ],
 		[ timestamp => 'Q>' ]);
 
 	for my $i (0 .. $#names)

@@ -40,7 +40,8 @@ sub new
 	while (my $client = $socket->accept)
 	{
 		my $function = $modes{ slurp_file($self->{mode}) };
-		my $connection = bless { socket => $client, buffer => '', log => $self->{log} }, 'FakeServer::Connection';
+		my $connection = bless { socket => $client, buffer => '', log => $self->{log} },
+		  'FakeServer::Connection';
 
 		$connection->log('connected');
 		eval { $function->($connection) if $function; };

@@ -44,7 +44,7 @@ sub crash
 
 	$node->kill9;
 	wait_for { $node->start(fail_ok => 1) || !$node->stop('fast', fail_ok => 1) && 0 }
-	or die 'the server does not start after it was killed';
+	  or die 'the server does not start after it was killed';
 	return;
 }
 
@@ -63,7 +63,7 @@ sub wait_for_worker
 {
 	my ($node, $database, $pid) = @_;
 	$database //= 'postgres';
-	$pid //= 0;
+	$pid      //= 0;
 	return $node->poll_query_until('postgres',
 		"SELECT count(*) = 1 AND bool_and(pid <> $pid) FROM $workers = '$database'");
 }
@@ -74,7 +74,9 @@ sub drain
 	my ($node, $queue, $database) = @_;
 	my @ids;
 
-	while (my $got = $node->safe_psql($database // 'postgres', qq{
+	while (
+		my $got = $node->safe_psql(
+			$database // 'postgres', qq{
 SELECT id FROM queue.receive('$queue', 10000) m, LATERAL queue.ack(m.receipt) a WHERE a}))
 	{
 		push @ids, split(/\n/, $got);

@@ -75,11 +75,13 @@ sub _make_certificates
 	my @new = qw(openssl req -new -newkey rsa:2048 -nodes);
 
 	PostgreSQL::Test::Utils::append_to_file("$dir/san", "subjectAltName=DNS:localhost\n");
-	PostgreSQL::Test::Utils::system_or_bail(@new, '-x509', '-days', '2', '-subj', '/CN=test authority',
+	PostgreSQL::Test::Utils::system_or_bail(
+		@new, '-x509', '-days', '2', '-subj', '/CN=test authority',
 		'-keyout', "$dir/ca.key", '-out', "$dir/ca.crt");
 	PostgreSQL::Test::Utils::system_or_bail(@new, '-subj', '/CN=localhost',
 		'-keyout', "$dir/server.key", '-out', "$dir/server.csr");
-	PostgreSQL::Test::Utils::system_or_bail('openssl', 'x509', '-req', '-days', '2', '-CAcreateserial',
+	PostgreSQL::Test::Utils::system_or_bail(
+		'openssl', 'x509', '-req', '-days', '2', '-CAcreateserial',
 		'-in', "$dir/server.csr", '-CA', "$dir/ca.crt", '-CAkey', "$dir/ca.key",
 		'-extfile', "$dir/san", '-out', "$dir/server.crt");
 	return <<"CONFIG";
@@ -121,7 +123,7 @@ sub start
 
 	if (!$self->{epmd})
 	{
-		$self->{epmd} = IPC::Run::start(['epmd', '-port', $self->{epmd_port}, '-address', '127.0.0.1'],
+		$self->{epmd} = IPC::Run::start([ 'epmd', '-port', $self->{epmd_port}, '-address', '127.0.0.1' ],
 			'<', \undef, '>&', "$self->{dir}/log/epmd");
 		push @brokers, $self;
 		(wait_for { IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $self->{epmd_port}) })

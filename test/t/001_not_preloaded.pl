@@ -14,35 +14,22 @@ $node->init;
 $node->start;
 
 $node->safe_psql('postgres', 'CREATE EXTENSION queue');
-is( $node->safe_psql(
-		'postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'queue%'}),
+is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'queue%'}),
 	'0', 'the extension can be created, and starts nothing');
 
 my @calls = (
-	q{queue.create('q')},
-	q{queue.alter('q', max_attempts => 2)},
-	q{queue.drop('q')},
-	q{queue.purge('q')},
-	q{queue.send('q', '1')},
-	q{queue.send_bytes('q', 'x')},
-	q{queue.send_batch('q', '{1}')},
-	q{queue.receive('q')},
-	q{queue.pop('q')},
-	q{queue.peek('q')},
-	q{queue.ack(1)},
-	q{queue.ack_batch('{1}')},
-	q{queue.nack(1)},
-	q{queue.nack_batch('{1}')},
-	q{queue.reject(1)},
-	q{queue.extend(1)},
-	q{queue.extend_batch('{1}')},
-	q{queue.redrive('q')},
-	q{queue.purge_dead_letters('q')},
-	q{queue.queue_stats('queue.queue_definition')},
-	q{queue.lease_list()},
-	q{queue.create_relay('r', 'q')},
-	q{queue.relay_list()},
-	q{queue.relay_accept('s', 'q', '{}', '{}', '{}', '{}', '{}', '{}')});
+	q{queue.create('q')}, q{queue.alter('q', max_attempts => 2)},
+	q{queue.drop('q')}, q{queue.purge('q')},
+	q{queue.send('q', '1')}, q{queue.send_bytes('q', 'x')},
+	q{queue.send_batch('q', '{1}')}, q{queue.receive('q')},
+	q{queue.pop('q')}, q{queue.peek('q')},
+	q{queue.ack(1)}, q{queue.ack_batch('{1}')},
+	q{queue.nack(1)}, q{queue.nack_batch('{1}')},
+	q{queue.reject(1)}, q{queue.extend(1)},
+	q{queue.extend_batch('{1}')}, q{queue.redrive('q')},
+	q{queue.purge_dead_letters('q')}, q{queue.queue_stats('queue.queue_definition')},
+	q{queue.lease_list()}, q{queue.create_relay('r', 'q')},
+	q{queue.relay_list()}, q{queue.relay_accept('s', 'q', '{}', '{}', '{}', '{}', '{}', '{}')});
 
 foreach my $call (@calls)
 {
@@ -59,16 +46,17 @@ foreach my $call (@calls)
 is( $node->safe_psql(
 		'postgres', q{SELECT string_agg(name, ',' ORDER BY name) FROM pg_settings
 			WHERE name LIKE 'queue.%'}),
-	'', 'no session but one that has called us knows the settings');
+	'',
+	'no session but one that has called us knows the settings');
 is( $node->safe_psql(
 		'postgres', q{LOAD 'queue';
 SELECT count(*) > 0 FROM pg_settings WHERE name LIKE 'queue.%';
 SELECT count(*) FROM pg_settings WHERE name IN ('queue.max_queues', 'queue.max_leases')}),
-	"t\n0", 'the settings come with the library');
+	"t\n0",
+	'the settings come with the library');
 
 $node->safe_psql('postgres', 'DROP EXTENSION queue CASCADE');
-is( $node->safe_psql(
-		'postgres', q{SELECT count(*) FROM pg_namespace WHERE nspname IN ('queue', 'queues')}),
+is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_namespace WHERE nspname IN ('queue', 'queues')}),
 	'0', 'the extension can be dropped');
 
 # With the library preloaded it works without more ado.
@@ -79,7 +67,8 @@ is( $node->safe_psql(
 		'postgres', q{SELECT queue.create('q');
 SELECT queue.send('q', '1');
 SELECT payload FROM queue.pop('q')}),
-	"\n1\n1", 'after a restart with the library preloaded it works');
+	"\n1\n1",
+	'after a restart with the library preloaded it works');
 ok( $node->poll_query_until(
 		'postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'queue maintenance'}),
 	'and has its worker');

@@ -89,7 +89,12 @@ sub start_load
 				'pgbench', '-n', '-h', $node->host, '-p', $node->port, '-c', $clients,
 				'-T', '600', '-f', "$dir/$script.sql", 'postgres'
 			],
-			'<', \undef, '>', \my $out, '2>', \my $err);
+			'<',
+			\undef,
+			'>',
+			\my $out,
+			'2>',
+			\my $err);
 	} ([ 'produce', 3 ], [ 'consume', 2 ], [ 'take', 1 ]);
 }
 
@@ -100,40 +105,41 @@ sub check
 
 	is( $node->safe_psql(
 			'postgres', 'SELECT count(*) FROM (SELECT id FROM acked GROUP BY id HAVING count(*) > 1) d'),
-		'0', "$test: nothing acknowledged came back");
-	is( $node->safe_psql('postgres', 'SELECT count(*) FROM acked WHERE id NOT IN (SELECT id FROM sent)'),
+		'0',
+		"$test: nothing acknowledged came back");
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM acked WHERE id NOT IN (SELECT id FROM sent)'),
 		'0', "$test: nothing was received that was not committed");
 	is( $node->safe_psql(
 			'postgres', q{
 SELECT count(*) FROM sent WHERE id NOT IN (SELECT id FROM acked)
 	AND id NOT IN (SELECT id FROM queues.work) AND id NOT IN (SELECT id FROM queue.deferred)}),
-		'0', "$test: nothing committed is lost");
+		'0',
+		"$test: nothing committed is lost");
 	is( $node->safe_psql(
 			'postgres', q{
 SELECT count(*) FROM (SELECT id FROM queues.work UNION ALL SELECT id FROM queue.deferred) m
 WHERE id NOT IN (SELECT id FROM sent) OR id IN (SELECT id FROM acked)}),
-		'0', "$test: nothing is left that should not be");
+		'0',
+		"$test: nothing is left that should not be");
 
 	# No message is on lease longer than its round, and no lease expires here.
 	is( $node->safe_psql(
 			'postgres',
 			'SELECT count(*) FROM (SELECT id FROM delivered GROUP BY id, round HAVING count(*) > 1) d'),
-		'0', "$test: nothing was delivered twice between two crashes");
-	is( $node->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters'),
-		'0', "$test: nothing died");
+		'0',
+		"$test: nothing was delivered twice between two crashes");
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters'), '0', "$test: nothing died");
 }
 
 for my $round (1 .. $rounds)
 {
 	my @load = start_load();
-	my ($produced, $consumed) = split(
-		/\|/,
+	my ($produced, $consumed) = split(/\|/,
 		$node->safe_psql('postgres', 'SELECT (SELECT count(*) FROM sent), (SELECT count(*) FROM acked)'));
 
 	$node->poll_query_until(
 		'postgres', "SELECT (SELECT count(*) FROM sent) > $produced + 3000
-		AND (SELECT count(*) FROM acked) > $consumed + 500")
-	  or die 'the load does not get on';
+		AND (SELECT count(*) FROM acked) > $consumed + 500") or die 'the load does not get on';
 	if ($round % 2)
 	{
 		crash($node);
@@ -157,8 +163,7 @@ my @held = split(
 	$session->query_safe(
 		q{SELECT id FROM queue.receive('work', 100) m WHERE queue.extend(m.receipt, '2 hours')}));
 is(scalar(@held), 100, 'a backend holds leases');
-is( $session->query_safe(
-		q{BEGIN; SELECT count(*) FROM queue.pop('work', 10)}), '10', 'and has taken others');
+is($session->query_safe(q{BEGIN; SELECT count(*) FROM queue.pop('work', 10)}), '10', 'and has taken others');
 my $pid = $session->query_safe('SELECT pg_backend_pid()');
 kill('KILL', $pid);
 $session->{run}->finish;
@@ -173,14 +178,16 @@ my %rest = map { $_ => 1 } @rest;
 is(scalar(keys %rest), scalar(@rest), 'nothing comes twice');
 is(scalar(grep { !$rest{$_} } @held), 0, 'the messages of the killed backend come again');
 $node->safe_psql('postgres', 'INSERT INTO acked VALUES (' . join('), (', @rest) . ')');
-$node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM queue.deferred
+$node->poll_query_until(
+	'postgres', q{SELECT count(*) = 0 FROM queue.deferred
 	WHERE due_at > clock_timestamp()});
 @rest = drain($node, 'work');
 $node->safe_psql('postgres', 'INSERT INTO acked VALUES (' . join('), (', @rest) . ')') if @rest;
 is( $node->safe_psql(
 		'postgres', q{SELECT count(*) FROM sent FULL JOIN acked USING (id)
 		WHERE sent.kind IS NULL OR acked IS NULL}),
-	'0', 'in the end each committed message was acknowledged once');
+	'0',
+	'in the end each committed message was acknowledged once');
 check('in the end');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM queues.work'), '0', 'and the queue is empty');
 

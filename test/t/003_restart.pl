@@ -85,7 +85,8 @@ foreach my $how ('fast', 'crash', 'immediate')
 	my $dead = $node->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters');
 	my $later = $node->safe_psql('postgres',
 		q{SELECT count(*) FROM queue.deferred WHERE due_at > now() + interval '1 hour'});
-	$max_id = $node->safe_psql('postgres', q{
+	$max_id = $node->safe_psql(
+		'postgres', q{
 SELECT max(id) FROM (SELECT id FROM queues.q UNION ALL SELECT id FROM queue.deferred) m});
 
 	if ($how eq 'crash')
@@ -117,7 +118,7 @@ ROLLBACK}),
 	is($matched, $received, "$how: each was expected, with its attempts");
 
 	# Those in expected that are left are held by prepared transactions.
-	is( $node->safe_psql('postgres', 'SELECT count(*) FROM expected'),
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM expected'),
 		'10', "$how: only those that prepared transactions took are missing");
 	$node->safe_psql(
 		'postgres', q{
@@ -126,19 +127,18 @@ ROLLBACK PREPARED 'undone';
 COMMIT PREPARED 'take';
 ROLLBACK PREPARED 'give back';
 });
-	is($node->safe_psql('postgres', $receive), '8|8',
-		"$how: prepared transactions have their effects after the restart");
+	is($node->safe_psql('postgres', $receive),
+		'8|8', "$how: prepared transactions have their effects after the restart");
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM expected'),
 		'0', "$how: and all that was committed has come");
 
 	is( $node->safe_psql(
-			'postgres',
-			q{SELECT count(*) FROM queue.deferred WHERE due_at > now() + interval '1 hour'}),
-		$later, "$how: what is due later is still there");
+			'postgres', q{SELECT count(*) FROM queue.deferred WHERE due_at > now() + interval '1 hour'}),
+		$later,
+		"$how: what is due later is still there");
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters'),
 		$dead, "$how: so are dead letters");
-	cmp_ok($node->safe_psql('postgres', q{SELECT queue.send('q', '"new"')}),
-		'>', $max_id, "$how: ids go on");
+	cmp_ok($node->safe_psql('postgres', q{SELECT queue.send('q', '"new"')}), '>', $max_id, "$how: ids go on");
 	is($node->safe_psql('postgres', q{SELECT payload FROM queue.pop('q', 10)}),
 		'"new"', "$how: what is sent afterwards is received");
 	$node->safe_psql('postgres', 'TRUNCATE receipts');
@@ -149,8 +149,8 @@ ROLLBACK PREPARED 'give back';
 is($node->safe_psql('postgres', q{SELECT queue.redrive('q')}), '30', 'dead letters are sent again');
 is($node->safe_psql('postgres', q{SELECT count(*), min(attempts), max(attempts) FROM queue.pop('q', 100)}),
 	'30|1|1', 'and received');
-is( $node->safe_psql(
-		'postgres', q{SELECT payload, attempts FROM queue.pop('q', 100)}), '', 'and nothing else');
+is($node->safe_psql('postgres', q{SELECT payload, attempts FROM queue.pop('q', 100)}), '',
+	'and nothing else');
 
 # An id is never used twice, whichever way the server goes down.
 $node->safe_psql('postgres', 'CREATE TABLE ids (id bigint PRIMARY KEY)');

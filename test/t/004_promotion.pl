@@ -37,24 +37,15 @@ is($standby->safe_psql('postgres', q{SELECT count(*) FROM queue.leases}), '0', '
 
 # Nothing else is.
 foreach my $call (
-	q{queue.create('other')},
-	q{queue.alter('q', max_attempts => 2)},
-	q{queue.drop('q')},
-	q{queue.purge('q')},
-	q{queue.send('q', '1')},
-	q{queue.send_bytes('q', 'x')},
-	q{queue.send_batch('q', '{1,2}')},
-	q{queue.send('q', '1', delay => '1 hour')},
-	q{queue.receive('q')},
-	q{queue.receive('q', wait => '1 hour')},
-	q{queue.pop('q')},
-	q{queue.ack(1)},
-	q{queue.ack_batch('{1}')},
-	q{queue.nack(1)},
-	q{queue.nack_batch('{1}')},
-	q{queue.reject(1)},
-	q{queue.redrive('q')},
-	q{queue.purge_dead_letters('q')})
+	q{queue.create('other')}, q{queue.alter('q', max_attempts => 2)},
+	q{queue.drop('q')}, q{queue.purge('q')},
+	q{queue.send('q', '1')}, q{queue.send_bytes('q', 'x')},
+	q{queue.send_batch('q', '{1,2}')}, q{queue.send('q', '1', delay => '1 hour')},
+	q{queue.receive('q')}, q{queue.receive('q', wait => '1 hour')},
+	q{queue.pop('q')}, q{queue.ack(1)},
+	q{queue.ack_batch('{1}')}, q{queue.nack(1)},
+	q{queue.nack_batch('{1}')}, q{queue.reject(1)},
+	q{queue.redrive('q')}, q{queue.purge_dead_letters('q')})
 {
 	my ($rc, $stdout, $stderr) =
 	  $standby->psql('postgres', "\\set VERBOSITY verbose\nSELECT $call", on_error_stop => 0);
@@ -92,7 +83,8 @@ cmp_ok($standby->safe_psql('postgres', q{SELECT count(*) FROM queue.peek('q', 10
 	'>', 4800, 'a standby shows what came later');
 is( $standby->safe_psql(
 		'postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'queue%'}),
-	'0', 'no worker of ours runs on a standby');
+	'0',
+	'no worker of ours runs on a standby');
 my $max_id = $primary->safe_psql('postgres', 'SELECT max(id) FROM queues.q');
 
 $primary->stop('immediate');
@@ -100,10 +92,9 @@ $standby->promote;
 
 # At once, without waiting for a worker to tidy up.
 is(scalar(drain($standby, 'quiet')), 501, 'messages that the standby had not seen are received');
-is( $standby->safe_psql('postgres', q{SELECT count(*) FROM receipts WHERE queue.ack(receipt)}),
+is($standby->safe_psql('postgres', q{SELECT count(*) FROM receipts WHERE queue.ack(receipt)}),
 	'0', 'receipts of the old primary are refused');
-cmp_ok($standby->safe_psql('postgres', q{SELECT queue.send('q', '"new"')}),
-	'>', $max_id, 'ids go on');
+cmp_ok($standby->safe_psql('postgres', q{SELECT queue.send('q', '"new"')}), '>', $max_id, 'ids go on');
 $standby->safe_psql('postgres', q{INSERT INTO expected SELECT max(id) FROM queues.q});
 ok(wait_for_worker($standby), 'the maintenance worker starts');
 $standby->safe_psql('postgres', q{COMMIT PREPARED 'send'});

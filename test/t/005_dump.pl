@@ -74,13 +74,16 @@ sub check
 		$node->safe_psql(
 			$database, q{SET ROLE sender; INSERT INTO queues.orders (payload) VALUES ('"new"');
 			RESET ROLE; SELECT max(id) FROM queues.orders}),
-		'>', $max_id + 1, "$how: also by plain SQL, by who has the right");
+		'>',
+		$max_id + 1,
+		"$how: also by plain SQL, by who has the right");
 
 	# All but those due tomorrow: on lease or not, they are received.
 	is(scalar(drain($node, 'orders', $database)), 1502 - 11 + 2, "$how: every message can be received");
-	is( $node->safe_psql($database, q{SELECT payload FROM queue.pop('Mail "x"', 10)}),
+	is($node->safe_psql($database, q{SELECT payload FROM queue.pop('Mail "x"', 10)}),
 		'"unlogged"', "$how: and those of the other queue");
-	is($node->safe_psql($database, q{SELECT queue.redrive('orders')}), '10', "$how: dead letters can be sent again");
+	is($node->safe_psql($database, q{SELECT queue.redrive('orders')}),
+		'10', "$how: dead letters can be sent again");
 	is(scalar(drain($node, 'orders', $database)), 10, "$how: and received");
 
 	my $checked = q{SELECT count(*), sum(twice), count(note), count(key) FROM queues.checked};
@@ -94,7 +97,8 @@ sub check
 	is($node->safe_psql($database, $checked), '12|158|12|12', "$how: for what is sent");
 	$node->safe_psql($database, q{SELECT queue.drop('checked')});
 	$node->safe_psql($database, q{SELECT queue.drop('orders')});
-	is($node->safe_psql($database, q{SELECT count(*) FROM queue.deferred}), '0', "$how: the queue can be dropped");
+	is($node->safe_psql($database, q{SELECT count(*) FROM queue.deferred}),
+		'0', "$how: the queue can be dropped");
 	return;
 }
 
@@ -131,16 +135,24 @@ CREATE TABLE acked (id bigint);
 });
 append_to_file("$dir/send.sql",
 	"INSERT INTO sent SELECT queue.send('orders', to_jsonb(repeat('x', 500)));\n");
-append_to_file("$dir/take.sql", q{WITH m AS (SELECT id, queue.ack(receipt) FROM queue.receive('orders', 5, wait => '100 ms'))
+append_to_file(
+	"$dir/take.sql",
+	q{WITH m AS (SELECT id, queue.ack(receipt) FROM queue.receive('orders', 5, wait => '100 ms'))
 INSERT INTO acked SELECT id FROM m;
 });
 my @load = map {
 	IPC::Run::start(
 		[
-			'pgbench', '-n', '-h', $node->host, '-p', $node->port, '-c', '2', '-T', '600', '-f',
-			"$dir/$_.sql", 'shop'
+			'pgbench', '-n', '-h', $node->host, '-p', $node->port,
+			'-c', '2', '-T', '600', '-f', "$dir/$_.sql",
+			'shop'
 		],
-		'<', \undef, '>', \my $out, '2>', \my $err)
+		'<',
+		\undef,
+		'>',
+		\my $out,
+		'2>',
+		\my $err)
 } ('send', 'take');
 for my $round (1 .. 3)
 {
@@ -156,7 +168,8 @@ for my $round (1 .. 3)
 	is( $node->safe_psql(
 			$database, q{
 SELECT id FROM queues.orders EXCEPT ALL (SELECT id FROM sent EXCEPT ALL SELECT id FROM acked)}),
-		'', "round $round: it holds nothing but what was sent and not acknowledged");
+		'',
+		"round $round: it holds nothing but what was sent and not acknowledged");
 
 	# What was acknowledged between pg_dump's snapshot and its lock can be gone, as after any TRUNCATE.
 	my $missing = $node->safe_psql(
@@ -164,12 +177,14 @@ SELECT id FROM queues.orders EXCEPT ALL (SELECT id FROM sent EXCEPT ALL SELECT i
 SELECT array_agg(id) FROM (
 	SELECT id FROM sent EXCEPT ALL SELECT id FROM acked EXCEPT ALL SELECT id FROM queues.orders) m});
 	is( $node->safe_psql(
-			'shop', "SELECT count(*) FROM unnest(nullif('$missing', '')::bigint[]) id WHERE id NOT IN (SELECT id FROM acked)"),
-		'0', "round $round: and all of that which nobody had acknowledged when it got to the table");
+			'shop',
+			"SELECT count(*) FROM unnest(nullif('$missing', '')::bigint[]) id WHERE id NOT IN (SELECT id FROM acked)"
+		),
+		'0',
+		"round $round: and all of that which nobody had acknowledged when it got to the table");
 }
 my $acked = $node->safe_psql('shop', 'SELECT count(*) FROM acked');
-ok($node->poll_query_until('shop', "SELECT count(*) > $acked + 500 FROM acked"),
-	'the load goes on');
+ok($node->poll_query_until('shop', "SELECT count(*) > $acked + 500 FROM acked"), 'the load goes on');
 $_->signal('TERM') foreach @load;
 $_->finish foreach @load;
 

@@ -40,10 +40,16 @@ for my $round (1 .. 5)
 	my $before = $node->safe_psql('postgres', 'SELECT count(*) FROM acked');
 	my $load = IPC::Run::start(
 		[
-			'pgbench', '-n', '-h', $node->host, '-p', $node->port, '-c', '3', '-T', '600', '-D',
-			"round=$round", '-f', "$dir/step.sql", 'postgres'
+			'pgbench', '-n', '-h', $node->host, '-p', $node->port,
+			'-c', '3', '-T', '600', '-D', "round=$round",
+			'-f', "$dir/step.sql", 'postgres'
 		],
-		'<', \undef, '>', \my $out, '2>', \my $err);
+		'<',
+		\undef,
+		'>',
+		\my $out,
+		'2>',
+		\my $err);
 	$node->poll_query_until('postgres', "SELECT count(*) > $before + 3000 FROM acked")
 	  or die 'the load does not get on';
 
@@ -56,20 +62,27 @@ SELECT count(*) FROM sent FULL JOIN (
 	SELECT id FROM acked UNION ALL SELECT id FROM queues.q UNION ALL SELECT id FROM queue.deferred
 ) m USING (id)
 WHERE sent IS NULL OR m IS NULL}),
-		'0', "round $round: each message sent is in the queue or acknowledged, and no other is");
+		'0',
+		"round $round: each message sent is in the queue or acknowledged, and no other is");
 	is( $node->safe_psql(
 			'postgres', q{
 SELECT count(*) FROM (
 	SELECT id FROM acked UNION ALL SELECT id FROM queues.q UNION ALL SELECT id FROM queue.deferred) m
 GROUP BY id HAVING count(*) > 1}),
-		'', "round $round: and is so once");
-	my $ready = $node->safe_psql('postgres', 'SELECT count(*) FROM sent WHERE id NOT IN (SELECT id FROM acked)');
+		'',
+		"round $round: and is so once");
+	my $ready =
+	  $node->safe_psql('postgres', 'SELECT count(*) FROM sent WHERE id NOT IN (SELECT id FROM acked)');
 	my @ids = drain($node, 'q');
 	is(scalar(@ids), $ready, "round $round: all of them are received");
-	$node->safe_psql('postgres', 'INSERT INTO acked SELECT unnest(ARRAY[' . join(',', @ids) . "]), $round") if @ids;
+	$node->safe_psql('postgres', 'INSERT INTO acked SELECT unnest(ARRAY[' . join(',', @ids) . "]), $round")
+	  if @ids;
 }
-is($node->safe_psql('postgres', 'SELECT count(*) FROM sent FULL JOIN acked USING (id) WHERE sent IS NULL OR acked IS NULL'),
-	'0', 'in the end each message was acknowledged once');
+is( $node->safe_psql(
+		'postgres',
+		'SELECT count(*) FROM sent FULL JOIN acked USING (id) WHERE sent IS NULL OR acked IS NULL'),
+	'0',
+	'in the end each message was acknowledged once');
 
 # A message that others see and the crash forgets: the WAL writer sleeps, so its
 # commit is in memory only.  The first id after a restart is the one that needs
@@ -80,7 +93,8 @@ for (1 .. 3)
 	my $id = $node->safe_psql('postgres', q{SELECT queue.send('q', '"seen"')});
 	push @seen, $id if $node->safe_psql('postgres', q{SELECT payload FROM queue.peek('q')}) eq '"seen"';
 	crash($node);
-	is($node->safe_psql('postgres', q{SELECT count(*) FROM queues.q}), '0', "what was seen as $id is forgotten");
+	is($node->safe_psql('postgres', q{SELECT count(*) FROM queues.q}),
+		'0', "what was seen as $id is forgotten");
 	is(scalar(drain($node, 'q')), 0, 'and is not received');
 }
 is(scalar(@seen), 3, 'messages were seen before they were safe');

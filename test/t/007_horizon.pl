@@ -46,7 +46,8 @@ sub work
 	for (1 .. $n / 100)
 	{
 		$node->safe_psql('postgres', q{SELECT count(queue.ack(receipt)) FROM queue.receive('q', 80)});
-		my $plan = $node->safe_psql('postgres',
+		my $plan = $node->safe_psql(
+			'postgres',
 			q{EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, SUMMARY OFF)
 			SELECT queue.ack(receipt) FROM queue.receive('q', 20)});
 		my ($hit) = $plan =~ /Buffers: shared.* hit=(\d+)/;
@@ -69,7 +70,8 @@ sub work_by_hand
 	{
 		$node->safe_psql('postgres',
 			q{INSERT INTO control (payload) SELECT to_jsonb(repeat('x', 500)) FROM generate_series(1, 100)});
-		my $plan = $node->safe_psql('postgres', q{
+		my $plan = $node->safe_psql(
+			'postgres', q{
 EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, SUMMARY OFF)
 DELETE FROM control WHERE id IN
 	(SELECT id FROM control ORDER BY id FOR UPDATE SKIP LOCKED LIMIT 100)});
@@ -100,12 +102,18 @@ $node->safe_psql('postgres', 'SELECT 1');
 # 22000 messages of 500 bytes are more than 11 MB; only a tail is left.
 ok($node->poll_query_until('postgres', qq{SELECT ($bytes) <= 2 * 1024 * 1024}),
 	'segments are truncated while the snapshot is open')
-  or diag($node->safe_psql('postgres', q{
-SELECT oid::regclass, pg_relation_size(oid) FROM pg_class WHERE relnamespace = 'queues'::regnamespace AND relkind = 'r'}));
+  or diag(
+	$node->safe_psql(
+		'postgres', q{
+SELECT oid::regclass, pg_relation_size(oid) FROM pg_class WHERE relnamespace = 'queues'::regnamespace AND relkind = 'r'}
+	));
 is($reader->query_safe('SELECT count(*) FROM control'), '0', 'and the snapshot is as it was');
 cmp_ok($peak, '<', 10 * 1024 * 1024, 'the size on disk is bounded by what is in the queue');
-cmp_ok($node->safe_psql('postgres', q{SELECT pg_relation_size('control')}),
-	'>', 4 * 1024 * 1024, 'which is not so if it is done by hand');
+cmp_ok(
+	$node->safe_psql('postgres', q{SELECT pg_relation_size('control')}),
+	'>',
+	4 * 1024 * 1024,
+	'which is not so if it is done by hand');
 
 # A message in the parent, where plain SQL puts them, is no exception.
 $node->safe_psql('postgres',

@@ -45,9 +45,11 @@ $locker->query_safe(
 is($node->safe_psql('postgres', q{SELECT count(DISTINCT tableoid) FROM queues.q}),
 	'1', 'all begin in one segment');
 $node->safe_psql('postgres', $fill);
-is( $node->safe_psql('postgres', q{
+is( $node->safe_psql(
+		'postgres', q{
 SELECT count(queue.ack(receipt)) FROM queue.receive('q', 10000) WHERE payload <> '"given back"'}),
-	'4000', 'the others are taken');
+	'4000',
+	'the others are taken');
 $node->safe_psql('postgres', q{SELECT count(queue.extend(receipt, '2 hours')) FROM held});
 
 ok( $node->poll_query_until(
@@ -55,8 +57,10 @@ ok( $node->poll_query_until(
 	'the messages on lease are moved');
 isnt($node->safe_psql('postgres', $size), '0', 'a segment with a locked row stays');
 is( $node->safe_psql(
-		'postgres', q{SELECT count(*) FROM queue.leases WHERE id IN (SELECT id FROM held) AND state = 'held'}),
-	'5', 'they are on lease still');
+		'postgres', q{SELECT count(*) FROM queue.leases WHERE id IN (SELECT id FROM held) AND state = 'held'}
+	),
+	'5',
+	'they are on lease still');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM queue.receive('q', 100)}),
 	'0', 'and nobody else receives them');
 
@@ -69,12 +73,13 @@ ok( $node->poll_query_until(
 # Receipts go on working, in all the ways there are.
 is($node->safe_psql('postgres', q{SELECT queue.extend(receipt) FROM held WHERE n = 1}),
 	't', 'a lease that moved can be extended');
-is( $node->safe_psql('postgres', q{BEGIN; SELECT queue.ack(receipt) FROM held WHERE n = 1; ROLLBACK}),
+is($node->safe_psql('postgres', q{BEGIN; SELECT queue.ack(receipt) FROM held WHERE n = 1; ROLLBACK}),
 	't', 'its acknowledgement can be rolled back');
-is($node->safe_psql('postgres', q{SELECT queue.ack(receipt) FROM held WHERE n = 1}),
-	't', 'and done again');
-is($node->safe_psql('postgres', q{SELECT queue.nack(receipt, delay => '0 s', error => 'again') FROM held WHERE n = 2}),
-	't', 'a message that moved can fail');
+is($node->safe_psql('postgres', q{SELECT queue.ack(receipt) FROM held WHERE n = 1}), 't', 'and done again');
+is( $node->safe_psql(
+		'postgres', q{SELECT queue.nack(receipt, delay => '0 s', error => 'again') FROM held WHERE n = 2}),
+	't',
+	'a message that moved can fail');
 is( $node->safe_psql(
 		'postgres',
 		q{SELECT payload, key, headers, attempts FROM queue.receive('q', 10) WHERE queue.ack(receipt)}),
@@ -86,20 +91,23 @@ is($node->safe_psql('postgres', q{SELECT payload FROM queue.dead_letters}), '"ke
 is($node->safe_psql('postgres', q{SELECT queue.extend(receipt, '100 ms') FROM held WHERE n = 4}),
 	't', 'a lease that moved can be shortened');
 ok( $node->poll_query_until(
-		'postgres', q{SELECT count(*) = 1 FROM queue.deferred WHERE attempts = 1 AND error = 'lease expired'}),
+		'postgres', q{SELECT count(*) = 1 FROM queue.deferred WHERE attempts = 1 AND error = 'lease expired'}
+	),
 	'and ends');
 ok( $node->poll_query_until(
 		'postgres', q{SELECT count(*) = 1 FROM queue.receive('q', 10) m
 			WHERE payload = '"kept 4"' AND attempts = 2 AND queue.ack(receipt)}),
 	'so that another gets the message');
-is( $node->safe_psql(
-		'postgres',
-		q{SELECT queue.ack(receipt) FROM held WHERE n = 4}),
+is($node->safe_psql('postgres', q{SELECT queue.ack(receipt) FROM held WHERE n = 4}),
 	'f', 'and its receipt is worth nothing');
 ok($node->poll_query_until('postgres', "SELECT ($size) = 0"), 'the segment is truncated')
-  or diag($node->safe_psql('postgres', q{
+  or diag(
+	$node->safe_psql(
+		'postgres', q{
 SELECT tableoid::regclass, id, ctid FROM queues.q; SELECT * FROM queue.leases; SELECT * FROM queue.stats}));
-is($node->safe_psql('postgres', q{SELECT md5(payload #>> '{}') FROM queue.deferred WHERE id = (SELECT id FROM held WHERE n = 5)}),
+is( $node->safe_psql(
+		'postgres',
+		q{SELECT md5(payload #>> '{}') FROM queue.deferred WHERE id = (SELECT id FROM held WHERE n = 5)}),
 	$node->safe_psql('postgres', q{SELECT md5(repeat(md5('toast'), 1000))}),
 	'a large message has moved in whole');
 is($node->safe_psql('postgres', q{SELECT queue.ack(receipt) FROM held WHERE n = 5}), 't', 'and is there');
@@ -121,23 +129,29 @@ is($node->safe_psql('postgres', q{BEGIN; SELECT payload FROM queue.receive('q', 
 	'"given back"', 'only the one given back is left');
 ok($node->poll_query_until('postgres', qq{SELECT pg_relation_size('$segment') = 0}),
 	'a message given back does not keep its segment either')
-  or diag($node->safe_psql('postgres', q{
+  or diag(
+	$node->safe_psql(
+		'postgres', q{
 SELECT tableoid::regclass, id, ctid FROM queues.q; SELECT * FROM queue.leases; SELECT * FROM queue.stats}));
-is($node->safe_psql('postgres', q{SELECT payload, attempts FROM queue.pop('q', 10)}),
-	'"given back"|1', 'and is received, with no attempt counted');
+is( $node->safe_psql('postgres', q{SELECT payload, attempts FROM queue.pop('q', 10)}),
+	'"given back"|1',
+	'and is received, with no attempt counted');
 
 # A tail beyond its size, as nothing was there to switch to: a lock keeps the
 # worker from making a segment while one transaction fills all there are.
 $node->safe_psql('postgres', q{SELECT queue.create('bulk', lease => '1 hour')});
 my $lock = $node->background_psql('postgres');
 $lock->query_safe('BEGIN; LOCK TABLE queues.bulk IN SHARE UPDATE EXCLUSIVE MODE');
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 SELECT count(queue.send('bulk', to_jsonb(repeat('x', 1000)))) FROM generate_series(1, 5000);
 INSERT INTO held (receipt, id) SELECT receipt, id FROM queue.receive('bulk', 5000)});
-is( $node->safe_psql('postgres', q{
+is( $node->safe_psql(
+		'postgres', q{
 SELECT count(queue.ack(receipt)) FROM held WHERE id < 5000 AND receipt IN (
 	SELECT receipt FROM held ORDER BY n DESC LIMIT 5000)}),
-	'4999', 'all but the last of many messages are acknowledged');
+	'4999',
+	'all but the last of many messages are acknowledged');
 $lock->query_safe('ROLLBACK');
 $lock->quit;
 ok( $node->poll_query_until(
@@ -159,29 +173,36 @@ sub setting
 }
 
 setting('queue.straggler_age', '1h');
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 SELECT queue.create('back', lease => '1 hour');
 SELECT queue.send('back', '"given back"')});
 my $receiver = $node->background_psql('postgres');
 is($receiver->query_safe(q{BEGIN; SELECT payload FROM queue.receive('back')}), '"given back"', 'received');
 my $fill_back = $fill =~ s/'q'/'back'/r;
-$node->safe_psql('postgres', qq{
+$node->safe_psql(
+	'postgres', qq{
 $fill_back;
 SELECT count(queue.ack(receipt)) FROM queue.receive('back', 10000)});
-ok($node->poll_query_until('postgres', q{
-SELECT count(*) = 1 FROM pg_class WHERE relname ~ '^back[$]' AND relkind = 'r' AND pg_relation_size(oid) > 500000}),
+ok( $node->poll_query_until(
+		'postgres', q{
+SELECT count(*) = 1 FROM pg_class WHERE relname ~ '^back[$]' AND relkind = 'r' AND pg_relation_size(oid) > 500000}
+	),
 	'the worker has truncated what it can');
 setting('synchronous_standby_names', 'nobody');
 setting('queue.straggler_age', '1');
-ok($node->poll_query_until('postgres', q{
+ok( $node->poll_query_until(
+		'postgres', q{
 SELECT count(*) = 1 FROM pg_stat_activity JOIN pg_locks USING (pid)
-WHERE backend_type = 'queue maintenance' AND wait_event = 'SyncRep' AND relation = 'queue.deferred'::regclass}),
+WHERE backend_type = 'queue maintenance' AND wait_event = 'SyncRep' AND relation = 'queue.deferred'::regclass}
+	),
 	'and is about to move the message');
 $receiver->query_safe('ROLLBACK');
 $receiver->quit;
 setting('synchronous_standby_names', '');
-is($node->safe_psql('postgres', q{SELECT payload, attempts FROM queue.receive('back', wait => '60 s')}),
-	'"given back"|1', 'a lease that is given back during the move is free after it');
+is( $node->safe_psql('postgres', q{SELECT payload, attempts FROM queue.receive('back', wait => '60 s')}),
+	'"given back"|1',
+	'a lease that is given back during the move is free after it');
 
 $node->stop;
 done_testing();

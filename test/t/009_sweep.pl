@@ -23,8 +23,11 @@ sub found
 	my @ids;
 	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 	{
-		push @ids, split(/\n/,
-			$node->safe_psql('postgres',
+		push @ids,
+		  split(
+			/\n/,
+			$node->safe_psql(
+				'postgres',
 				q{SELECT id FROM queue.receive('q', 10000, wait => '100 ms') WHERE queue.ack(receipt)}));
 		last if @ids >= $n;
 	}
@@ -67,7 +70,8 @@ found('rows beside uncommitted ones', "$replica; " . rows('queues.q', 10), 10);
 $held->query_safe('COMMIT');
 found('rows committed later', 'SELECT 1', 10);
 $held->query_safe(q{RESET session_replication_role; BEGIN; SELECT queue.send('q', '1');}
-	  . rows('queues."q$1"', 10) . '; PREPARE TRANSACTION \'rows\'');
+	  . rows('queues."q$1"', 10)
+	  . '; PREPARE TRANSACTION \'rows\'');
 $node->safe_psql('postgres', q{COMMIT PREPARED 'rows'});
 found('rows of a prepared transaction', 'SELECT 1', 11);
 $held->quit;
@@ -84,7 +88,8 @@ for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 is($got, '"new"', 'an updated row is received as it is now');
 
 # A table that is rewritten.
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 SELECT queue.send('q', to_jsonb(i)) FROM generate_series(1, 100) i;
 SELECT count(queue.ack(receipt)) FROM queue.receive('q', 50)});
 $node->safe_psql('postgres', "VACUUM FULL queues.$_") foreach ('"q$1"', '"q$2"');

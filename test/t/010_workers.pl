@@ -60,8 +60,8 @@ $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
 ok(wait_for_worker($node, 'one', $pid), 'a terminated worker is replaced');
 
 # The launcher terminated: it comes back and finds its workers running.
-my $launcher = $node->safe_psql('postgres',
-	q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'queue launcher'});
+my $launcher =
+  $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'queue launcher'});
 my $workers = q{SELECT string_agg(pid::text, ',' ORDER BY pid) FROM pg_stat_activity
 	WHERE backend_type = 'queue maintenance'};
 my $before = $node->safe_psql('postgres', $workers);
@@ -102,10 +102,13 @@ is( $node->safe_psql(
 SELECT database, state, pid IS NOT NULL, problem IS NULL FROM queue.databases ORDER BY database}),
 	"one|running|t|t\ntwo|running|t|t",
 	'a view shows them');
-my ($ret, $stdout, $stderr) = $node->psql('one', 'CREATE ROLE nobody; SET ROLE nobody; TABLE queue.databases');
+my ($ret, $stdout, $stderr) =
+  $node->psql('one', 'CREATE ROLE nobody; SET ROLE nobody; TABLE queue.databases');
 like($stderr, qr/permission denied/, 'not to everyone');
-is($node->safe_psql('one', 'GRANT pg_monitor TO nobody; SET ROLE nobody; SELECT count(*) FROM queue.databases'),
-	'2', 'but to pg_monitor');
+is( $node->safe_psql(
+		'one', 'GRANT pg_monitor TO nobody; SET ROLE nobody; SELECT count(*) FROM queue.databases'),
+	'2',
+	'but to pg_monitor');
 
 # A standby, promoted
 $node->safe_psql('one', q{SELECT queue.create('durable'); SELECT queue.create('unlogged', durable => false)});
@@ -115,8 +118,7 @@ $standby->init_from_backup($node, 'base', has_streaming => 1);
 $standby->start;
 $node->wait_for_catchup($standby);
 is( $standby->safe_psql(
-		'postgres',
-		q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'queue%'}),
+		'postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'queue%'}),
 	'0',
 	'nothing of ours runs on a standby');
 is($standby->safe_psql('one', 'SELECT queue, ready, sent, bytes FROM queue.stats ORDER BY queue'),
@@ -146,7 +148,8 @@ FROM queue.databases WHERE problem IS NOT NULL}),
 # One role's relays do not use up the processes of all.
 $node->append_conf('postgresql.conf', 'queue.max_relays_per_role = -1');
 $node->reload;
-ok($node->poll_query_until('one', q{SELECT current_setting('queue.max_relays_per_role') = '-1'}), 'a cap by default');
+ok($node->poll_query_until('one', q{SELECT current_setting('queue.max_relays_per_role') = '-1'}),
+	'a cap by default');
 $node->safe_psql(
 	'one', q{
 CREATE ROLE relayer LOGIN;
@@ -156,9 +159,14 @@ SET ROLE relayer;
 SELECT queue.create('relayed');
 SELECT queue.create_relay('r' || n, 'relayed', options => '{"procedure": "discard"}') FROM generate_series(1, 2) n;
 });
-is($node->psql('one', q{SET ROLE relayer; SELECT queue.create_relay('r3', 'relayed', options => '{"procedure": "discard"}')}),
-	3, 'of half the worker processes');
-$node->safe_psql('one', q{SET ROLE relayer; SELECT queue.drop_relay(name) FROM queue.relays; SELECT queue.drop('relayed')});
+is( $node->psql(
+		'one',
+		q{SET ROLE relayer; SELECT queue.create_relay('r3', 'relayed', options => '{"procedure": "discard"}')}
+	),
+	3,
+	'of half the worker processes');
+$node->safe_psql('one',
+	q{SET ROLE relayer; SELECT queue.drop_relay(name) FROM queue.relays; SELECT queue.drop('relayed')});
 
 $node->safe_psql('two', 'DROP EXTENSION queue');
 wait_for_workers($node, 'one,plain', 'one that found no slot starts when there is one');

@@ -111,10 +111,7 @@ for my $statement (
 		'postgres', $statement,
 		stderr => \$stderr,
 		extra_params => [ '-U', 'nobody' ]);
-	like(
-		$stderr,
-		qr/permission denied|must be owner/,
-		"$statement fails without the right to");
+	like($stderr, qr/permission denied|must be owner/, "$statement fails without the right to");
 }
 $node->psql(
 	'shop', 'DROP EXTENSION queue CASCADE',

@@ -42,11 +42,9 @@ SELECT queue.send('last', '2');
 SELECT * FROM queue.receive('orders', lease => '100 ms');
 SELECT * FROM queue.receive('last', lease => '100 ms');
 });
-ok( $node->poll_query_until(
-		'shop', 'SELECT count(*) = 1 FROM queue.deferred WHERE attempts = 1'),
+ok($node->poll_query_until('shop', 'SELECT count(*) = 1 FROM queue.deferred WHERE attempts = 1'),
 	'a message whose lease expired is deferred');
-ok( $node->poll_query_until(
-		'shop', q{SELECT count(*) = 1 FROM queue.dead_letters WHERE queue = 'last'}),
+ok($node->poll_query_until('shop', q{SELECT count(*) = 1 FROM queue.dead_letters WHERE queue = 'last'}),
 	'or dies if that was its last attempt');
 
 # A queue that cannot be maintained leaves the others be.
@@ -67,8 +65,7 @@ $node->safe_psql(
 SELECT count(*) FROM queue.send_batch('busy', array_fill(to_jsonb(repeat('x', 200)), ARRAY[20000]));
 SELECT sum(queue.ack_batch(ARRAY(SELECT receipt FROM queue.receive('busy', max_messages => 20000))));
 });
-ok( $node->poll_query_until(
-		'shop', q{SELECT bytes < 1024 * 1024 FROM queue.stats WHERE queue = 'busy'}),
+ok($node->poll_query_until('shop', q{SELECT bytes < 1024 * 1024 FROM queue.stats WHERE queue = 'busy'}),
 	'drained segments are truncated');
 
 # A queue dropped as a table
@@ -80,8 +77,10 @@ CREATE PUBLICATION everything FOR ALL TABLES;
 DROP TABLE queues.broken CASCADE;
 DROP TABLE queues.busy CASCADE;
 });
-is($node->safe_psql('shop', 'SELECT count(*) FROM queue.queue_definition; SELECT count(*) FROM queue.deferred'),
-	"2\n1", 'queues are dropped by table, and nothing is left of them');
+is( $node->safe_psql(
+		'shop', 'SELECT count(*) FROM queue.queue_definition; SELECT count(*) FROM queue.deferred'),
+	"2\n1",
+	'queues are dropped by table, and nothing is left of them');
 replace_worker();
 $node->safe_psql('shop', 'DROP PUBLICATION everything');
 is( $node->safe_psql(
@@ -98,7 +97,8 @@ like($stderr, qr/too many queues are in use/, 'of which there is no more than be
 # After a restart there can be room for fewer.
 $node->append_conf('postgresql.conf', 'queue.max_queues = 2');
 $node->restart;
-is($node->safe_psql('shop', 'SELECT count(*) FROM queue.stats'), '4', 'queue.stats shows those that have none');
+is($node->safe_psql('shop', 'SELECT count(*) FROM queue.stats'),
+	'4', 'queue.stats shows those that have none');
 $node->append_conf('postgresql.conf', 'queue.max_queues = 4');
 $node->restart;
 

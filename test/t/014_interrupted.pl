@@ -18,7 +18,8 @@ sub start
 {
 	my ($sql, $state) = @_;
 	my $client = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', $sql ],
-		'<', \undef, '>', \my $out, '2>', \my $err, IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+		'<', \undef, '>', \my $out, '2>', \my $err,
+		IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
 
 	$node->poll_query_until('postgres', $state) or die 'the statement does not get there';
 	return $client;
@@ -38,22 +39,24 @@ for my $end ('pg_cancel_backend', 'pg_terminate_backend')
 	$client->finish;
 	$locker->query_safe('ROLLBACK');
 	$locker->quit;
-	is($node->safe_psql('postgres', q{SELECT payload FROM queue.pop('q')}), '1', "$end: what was due is due still");
+	is($node->safe_psql('postgres', q{SELECT payload FROM queue.pop('q')}),
+		'1', "$end: what was due is due still");
 }
 
 # A client that has died does not get the next message.
 for my $function ('receive', 'pop')
 {
-	my $client = start(qq{SELECT payload FROM queue.$function('q', wait => '10 min')},
+	my $client = start(
+		qq{SELECT payload FROM queue.$function('q', wait => '10 min')},
 		q{SELECT waiting = 1 FROM queue.stats WHERE queue = 'q'});
 
 	$client->signal('KILL');
 	$client->finish;
 	$node->safe_psql('postgres', q{SELECT queue.send('q', '2')});
-	is($node->safe_psql('postgres', q{SELECT payload FROM queue.pop('q', wait => '60 s')}), '2',
-		"$function: a message goes to who is alive");
-	ok($node->poll_query_until('postgres',
-			q{SELECT waiting = 0 AND leased = 0 FROM queue.stats WHERE queue = 'q'}),
+	is($node->safe_psql('postgres', q{SELECT payload FROM queue.pop('q', wait => '60 s')}),
+		'2', "$function: a message goes to who is alive");
+	ok( $node->poll_query_until(
+			'postgres', q{SELECT waiting = 0 AND leased = 0 FROM queue.stats WHERE queue = 'q'}),
 		"$function: and the dead one waits no more");
 }
 ok(!$node->log_contains('PANIC|TRAP|terminated by signal'), 'nothing crashed');

@@ -41,7 +41,8 @@ sub wait_for_sweep
 	my ($queue) = @_;
 
 	$id++;
-	$node->safe_psql('postgres',
+	$node->safe_psql(
+		'postgres',
 		qq{SET session_replication_role = replica;
 		INSERT INTO queues.$queue (id, enqueued_at, payload) VALUES ($id, now(), '"sweep"')});
 	return $node->poll_query_until('postgres',
@@ -53,11 +54,11 @@ sub wait_for_truncation
 {
 	my ($queue) = @_;
 
-	as_mallory(qq{
+	as_mallory(
+		qq{
 SELECT count(*) FROM queue.send_batch('$queue', array_fill(to_jsonb(repeat('x', 200)), ARRAY[20000]));
 SELECT queue.send('$queue', '1')});
-	as_mallory(
-		qq{SELECT sum(queue.ack_batch(ARRAY(SELECT receipt FROM queue.receive('$queue', 30000))))});
+	as_mallory(qq{SELECT sum(queue.ack_batch(ARRAY(SELECT receipt FROM queue.receive('$queue', 30000))))});
 	return $node->poll_query_until('postgres',
 		qq{SELECT bytes < 1024 * 1024 FROM queue.stats WHERE queue = '$queue'});
 }
@@ -105,14 +106,17 @@ TRUNCATE truncated;
 ok(wait_for_truncation('mine'), 'his segments are truncated');
 ok(wait_for_sweep('mine'), 'and his queue is swept');
 ok(wait_for_sweep('witness'), 'and others');
-is($node->safe_psql('postgres',
-		q{SELECT what, who FROM fired WHERE what NOT IN ('CREATE TABLE', 'ALTER TABLE')}),
-	'', 'neither trigger nor event trigger nor operator ran');
+is( $node->safe_psql(
+		'postgres', q{SELECT what, who FROM fired WHERE what NOT IN ('CREATE TABLE', 'ALTER TABLE')}),
+	'',
+	'neither trigger nor event trigger nor operator ran');
 is($node->safe_psql('postgres', q{SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'}),
 	'f', 'and he is no superuser');
-is($node->safe_psql('postgres', q{
+is( $node->safe_psql(
+		'postgres', q{
 SELECT data FROM pg_logical_slot_get_changes('witness', NULL, NULL) WHERE data LIKE '%TRUNCATE%'}),
-	'table public.truncated: TRUNCATE: (no-flags)', 'and no TRUNCATE is replicated but those of others');
+	'table public.truncated: TRUNCATE: (no-flags)',
+	'and no TRUNCATE is replicated but those of others');
 $node->safe_psql('postgres', q{DROP EVENT TRIGGER note});
 
 # An index of his: his function runs with his rights, if at all.
@@ -127,20 +131,25 @@ END $$;
 SELECT queue.create('indexed');
 CREATE INDEX ON queues."indexed$1" (spy(1), spy(id));
 });
-as_mallory(q{
+as_mallory(
+	q{
 	INSERT INTO queues."indexed$1" (id, enqueued_at, payload)
 	SELECT i, now(), to_jsonb(repeat('x', 500)) FROM generate_series(1, 5000) i});
-ok($node->poll_query_until('postgres', q{
-SELECT count(queue.ack(receipt)) > 0 FROM queue.receive('indexed', 10000)}), 'rows with an index are received');
+ok( $node->poll_query_until(
+		'postgres', q{
+SELECT count(queue.ack(receipt)) > 0 FROM queue.receive('indexed', 10000)}),
+	'rows with an index are received');
 ok(wait_for_truncation('indexed'), 'and their segment truncated');
 ok(wait_for_sweep('witness'), 'and other queues swept');
 is($node->safe_psql('postgres', q{SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'}),
 	'f', 'and he is no superuser yet');
-is( as_mallory(q{
+is( as_mallory(
+		q{
 SET enable_seqscan = off;
 INSERT INTO queues."indexed$1" (id, enqueued_at, payload) VALUES (7, now(), '1');
 SELECT count(*) FROM queues."indexed$1" WHERE public.spy(1) = 1}),
-	'1', 'the index is good');
+	'1',
+	'the index is good');
 
 # One that takes its time: the worker must not be the one to wait for it.
 as_mallory(
@@ -164,9 +173,10 @@ CREATE INDEX ON queues."slow$2" (linger(3)) WHERE linger(4) > 0;
 });
 ok(wait_for_truncation('slow'), 'segments are truncated whatever the indexes on them');
 ok(wait_for_sweep('witness'), 'and other queues swept');
-ok( $node->poll_query_until('postgres', q{SELECT to_regclass('queues."slow$3"') IS NOT NULL}),
+ok($node->poll_query_until('postgres', q{SELECT to_regclass('queues."slow$3"') IS NOT NULL}),
 	'and segments are made');
-is( $node->safe_psql('postgres', q{
+is( $node->safe_psql(
+		'postgres', q{
 SELECT indexdef FROM pg_indexes WHERE tablename = 'slow$3' ORDER BY 1}),
 	q{CREATE INDEX "slow$3_idx_1" ON queues."slow$3" USING btree (key)
 CREATE INDEX "slow$3_idx_2" ON queues."slow$3" USING btree (((payload ->> 'n'::text)))},
@@ -181,10 +191,12 @@ my $open = $node->background_psql('postgres');
 $open->query_safe(
 	q{SET SESSION AUTHORIZATION mallory; BEGIN; CREATE TABLE queues."named$5" (); CREATE TYPE queues."named$6" AS ();
 CREATE TABLE queues."named$7_idx_1" (); CREATE TABLE queues."named$7_key_idx" ()});
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 SELECT count(*) FROM queue.send_batch('named', array_fill(to_jsonb(repeat('x', 200)), ARRAY[20000]));
 SELECT queue.send('named', '1')});
-ok( $node->poll_query_until('postgres', q{
+ok( $node->poll_query_until(
+		'postgres', q{
 SELECT count(*) > 0 FROM pg_index WHERE indrelid = to_regclass('queues."named$7"')}),
 	'names taken by others, or about to be, keep no queue from getting segments');
 $open->quit;
@@ -207,7 +219,8 @@ $ENV{PGOPTIONS} = '-c role=none -c search_path=public -c default_transaction_rea
   . ' -c default_transaction_isolation=read\ committed -c session_replication_role=origin -c statement_timeout=0';
 ok(wait_for_worker($node, 'postgres', $pid), 'a worker starts with settings of the database and of the role');
 $node->safe_psql('postgres',
-	q{SET ROLE mallory; SELECT queue.create('later', backoff => '1h'); SELECT queue.send('later', '1'); SELECT FROM queue.receive('later', lease => '100ms')});
+	q{SET ROLE mallory; SELECT queue.create('later', backoff => '1h'); SELECT queue.send('later', '1'); SELECT FROM queue.receive('later', lease => '100ms')}
+);
 ok($node->poll_query_until('postgres', q{SELECT deferred FROM queue.stats WHERE queue = 'later'}, '1'),
 	'and leases expire');
 ok(wait_for_truncation('later'), 'and segments are truncated and provided');

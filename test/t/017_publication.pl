@@ -15,13 +15,15 @@ my $publisher = queue_node(
 	conf => "queue.segment_size = '1MB'\nqueue.sweep_interval = '1s'");
 my $subscriber = queue_node('subscriber', conf => 'max_logical_replication_workers = 4');
 
-$publisher->safe_psql('postgres', q{
+$publisher->safe_psql(
+	'postgres', q{
 CREATE SCHEMA shop;
 CREATE TABLE shop.orders (number int PRIMARY KEY);
 SELECT queue.create('mail', max_attempts => 1, backoff => '0');
 CREATE PUBLICATION own FOR TABLES IN SCHEMA shop;
 CREATE PUBLICATION everything FOR ALL TABLES});
-$subscriber->safe_psql('postgres', q{
+$subscriber->safe_psql(
+	'postgres', q{
 CREATE SCHEMA shop;
 CREATE TABLE shop.orders (number int PRIMARY KEY);
 SELECT queue.create('mail');
@@ -33,7 +35,8 @@ $subscriber->wait_for_subscription_sync($publisher, 's');
 # Segments come and go, messages fail, are deferred and die, queues are dropped.
 for my $round (1 .. 3)
 {
-	$publisher->safe_psql('postgres', qq{
+	$publisher->safe_psql(
+		'postgres', qq{
 INSERT INTO shop.orders VALUES ($round);
 SELECT count(*) FROM queue.send_batch('mail', ARRAY(SELECT to_jsonb(repeat('x', 1000)) FROM generate_series(1, 2500)));
 SELECT count(queue.ack(receipt)) FROM queue.receive('mail', 2400);
@@ -48,17 +51,24 @@ SELECT queue.alter('mail', lease => '$round min');
 DELETE FROM queue.dead_letters WHERE queue = 'mail';
 SELECT queue.purge('mail')});
 	$publisher->wait_for_catchup('s');
-	is($subscriber->safe_psql('postgres', 'SELECT count(*) FROM shop.orders'), $round, "round $round arrives");
+	is($subscriber->safe_psql('postgres', 'SELECT count(*) FROM shop.orders'), $round,
+		"round $round arrives");
 }
-is($publisher->safe_psql('postgres', 'SELECT queue.send(\'mail\', \'1\') > 0; SELECT count(*) FROM queue.pop(\'mail\', 10)'),
-	"t\n1", 'queues work although there is a publication of all tables');
-is( $publisher->safe_psql('postgres', q{
+is( $publisher->safe_psql(
+		'postgres', 'SELECT queue.send(\'mail\', \'1\') > 0; SELECT count(*) FROM queue.pop(\'mail\', 10)'),
+	"t\n1",
+	'queues work although there is a publication of all tables');
+is( $publisher->safe_psql(
+		'postgres', q{
 DROP TABLE queues.mail CASCADE;
 SELECT count(*) FROM queue.queue_definition;
 DELETE FROM queue.deferred;
 DELETE FROM queue.relay_definition;
-DELETE FROM queue.inbox}), '0', 'and our own tables have keys');
-is($subscriber->safe_psql('postgres', q{SELECT payload FROM queue.pop('mail', 10)}), '"own"', 'the queue there is its own');
+DELETE FROM queue.inbox}),
+	'0',
+	'and our own tables have keys');
+is($subscriber->safe_psql('postgres', q{SELECT payload FROM queue.pop('mail', 10)}),
+	'"own"', 'the queue there is its own');
 unlike(slurp_file($subscriber->logfile), qr/ERROR|FATAL/, 'the subscriber was healthy all the time');
 unlike(slurp_file($publisher->logfile), qr/queue maintenance.*ERROR/, 'and so was maintenance here');
 

@@ -30,7 +30,8 @@ BEGIN
 	WHILE pg_catalog.pg_read_file('$state') = 'frozen' LOOP
 		PERFORM pg_catalog.pg_sleep(0.01);
 	END LOOP;
-	INSERT INTO public.got (id, key, payload, body, headers) VALUES (m.id, m.key, m.payload, m.body, m.headers);
+	INSERT INTO public.got (id, key, payload, body, headers)
+	VALUES (m.id, m.key, m.payload, m.body, m.headers);
 	IF m.payload ? 'bad' THEN
 		RAISE EXCEPTION 'cannot take %', m.payload->>'bad';
 	END IF;

@@ -163,7 +163,8 @@ SELECT queue.send('events', '15', 'c', '{"kind": "order.c"}');});
 wait_until_published('and the rest, whatever the broker does about it');
 is( $node->safe_psql(
 		'postgres', q{
-SELECT CASE WHEN length(payload::text) < 10 THEN payload END, attempts, reason, error FROM queue.dead_letters ORDER BY id}
+SELECT CASE WHEN length(payload::text) < 10 THEN payload END, attempts, reason, error
+FROM queue.dead_letters ORDER BY id}
 	),
 	qq(1|2|max_attempts|broker returned the message: 312 NO_ROUTE (exchange "events", routing key "nowhere")
 4|2|max_attempts|broker returned the message: 312 NO_ROUTE (exchange "events", routing key "nowhere")
@@ -172,7 +173,8 @@ SELECT CASE WHEN length(payload::text) < 10 THEN payload END, attempts, reason, 
 10|2|max_attempts|name of a header has more than 255 bytes
 11|2|max_attempts|routing key has more than 255 bytes
 12|2|max_attempts|headers are too large for a frame of the broker
-|2|max_attempts|broker closed the channel: 406 PRECONDITION_FAILED - message size 1200002 is larger than configured max size 1000000),
+|2|max_attempts|broker closed the channel: 406 PRECONDITION_FAILED - )
+	  . 'message size 1200002 is larger than configured max size 1000000',
 	'with the words of the broker, or ours');
 @got = $client->drain('all');
 is(join(' ', sort { $a <=> $b } map { $_->{body} } @got),

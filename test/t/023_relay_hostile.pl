@@ -102,8 +102,11 @@ my $broker = FakeServer->new(
 		my $tag = 0;
 		while (my ($body, $header) = $connection->amqp_message)
 		{
-			$connection->method(1, 60, 50, pack('n', 312) . pack('C/a', "\xE2\x82\xAC" x 50 . "\xFF\xE2\x82\n\x1B[31m")
-				  . pack('C/a', "\xE2\x82\xAC" x 85) . pack('C/a', "\xE2\x82\xAC" x 84 . "\xE2\x82"));
+			$connection->method(1, 60, 50,
+					pack('n', 312)
+				  . pack('C/a', "\xE2\x82\xAC" x 50 . "\xFF\xE2\x82\n\x1B[31m")
+				  . pack('C/a', "\xE2\x82\xAC" x 85)
+				  . pack('C/a', "\xE2\x82\xAC" x 84 . "\xE2\x82"));
 			$connection->frame(2, 1, $header);
 			$connection->frame(3, 1, $body);
 			$connection->amqp_ack(++$tag);
@@ -137,7 +140,8 @@ my $broker = FakeServer->new(
 
 my $node = queue_node('source');
 my $port = $broker->port;
-$node->safe_psql('postgres', qq{
+$node->safe_psql(
+	'postgres', qq{
 SELECT queue.create('events', max_attempts => 2, backoff => '10 ms');
 CREATE SERVER fake FOREIGN DATA WRAPPER queue_amqp OPTIONS (host '127.0.0.1', port '$port');
 SELECT queue.create_relay('r', 'events', 'fake', '{"routing_key": "x"}');});
@@ -149,7 +153,8 @@ sub meet
 
 	$node->safe_psql('postgres', qq{SELECT queue.pause_relay('} . ($relay // 'r') . q{')});
 	$node->poll_query_until('postgres',
-		q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay'}) or die 'the relay does not end';
+		q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay'})
+	  or die 'the relay does not end';
 	($server // $broker)->mode($mode);
 	($server // $broker)->take_log;
 	$node->safe_psql('postgres', qq{SELECT queue.resume_relay('} . ($relay // 'r') . q{')});
@@ -180,22 +185,38 @@ for my $case (
 for my $mode ('flood', 'flood_at_start')
 {
 	meet($mode);
-	$node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'queue relay'});
-	ok(wait_for { grep { $_ eq 'flood' } $broker->take_log }, "$mode: the flood has come");
+	$node->poll_query_until('postgres',
+		q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'queue relay'});
+	ok( wait_for
+		{
+			grep { $_ eq 'flood' } $broker->take_log
+		},
+		"$mode: the flood has come");
 	$node->safe_psql('postgres', q{SELECT queue.pause_relay('r')});
-	wait_until($node, q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')}, "$mode: interrupted");
+	wait_until(
+		$node,
+		q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')},
+		"$mode: interrupted");
 }
 
 # A broker that never confirms, or drops every message, makes nobody dead.
 $node->safe_psql('postgres', q{SELECT queue.alter_relay('r', '{"confirm_timeout": 1}')});
 meet('confirms_nothing');
-wait_until($node, q{(SELECT state = 'backing off' AND last_error = 'no confirmation within 1 s' FROM queue.relays)},
+wait_until(
+	$node,
+	q{(SELECT state = 'backing off' AND last_error = 'no confirmation within 1 s' FROM queue.relays)},
 	'no confirmation is a lost connection');
 meet('takes_nothing');
-wait_until($node, q{(SELECT last_error LIKE 'connection closed by the broker%' OR last_error LIKE 'could not %' FROM queue.relays)},
+wait_until(
+	$node,
+	q{(SELECT last_error LIKE 'connection closed by the broker%' OR last_error LIKE 'could not %' FROM queue.relays)},
 	'one that hangs up at every message');
 my $hung_up = 0;
-ok(wait_for { ($hung_up += grep { $_ eq 'connected' } $broker->take_log) >= 5 }, 'it is tried again and again');
+ok( wait_for
+	{
+		($hung_up += grep { $_ eq 'connected' } $broker->take_log) >= 5
+	},
+	'it is tried again and again');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters'), '0', 'nothing is dead');
 meet('good');
 wait_until($node, '(SELECT count(*) = 0 FROM queues.events)', 'a good one takes it');
@@ -206,11 +227,15 @@ wait_until($node, '(SELECT last_error IS NULL FROM queue.relays)', 'past trouble
 for my $mode ('poison_reset', 'poison_silent')
 {
 	meet($mode);
-	$node->safe_psql('postgres', qq{
-SELECT queue.send('events', CASE WHEN i = 50 THEN '$poison' ELSE to_jsonb(i) END) FROM generate_series(1, 100) i});
-	wait_until($node, '(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)',
+	$node->safe_psql(
+		'postgres', qq{
+SELECT queue.send('events', CASE WHEN i = 50 THEN '$poison' ELSE to_jsonb(i) END) FROM generate_series(1, 100) i}
+	);
+	wait_until(
+		$node,
+		'(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)',
 		"$mode: all is through or dead");
-	is( $node->safe_psql('postgres', 'SELECT payload, attempts, reason FROM queue.dead_letters'),
+	is($node->safe_psql('postgres', 'SELECT payload, attempts, reason FROM queue.dead_letters'),
 		"$poison|2|max_attempts", "$mode: the one at fault is dead");
 	my %times;
 	$times{$_}++ for grep { /^got \d/ } $broker->take_log;
@@ -222,19 +247,21 @@ SELECT queue.send('events', CASE WHEN i = 50 THEN '$poison' ELSE to_jsonb(i) END
 
 # The same with a key: followers wait for it and come after it.
 meet('poison_reset');
-$node->safe_psql('postgres', qq{
+$node->safe_psql(
+	'postgres', qq{
 SELECT queue.send('events', '$poison', 'k');
 SELECT queue.send('events', '1', 'k');
 SELECT queue.send('events', '2', 'other');
 SELECT queue.send('events', '3');});
 wait_until($node, '(SELECT count(*) = 0 FROM queues.events)', 'with a key: all is through or dead');
-is( $node->safe_psql('postgres', 'SELECT payload, key, attempts FROM queue.dead_letters'),
+is($node->safe_psql('postgres', 'SELECT payload, key, attempts FROM queue.dead_letters'),
 	"$poison|k|2", 'with a key: the one at fault is dead');
 $node->safe_psql('postgres', 'DELETE FROM queue.dead_letters');
 
 # What cannot be encoded as it is
 meet('good');
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 SELECT queue.send('events', '1', headers => '{"n": 1e400, "m": -1e309, "f": 1.5}');
 SELECT queue.send('events', '2', headers => jsonb_build_object('n', to_jsonb(array_fill(1e131071::numeric, array[9000]))));
 SELECT queue.send('events', '3', headers => ('{"n": ' || repeat('[', 1000) || repeat(']', 1000) || '}')::jsonb);
@@ -242,13 +269,23 @@ SELECT queue.send('events', to_jsonb(array_fill(1e131071::numeric, array[9000]))
 SELECT queue.send('events', to_jsonb(repeat(E'\x01', 25000000)));
 INSERT INTO queues.events (payload, body) VALUES ('5', '\x05');
 SELECT queue.send('events', '6');});
-wait_until($node, '(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)', 'all is through or dead');
-is( $node->safe_psql('postgres', q{SELECT CASE WHEN pg_column_size(payload) < 100 THEN payload END, attempts, error FROM queue.dead_letters WHERE error NOT LIKE '%for a relay' ORDER BY id}),
+wait_until(
+	$node,
+	'(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)',
+	'all is through or dead');
+is( $node->safe_psql(
+		'postgres',
+		q{SELECT CASE WHEN pg_column_size(payload) < 100 THEN payload END, attempts, error FROM queue.dead_letters WHERE error NOT LIKE '%for a relay' ORDER BY id}
+	),
 	q{2|2|headers are too large for a frame of the broker
 3|2|headers are nested more than 100 deep
-5|2|message has both a payload and a body}, 'what cannot be encoded');
-is( $node->safe_psql('postgres', q{SELECT count(*) FROM queue.dead_letters WHERE error = 'message is too large for a relay'}),
-	'2', 'or is too large as text');
+5|2|message has both a payload and a body},
+	'what cannot be encoded');
+is( $node->safe_psql(
+		'postgres',
+		q{SELECT count(*) FROM queue.dead_letters WHERE error = 'message is too large for a relay'}),
+	'2',
+	'or is too large as text');
 my @sent = $broker->take_log;
 is(join(' ', grep { /^got/ } @sent), 'got 1 got 6', 'the rest arrives');
 my ($header) = grep { /^routing key/ } @sent;
@@ -262,27 +299,33 @@ require POSIX;
 POSIX::mkfifo($pipe, 0600) or die $!;
 for my $file ($pipe, '/dev/zero', '/nowhere/at/all', '/etc/passwd')
 {
-	$node->safe_psql('postgres', qq{
+	$node->safe_psql(
+		'postgres', qq{
 ALTER SERVER fake OPTIONS (ADD sslmode 'verify-ca', ADD sslrootcert '$file');
 SELECT queue.send('events', '1');});
-	wait_until($node, q{(SELECT state = 'backing off' AND last_error = 'could not read the certificates of option "sslrootcert"' FROM queue.relays)},
+	wait_until(
+		$node,
+		q{(SELECT state = 'backing off' AND last_error = 'could not read the certificates of option "sslrootcert"' FROM queue.relays)},
 		"sslrootcert $file");
 	$node->safe_psql('postgres', 'ALTER SERVER fake OPTIONS (DROP sslmode, DROP sslrootcert)');
 	wait_until($node, '(SELECT count(*) = 0 FROM queues.events)', 'and without it');
 }
 
 # In a database of another encoding what leaves is UTF-8.
-$node->safe_psql('postgres', q{CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0});
+$node->safe_psql('postgres',
+	q{CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0});
 $node->safe_psql('postgres', q{SELECT queue.pause_relay('r')});
 $broker->take_log;
-$node->safe_psql('latin', qq{
+$node->safe_psql(
+	'latin', qq{
 SET client_encoding = 'UTF8';
 CREATE EXTENSION queue;
 SELECT queue.create('grün');
 CREATE SERVER fake FOREIGN DATA WRAPPER queue_amqp OPTIONS (host '127.0.0.1', port '$port');
 SELECT queue.create_relay('r', 'grün', 'fake', '{"routing_key": "ö{key}{header:ß}"}');
 SELECT queue.send('grün', '"ä"', 'é', '{"ß": "ñ"}');});
-ok($node->poll_query_until('latin', 'SELECT published = 1 FROM queue.relays'), 'published from a LATIN1 database');
+ok($node->poll_query_until('latin', 'SELECT published = 1 FROM queue.relays'),
+	'published from a LATIN1 database');
 @sent = $broker->take_log;
 ok((grep { $_ eq qq(got "\xC3\xA4") } @sent), 'the payload in UTF-8');
 ($header) = grep { /^routing key/ } @sent;
@@ -296,29 +339,42 @@ $node->safe_psql('latin', q{SELECT queue.drop_relay('r')});
 # Texts that are no texts
 meet('words');
 $node->safe_psql('postgres', q{SELECT queue.send('events', '1')});
-wait_until($node, '(SELECT count(*) = 1 FROM queue.dead_letters)', 'a message is returned with strange words');
+wait_until($node, '(SELECT count(*) = 1 FROM queue.dead_letters)',
+	'a message is returned with strange words');
 my $words = $node->safe_psql('postgres', 'SELECT error FROM queue.dead_letters');
-like($words, qr/^broker returned the message: 312 (\xE2\x82\xAC){50}\? *\?\?? *\[31m \(exchange "(\xE2\x82\xAC)+/, 'cleaned');
+like($words,
+	qr/^broker returned the message: 312 (\xE2\x82\xAC){50}\? *\?\?? *\[31m \(exchange "(\xE2\x82\xAC)+/,
+	'cleaned');
 ok(utf8::decode(my $copy = $words), 'and clipped between two characters');
 unlike($words, qr/[\x00-\x1F]/, 'without control characters');
 meet('blocked_words');
-wait_until($node, q{(SELECT last_error = 'broker takes no messages for now: low on?' FROM queue.relays)}, 'also those of a blocked connection');
+wait_until(
+	$node,
+	q{(SELECT last_error = 'broker takes no messages for now: low on?' FROM queue.relays)},
+	'also those of a blocked connection');
 my $dump = $node->basedir . '/dump.sql';
 command_ok([ 'pg_dump', '-d', $node->connstr('postgres'), '-f', $dump ], 'a dump');
 $node->safe_psql('postgres', 'CREATE DATABASE restored');
-command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('restored'), '-f', $dump ], 'restores');
+command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('restored'), '-f', $dump ],
+	'restores');
 is($node->safe_psql('restored', 'SELECT error FROM queue.dead_letters'), $words, 'with these words');
-is( $node->safe_psql('restored', q{
-SELECT count(*) = 1 FROM queue.relay_definition r JOIN pg_type t ON t.oid = r.anchor WHERE r.name = 'r' AND r.server = 'fake'}),
-	't', 'and with the relay');
-ok( $node->poll_query_until('restored', q{
+is( $node->safe_psql(
+		'restored', q{
+SELECT count(*) = 1 FROM queue.relay_definition r JOIN pg_type t ON t.oid = r.anchor
+WHERE r.name = 'r' AND r.server = 'fake'}
+	),
+	't',
+	'and with the relay');
+ok( $node->poll_query_until(
+		'restored', q{
 SELECT count(*) = 2 FROM pg_depend WHERE classid = 'pg_type'::regclass AND objid = 'queues."$r"'::regtype
 	AND refclassid IN ('pg_foreign_server'::regclass, 'pg_class'::regclass)}),
 	'which depends on its server again');
 my ($ret, $out, $err) = $node->psql('restored', 'DROP SERVER fake');
 like($err, qr/other objects depend on it/, 'so that this cannot be dropped');
 $node->safe_psql('restored', q{SELECT queue.drop_relay('r')});
-$node->safe_psql('postgres', q{SELECT queue.drop_relay('r'); SELECT queue.purge('events'); DELETE FROM queue.dead_letters});
+$node->safe_psql('postgres',
+	q{SELECT queue.drop_relay('r'); SELECT queue.purge('events'); DELETE FROM queue.dead_letters});
 
 #
 # PostgreSQL
@@ -416,7 +472,8 @@ my $server = FakeServer->new(
 		$_[0]->wait_for_end;
 	});
 $port = $server->port;
-$node->safe_psql('postgres', qq{
+$node->safe_psql(
+	'postgres', qq{
 CREATE SERVER fakepg FOREIGN DATA WRAPPER queue_postgres OPTIONS (host '127.0.0.1', port '$port', sslmode 'disable');
 CREATE USER MAPPING FOR CURRENT_USER SERVER fakepg OPTIONS (user 'x', password 'x');
 SELECT queue.create_relay('p', 'events', 'fakepg', '{"queue": "x", "confirm_timeout": "2 s"}');
@@ -434,10 +491,15 @@ for my $case (
 	my ($mode, $error) = @$case;
 
 	meet($mode, 'p', $server);
-	wait_until($node, qq{(SELECT state = 'backing off' AND last_error = '$error' FROM queue.relays)}, "$mode: a connection error");
+	wait_until(
+		$node,
+		qq{(SELECT state = 'backing off' AND last_error = '$error' FROM queue.relays)},
+		"$mode: a connection error");
 }
 meet('bare_sqlstate', 'p', $server);
-wait_until($node, qq{(SELECT state = 'backing off' AND last_error <> '' AND last_error NOT LIKE 'something%' FROM queue.relays)},
+wait_until(
+	$node,
+	qq{(SELECT state = 'backing off' AND last_error <> '' AND last_error NOT LIKE 'something%' FROM queue.relays)},
 	'an error without words has some');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters'), '0', 'nothing is dead');
 meet('words', 'p', $server);
@@ -447,22 +509,30 @@ like($words, qr/^no good: \xE2\x82\xAC\? \?+(\xE2\x82\xAC)+$/, 'cleaned');
 ok(utf8::decode($copy = $words), 'and clipped between two characters');
 
 # An internal error for one message is no block for the others.
-$node->safe_psql('postgres', qq{
+$node->safe_psql(
+	'postgres', qq{
 DELETE FROM queue.dead_letters;
 SELECT queue.alter('events', max_attempts => 2);});
 meet('poison', 'p', $server);
-$node->safe_psql('postgres', qq{
+$node->safe_psql(
+	'postgres', qq{
 SELECT queue.send('events', CASE WHEN i = 5 THEN '$poison' ELSE to_jsonb(i) END) FROM generate_series(1, 10) i;
 SELECT queue.send('events', to_jsonb(array_fill(1e131071::numeric, array[9000])));
 INSERT INTO queues.events (payload, body) VALUES ('5', '\\x05');});
-wait_until($node, '(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)', 'all is through or dead');
+wait_until(
+	$node,
+	'(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)',
+	'all is through or dead');
 is( $node->safe_psql('postgres', 'SELECT attempts, reason, error FROM queue.dead_letters ORDER BY error'),
 	q{2|max_attempts|it breaks
 2|max_attempts|message has both a payload and a body
 2|max_attempts|message is too large for a relay}, 'and those at fault say why');
 
-is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'queue maintenance'
-	AND backend_start < now() - interval '1 s' AND datname = 'postgres'}), '1', 'nobody else has noticed');
+is( $node->safe_psql(
+		'postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'queue maintenance'
+	AND backend_start < now() - interval '1 s' AND datname = 'postgres'}),
+	'1',
+	'nobody else has noticed');
 ok(!$node->log_contains('terminated by signal'), 'nothing crashed');
 $node->stop;
 done_testing();

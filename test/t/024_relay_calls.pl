@@ -16,7 +16,8 @@ my $port = $target->port;
 my $user = $target->safe_psql('postgres', 'SELECT current_user');
 
 $target->safe_psql('postgres', q{SELECT queue.create('arrivals')});
-$source->safe_psql('postgres', qq{
+$source->safe_psql(
+	'postgres', qq{
 SELECT queue.create('orders', max_attempts => 1);
 CREATE SERVER target FOREIGN DATA WRAPPER queue_postgres
 	OPTIONS (host '$host', port '$port', dbname 'postgres');
@@ -28,13 +29,17 @@ sub calls
 {
 	my ($what, $n, $payload) = @_;
 
-	$source->safe_psql('postgres', qq{
+	$source->safe_psql(
+		'postgres', qq{
 SELECT queue.pause_relay('r');
 SELECT count(queue.send('orders', $payload)) FROM generate_series(1, $n) i;
 SELECT queue.resume_relay('r');});
-	ok($source->poll_query_until('postgres', 'SELECT count(*) = 0 FROM queues.orders'), "$what are published");
-	my @calls = split(/\n/,
-		$target->safe_psql('postgres', 'SELECT count(*) FROM queues.arrivals GROUP BY xmin::text ORDER BY 1 DESC'));
+	ok($source->poll_query_until('postgres', 'SELECT count(*) = 0 FROM queues.orders'),
+		"$what are published");
+	my @calls = split(
+		/\n/,
+		$target->safe_psql(
+			'postgres', 'SELECT count(*) FROM queues.arrivals GROUP BY xmin::text ORDER BY 1 DESC'));
 	$target->safe_psql('postgres', q{SELECT queue.purge('arrivals')});
 	my $sum = 0;
 	$sum += $_ for @calls;

@@ -193,7 +193,8 @@ sub end_transaction
 	return "COMMIT;\n" if $r < 0.6;
 	return "ROLLBACK;\n" if $r < 0.8;
 	my $name = 'model ' . ++$prepared;
-	return "PREPARE TRANSACTION '$name';\n"
+	return
+		"PREPARE TRANSACTION '$name';\n"
 	  . (rand() < 0.3 ? "SELECT pg_sleep(0.05);\n" : '')
 	  . (rand() < 0.7 ? 'COMMIT' : 'ROLLBACK')
 	  . " PREPARED '$name';\n";
@@ -213,14 +214,16 @@ sub produce
 	my $r = rand;
 
 	return put() if $r < 0.4;
-	return 'BEGIN'
+	return
+		'BEGIN'
 	  . pick('', '', ' ISOLATION LEVEL REPEATABLE READ', ' ISOLATION LEVEL SERIALIZABLE') . ";\n"
 	  . put()
 	  . (rand() < 0.3 ? 'SELECT pg_sleep(' . rand(0.2) . ");\n" : '')
 	  . put()
 	  . end_transaction()
 	  if $r < 0.7;
-	return "BEGIN;\n"
+	return
+		"BEGIN;\n"
 	  . put()
 	  . "SAVEPOINT a;\n"
 	  . put()
@@ -232,7 +235,8 @@ sub produce
 	  if $r < 0.98;
 
 	# More transactions in progress than there are places to remember.
-	return "BEGIN;\nSELECT model.put_subtransactions('work', 1500);\nSELECT pg_sleep(0.2);\n" . end_transaction();
+	return "BEGIN;\nSELECT model.put_subtransactions('work', 1500);\nSELECT pg_sleep(0.2);\n"
+	  . end_transaction();
 }
 
 sub consume
@@ -244,11 +248,13 @@ sub consume
 	return "BEGIN;\nSELECT model.pop('$q', $n);\n" . end_transaction() if $r < 0.2;
 	return "BEGIN;\nSELECT model.raw('$q', " . pick(1, 3) . ");\n" . pick("COMMIT;\n", "ROLLBACK;\n")
 	  if $r < 0.25;
-	return sprintf("CALL model.consume('%s', %d, %d, '%s');\n",
+	return sprintf(
+		"CALL model.consume('%s', %d, %d, '%s');\n",
 		$q, $n,
 		pick(50, 300, 2000),
-		pick('ack', 'ack', 'ack', 'ack at once', 'nack', 'reject', 'abandon', 'give back', 'undo ack',
-			'undo savepoint', 'extend', 'be late'));
+		pick(
+			'ack', 'ack', 'ack', 'ack at once', 'nack', 'reject',
+			'abandon', 'give back', 'undo ack', 'undo savepoint', 'extend', 'be late'));
 }
 
 # Sends with increasing numbers under a key of its own.
@@ -316,7 +322,8 @@ sub disturb
 	}
 	elsif ($r < 0.6)
 	{
-		$sql = q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'queue maintenance'};
+		$sql =
+		  q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'queue maintenance'};
 	}
 	elsif ($r < 0.8)
 	{
@@ -324,7 +331,8 @@ sub disturb
 	}
 	elsif ($r < 0.9)
 	{
-		$sql = 'ALTER TABLE queues.' . pick('work', 'few') . ' ALTER COLUMN key SET STATISTICS ' . int(rand(1000));
+		$sql =
+		  'ALTER TABLE queues.' . pick('work', 'few') . ' ALTER COLUMN key SET STATISTICS ' . int(rand(1000));
 	}
 	elsif ($r < 0.95)
 	{
@@ -340,7 +348,10 @@ sub disturb
 
 sub kill_backend
 {
-	my ($since, $pid) = split(/\|/, $node->safe_psql('postgres', q{
+	my ($since, $pid) = split(
+		/\|/,
+		$node->safe_psql(
+			'postgres', q{
 SELECT clock_timestamp(), pid FROM pg_stat_activity WHERE application_name LIKE 'model consumer%' LIMIT 1}));
 
 	return unless $pid;
@@ -401,7 +412,8 @@ SELECT (SELECT count(*) FROM queues.work) + (SELECT count(*) FROM queues.few)
 	+ (SELECT count(*) FROM queues.line) + (SELECT count(*) FROM queue.deferred)});
 } while ($left > 0 && time < $deadline);
 is($left, 0, 'all that is in the queues can be received')
-  or diag($node->safe_psql(
+  or diag(
+	$node->safe_psql(
 		'postgres', q{
 SELECT tableoid::regclass, count(*), min(id), max(id), min(ctid), max(ctid) FROM queues.work GROUP BY 1
 UNION ALL
@@ -465,8 +477,11 @@ foreach my $what (sort keys %offenders)
 
 # Nothing but what the disturbances explain.
 my $explained = join('|',
-	'terminating connection', 'could not serialize access', 'current transaction is aborted',
-	'prepared transaction with identifier .* does not exist', 'the database system is');
+	'terminating connection',
+	'could not serialize access',
+	'current transaction is aborted',
+	'prepared transaction with identifier .* does not exist',
+	'the database system is');
 my @unexplained = grep { /(ERROR|FATAL|PANIC):/ && !/$explained/ }
   split(/\n/, -e $errors ? slurp_file($errors) : '');
 is(scalar(@unexplained), 0, 'no session met an error that nobody caused')
@@ -481,7 +496,9 @@ SELECT (SELECT count(*) FROM model.sent), (SELECT count(*) FROM model.delivery W
 	(SELECT count(*) FROM model.nacked), (SELECT count(*) FROM queue.dead_letters),
 	(SELECT count(*) FROM model.arrival), (SELECT count(*) FROM model.crash),
 	(SELECT count(*) FROM model.gone WHERE how = 'pop'), (SELECT count(*) FROM model.gone WHERE how = 'raw')}));
-diag("sent $happened[0], delivered again $happened[1], nacked $happened[2], dead $happened[3], in line $happened[4], crashes $happened[5], popped $happened[6], raw $happened[7]");
+diag(
+	"sent $happened[0], delivered again $happened[1], nacked $happened[2], dead $happened[3], in line $happened[4], crashes $happened[5], popped $happened[6], raw $happened[7]"
+);
 is(scalar(grep { $_ == 0 } @happened), 0, 'everything has happened');
 
 ok( $node->poll_query_until(

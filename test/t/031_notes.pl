@@ -47,13 +47,15 @@ foreach my $end ('COMMIT', 'ROLLBACK', "PREPARE TRANSACTION 'many'")
 }
 
 # Rows locked by two transactions name neither, and take a place each.
-$node->safe_psql('postgres', q{SELECT queue.send_batch('q', array(SELECT to_jsonb(i) FROM generate_series(1, 600) i))});
+$node->safe_psql('postgres',
+	q{SELECT queue.send_batch('q', array(SELECT to_jsonb(i) FROM generate_series(1, 600) i))});
 my @lockers = map { $node->background_psql('postgres') } 1 .. 2;
 $_->query_safe('BEGIN; SELECT count(*) FROM (SELECT FROM queues.q FOR SHARE) l') foreach @lockers;
 $node->safe_psql('postgres', q{SELECT queue.send('q', '"behind"')});
 is(scalar(drain($node, 'q')), 0, 'no places left: the cursor has stopped');
 $_->query_safe('ROLLBACK') foreach @lockers;
 my $received = 0;
+
 while ($received < 601)
 {
 	my $more = $node->safe_psql('postgres',

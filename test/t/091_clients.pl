@@ -34,11 +34,12 @@ max_worker_processes = 16
 log_min_duration_statement = -1
 log_statement = 'none'
 });
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'queue, pg_stat_statements"
-	  . ($pgaudit ? ', pgaudit' : '') . "'");
+$node->append_conf('postgresql.conf',
+	"shared_preload_libraries = 'queue, pg_stat_statements" . ($pgaudit ? ', pgaudit' : '') . "'");
 $node->restart;
 $node->safe_psql('postgres', 'CREATE DATABASE shop');
-$node->safe_psql('shop', q{
+$node->safe_psql(
+	'shop', q{
 CREATE EXTENSION queue;
 SELECT queue.create('orders');
 CREATE ROLE packer LOGIN;
@@ -133,7 +134,8 @@ sub prepare_pgx
 }
 
 my @names = ('psycopg', 'node', 'jdbc', 'pgx');
-my %prepare = (psycopg => \&prepare_psycopg, node => \&prepare_node, jdbc => \&prepare_jdbc, pgx => \&prepare_pgx);
+my %prepare =
+  (psycopg => \&prepare_psycopg, node => \&prepare_node, jdbc => \&prepare_jdbc, pgx => \&prepare_pgx);
 $drivers{$_} = { $prepare{$_}->() } for @names;
 
 # Run each program with an environment, and see that its message came and went.
@@ -168,7 +170,8 @@ run_programs(
 # A connection that is looked after does not take a message for nobody.
 my $role = block('sql');
 $node->safe_psql('shop', $role);
-my $waiting = q{SELECT count(*) = %d FROM pg_stat_activity WHERE wait_event_type = 'Extension' AND query LIKE '%%wait =>%%'
+my $waiting =
+  q{SELECT count(*) = %d FROM pg_stat_activity WHERE wait_event_type = 'Extension' AND query LIKE '%%wait =>%%'
 	AND pid <> pg_backend_pid()};
 my $victim = $node->background_psql('shop', extra_params => [ '-U', 'packer' ]);
 $victim->query_until(qr/start/, "\\echo start\nSELECT queue.pop('orders', wait => '10 minutes');\n");
@@ -213,17 +216,23 @@ SKIP:
 	{
 		my $out = '';
 		push @waiters,
-		  { run => IPC::Run::start(
+		  {
+			run => IPC::Run::start(
 				[
-					'psql', '-XAt', '-h', '127.0.0.1', '-p', $pooler_port, '-U', $user, '-d', 'shop_wait', '-c',
-					q{SELECT queue.ack(receipt) FROM queue.receive('orders', wait => '3 minutes')}
+					'psql', '-XAt', '-h', '127.0.0.1', '-p', $pooler_port, '-U', $user, '-d', 'shop_wait',
+					'-c', q{SELECT queue.ack(receipt) FROM queue.receive('orders', wait => '3 minutes')}
 				],
-				'<', \undef, '>', \$out),
-			out => \$out };
+				'<',
+				\undef,
+				'>',
+				\$out),
+			out => \$out
+		  };
 	}
 	ok($node->poll_query_until('shop', sprintf($waiting, 25)), 'more waiters than the other pool is large');
 	my @through = ('psql', '-XAt', '-h', '127.0.0.1', '-p', $pooler_port, '-U', $user, '-d', 'shop', '-c');
-	my ($ok, $out, $err) = run(@through, q{SELECT count(*) FROM queue.send_batch('orders', array_fill('1'::jsonb, ARRAY[25]))});
+	my ($ok, $out, $err) =
+	  run(@through, q{SELECT count(*) FROM queue.send_batch('orders', array_fill('1'::jsonb, ARRAY[25]))});
 	is($out, "25\n", 'who sends gets through') or diag($err);
 	$_->{run}->finish for @waiters;
 	is(join('', map { ${ $_->{out} } } @waiters), "t\n" x 25, 'and each waiter has one');
@@ -243,18 +252,23 @@ $node->safe_psql('shop', 'CREATE EXTENSION pg_stat_statements');
 $node->safe_psql('shop', 'SELECT pg_stat_statements_reset()');
 $node->safe_psql('shop', q{SELECT queue.send('orders', '{"secret": 1}')}) for (1 .. 3);
 drain($node, 'orders', 'shop');
-is( $node->safe_psql('shop', q{
+is( $node->safe_psql(
+		'shop', q{
 SELECT calls, rows, wal_records > 0, query FROM pg_stat_statements WHERE query LIKE 'SELECT queue.send(%'}),
-	'3|3|t|SELECT queue.send($1, $2)', 'pg_stat_statements has the calls, and their WAL');
-is($node->safe_psql('shop', q{SELECT count(*) FROM pg_stat_statements WHERE query ~* 'insert into|delete from'}),
-	'0', 'and nothing beneath them');
+	'3|3|t|SELECT queue.send($1, $2)',
+	'pg_stat_statements has the calls, and their WAL');
+is( $node->safe_psql(
+		'shop', q{SELECT count(*) FROM pg_stat_statements WHERE query ~* 'insert into|delete from'}),
+	'0',
+	'and nothing beneath them');
 
 # What pgaudit sees
 SKIP:
 {
 	skip('pgaudit is not installed', 4) unless $pgaudit;
 
-	$node->safe_psql('shop', q{
+	$node->safe_psql(
+		'shop', q{
 CREATE EXTENSION pgaudit;
 CREATE ROLE auditor;
 GRANT SELECT, INSERT, DELETE ON queues.orders TO auditor;
@@ -264,22 +278,26 @@ CREATE FUNCTION place() RETURNS bigint LANGUAGE plpgsql
 		my ($settings) = @_;
 		my $offset = -s $node->logfile;
 
-		$node->safe_psql('shop', $settings . q{;
+		$node->safe_psql(
+			'shop', $settings . q{;
 SELECT queue.send('orders', '6');
 SELECT place();
 SELECT queue.ack(receipt) FROM queue.receive('orders', 2);
 INSERT INTO queues.orders (payload) VALUES ('8');
 DELETE FROM queues.orders;});
-		return join(
-			"\n",
+		return join("\n",
 			map { /AUDIT: (\w+),\d+,\d+,(\w+),(\w+),(\w*),([^,]*)/ ? "$2 $3 $5" : () }
 			  split(/\n/, slurp_file($node->logfile, $offset)));
 	};
 	my $objects = $audited->(q{SET pgaudit.role = 'auditor'});
 	my $session = $audited->(q{SET pgaudit.log = 'function'});
-	is($objects, "WRITE INSERT queues.orders\nWRITE DELETE queues.orders", 'object logging has the statements that name the table');
+	is( $objects,
+		"WRITE INSERT queues.orders\nWRITE DELETE queues.orders",
+		'object logging has the statements that name the table');
 	is( join("\n", sort { $a cmp $b } grep { $_ ne '' } split(/\n/, $session)),
-		join("\n", sort map { "FUNCTION EXECUTE $_" } qw(queue.send public.place queue.send queue.ack queue.receive)),
+		join("\n",
+			sort map { "FUNCTION EXECUTE $_" }
+			  qw(queue.send public.place queue.send queue.ack queue.receive)),
 		'session logging has every call');
 }
 

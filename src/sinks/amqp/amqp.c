@@ -40,7 +40,8 @@ typedef struct AmqpSink
 	bool		blocked;		/* the broker takes nothing for now */
 	bool		more;			/* not all that came has been read */
 	Flight		flight;			/* by delivery tag */
-	char	  **returned;		/* why the broker returned one, or NULL, like the items */
+	char	  **returned;		/* why the broker returned one, or NULL, like
+								 * the items */
 	/* A returned message comes as a method, a header and its body. */
 	bool		header_due;
 	uint64		body_due;

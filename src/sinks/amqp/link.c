@@ -97,7 +97,7 @@ link_next(Link *link, Frame *frame, char *error)
 	while (!link->lost)
 	{
 		int			n = frame_read(link->input + link->input_pos, link->input_len - link->input_pos,
-									link->frame_max, frame, error);
+								   link->frame_max, frame, error);
 
 		if (n < 0)
 			break;

@@ -149,7 +149,7 @@ shake_hands(Tls *tls, TimestampTz deadline, char *error)
 			return false;
 		}
 		if (!net_wait(tls->socket, code == SSL_ERROR_WANT_READ ?
-						  WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE, deadline))
+					  WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE, deadline))
 		{
 			strlcpy(error, "TLS handshake failed: timeout expired", SINK_ERROR_SIZE);
 			return false;
