@@ -31,7 +31,7 @@
 #include "relay/options.h"
 #include "relay/server.h"
 #include "relay/supervision.h"
-#include "sinks/procedure.h"
+#include "sinks/sql_procedure.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"

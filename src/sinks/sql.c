@@ -22,7 +22,7 @@
 #include "relay/session.h"
 #include "relay/sink.h"
 #include "sinks/options/sql.h"
-#include "sinks/procedure.h"
+#include "sinks/sql_procedure.h"
 #include "sinks/text.h"
 #include "utils/array.h"
 #include "utils/builtins.h"

@@ -1,5 +1,5 @@
 /*
- * procedure.c
+ * sql_procedure.c
  *		The procedure a relay of kind sql calls.
  */
 #include "postgres.h"
@@ -10,7 +10,7 @@
 #include "compat.h"
 #include "engine/extension.h"
 #include "engine/registry.h"
-#include "sinks/procedure.h"
+#include "sinks/sql_procedure.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"

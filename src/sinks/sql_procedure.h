@@ -1,9 +1,9 @@
 /*
- * procedure.h
+ * sql_procedure.h
  *		The procedure a relay of kind sql calls.
  */
-#ifndef QUEUE_SINKS_PROCEDURE_H
-#define QUEUE_SINKS_PROCEDURE_H
+#ifndef QUEUE_SINKS_SQL_PROCEDURE_H
+#define QUEUE_SINKS_SQL_PROCEDURE_H
 
 /*
  * The routine of a name, as a user gives it in his search_path, that takes one
@@ -17,4 +17,4 @@ extern Oid	procedure_find(const char *name);
  */
 extern void procedure_check(Oid procedure, Oid owner, bool *batch);
 
-#endif							/* QUEUE_SINKS_PROCEDURE_H */
+#endif							/* QUEUE_SINKS_SQL_PROCEDURE_H */
