@@ -38,7 +38,7 @@ static const struct
 	Size		(*size) (void);
 	void		(*init) (void);
 }			shared_parts[] = {
-	{shared_size, shared_init},
+	{shared_shmem_size, shared_shmem_init},
 	{leased_place_shmem_size, leased_place_shmem_init},
 	{lease_account_shmem_size, lease_account_shmem_init},
 	{lease_shmem_size, lease_shmem_init},

@@ -249,7 +249,7 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 
 	if (n > 0)
 	{
-		pg_atomic_write_u64(&q->reader.time, (*messages)[n - 1].enqueued_at);
+		pg_atomic_write_u64(&q->reader.last_enqueued_at, (*messages)[n - 1].enqueued_at);
 		counter_add(&q->counters, COUNTER_RECEIVED, n);
 		if (kind == LEASE_TIMED)
 			maintenance_wake_by(MyDatabaseId, scan.expires_at);

@@ -12,6 +12,9 @@
 #include "engine/commit.h"
 #include "engine/lease.h"
 #include "engine/registry.h"
+#include "engine/round.h"
+#include "guc.h"
+#include "miscadmin.h"
 #include "utils/memutils.h"
 
 /* What this transaction, or a subtransaction of it, makes known of a queue at commit. */
@@ -227,6 +230,34 @@ commit_subxact_callback(SubXactEvent event, SubTransactionId subid,
 		/* An error that is caught ends a wait, too. */
 		wait_end(false);
 	}
+}
+
+void
+commit_prepared(bool rolled_back)
+{
+	if (queue_state == NULL)
+		return;
+	lease_finish_prepared();
+
+	LWLockAcquire(&queue_state->registry_lock, LW_SHARED);
+	for (int i = 0; i < queue_max_queues; i++)
+	{
+		QueueShared *q = &queue_state->queues[i];
+
+		if (!OidIsValid(q->relid) || q->dboid != MyDatabaseId)
+			continue;
+
+		/* Messages whose deletion was rolled back are found by a sweep only. */
+		if (rolled_back)
+			pg_atomic_write_u32(&q->wants_sweep, 1);
+
+		/* A search that raises the bound after this sees the rows. */
+		bound_write(&q->next_due, DT_NOBEGIN);
+		wake_waiters(&q->waiters, INT_MAX);
+	}
+	LWLockRelease(&queue_state->registry_lock);
+	if (rolled_back)
+		maintenance_wake(MyDatabaseId);
 }
 
 void

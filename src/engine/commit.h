@@ -32,4 +32,11 @@ extern void commit_purged(QueueShared *q);
 /* The queue was dropped: wake all waiters, and give its element up. */
 extern void commit_dropped(QueueShared *q);
 
+/*
+ * After COMMIT or ROLLBACK PREPARED, as the callbacks ran at PREPARE, when
+ * nothing that was sent was visible: do now for all queues of this database
+ * what is to be done.
+ */
+extern void commit_prepared(bool rolled_back);
+
 #endif							/* QUEUE_ENGINE_COMMIT_H */

@@ -42,7 +42,7 @@ reader_found(QueueShared *q, int segno, SegmentPlace place)
 }
 
 void
-reader_remember(QueueShared *q, int segno, SegmentPlace first, SegmentPlace last,
+reader_note(QueueShared *q, int segno, SegmentPlace first, SegmentPlace last,
 				int64 first_id, TransactionId xid)
 {
 	Segment    *seg = &q->segments[segno];
@@ -72,7 +72,7 @@ reader_appended(QueueShared *q, int segno, SegmentPlace first, SegmentPlace last
 	 */
 	reader_found(q, segno, last);
 	if (first < pg_atomic_read_u64(&q->reader.segments[segno].cursor))
-		reader_remember(q, segno, first, last, first_id, GetTopTransactionId());
+		reader_note(q, segno, first, last, first_id, GetTopTransactionId());
 }
 
 void

@@ -25,7 +25,7 @@ extern void reader_found(QueueShared *q, int segno, SegmentPlace place);
  * are judged when transaction xid has ended, or at once if it is invalid.
  * first_id is the id of the message at first.  Takes the queue's lock.
  */
-extern void reader_remember(QueueShared *q, int segno, SegmentPlace first,
+extern void reader_note(QueueShared *q, int segno, SegmentPlace first,
 							SegmentPlace last, int64 first_id, TransactionId xid);
 
 /*

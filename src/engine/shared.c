@@ -12,7 +12,7 @@
 QueueState *queue_state = NULL;
 
 Size
-shared_size(void)
+shared_shmem_size(void)
 {
 	return add_size(offsetof(QueueState, queues),
 					mul_size(queue_max_queues, sizeof(QueueShared)));
@@ -37,7 +37,7 @@ init_element(QueueShared *q)
 	pg_atomic_init_u32(&q->lane.tail, 0);
 	pg_atomic_init_u64(&q->lane.appended, 0);
 	pg_atomic_init_u32(&q->reader.turn, 0);
-	pg_atomic_init_u64(&q->reader.time, 0);
+	pg_atomic_init_u64(&q->reader.last_enqueued_at, 0);
 	notes_init(&q->reader.notes);
 	ids_init(&q->ids);
 	wait_list_init(&q->waiters);
@@ -60,7 +60,7 @@ shared_reset(QueueShared *q)
 	pg_atomic_write_u64(&q->lane.appended, 0);
 	q->reader.scanned = 0;
 	pg_atomic_write_u32(&q->reader.turn, 0);
-	pg_atomic_write_u64(&q->reader.time, 0);
+	pg_atomic_write_u64(&q->reader.last_enqueued_at, 0);
 	notes_reset(&q->reader.notes);
 	ids_reset(&q->ids);
 	counters_reset(&q->counters);
@@ -72,14 +72,14 @@ shared_reset(QueueShared *q)
 }
 
 void
-shared_init(void)
+shared_shmem_init(void)
 {
 	bool		found;
 
-	queue_state = ShmemInitStruct("queue", shared_size(), &found);
+	queue_state = ShmemInitStruct("queue", shared_shmem_size(), &found);
 	if (!found)
 	{
-		memset(queue_state, 0, shared_size());
+		memset(queue_state, 0, shared_shmem_size());
 		queue_state->lwlock_tranche = NEW_LWLOCK_TRANCHE("queue");
 		LWLockInitialize(&queue_state->registry_lock, queue_state->lwlock_tranche);
 		pg_atomic_init_u32(&queue_state->queue_generation, 0);

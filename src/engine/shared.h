@@ -115,7 +115,7 @@ typedef struct Reader
 	Notes		notes;			/* under the queue's lock */
 
 	/* enqueued_at of what was claimed last, for queue.stats; by any claimer. */
-	pg_atomic_uint64 time;
+	pg_atomic_uint64 last_enqueued_at;
 } Reader;
 
 typedef struct QueueShared
@@ -180,8 +180,8 @@ typedef struct QueueState
 
 extern QueueState *queue_state;
 
-extern Size shared_size(void);
-extern void shared_init(void);
+extern Size shared_shmem_size(void);
+extern void shared_shmem_init(void);
 
 /* Reset an element that is given up; the caller holds its lock exclusively. */
 extern void shared_reset(QueueShared *q);

@@ -10,11 +10,11 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/xlog.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "compat.h"
 #include "engine/frontier.h"
 #include "engine/registry.h"
+#include "engine/rights.h"
 #include "engine/tables.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
@@ -144,7 +144,7 @@ oldest_waiting(QueueShared *q, Oid relid, Snapshot snapshot)
 		if (oldest != 0)
 			return oldest;
 	}
-	return (TimestampTz) pg_atomic_read_u64(&q->reader.time);
+	return (TimestampTz) pg_atomic_read_u64(&q->reader.last_enqueued_at);
 }
 
 /* A queue's shared element, NULL if nobody has used it since the start. */
@@ -176,11 +176,8 @@ shown_options(const RelayConfig *relay, const char *procedure)
 static bool
 may_see(const RelayConfig *relay)
 {
-	bool		missing = false;
-
-	return has_privs_of_role(GetUserId(), ROLE_PG_MONITOR) ||
-		(OidIsValid(relay->owner) && has_privs_of_role(GetUserId(), relay->owner)) ||
-		pg_class_aclcheck_ext(relay->queue, GetUserId(), ACL_SELECT, &missing) == ACLCHECK_OK;
+	return may_watch() || may_watch_queue(relay->queue) ||
+		(OidIsValid(relay->owner) && has_privs_of_role(GetUserId(), relay->owner));
 }
 
 static Datum

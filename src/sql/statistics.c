@@ -134,7 +134,7 @@ read_stats(Oid relid, StatsRow *row)
 
 	if (q == NULL)
 		return;
-	oldest = (TimestampTz) pg_atomic_read_u64(&q->reader.time);
+	oldest = (TimestampTz) pg_atomic_read_u64(&q->reader.last_enqueued_at);
 	for (int i = 0; i < NCOUNTERS; i++)
 	{
 		int64		value = counter_read(&q->counters, i);

@@ -16,11 +16,8 @@
 #include "commands/defrem.h"
 #include "commands/extension.h"
 #include "compat.h"
+#include "engine/commit.h"
 #include "engine/extension.h"
-#include "engine/lease.h"
-#include "engine/round.h"
-#include "engine/shared.h"
-#include "guc.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "tcop/utility.h"
@@ -122,33 +119,6 @@ before_statement(Node *stmt)
 	}
 }
 
-/*
- * COMMIT or ROLLBACK PREPARED: wake all that wait for messages of this
- * database's queues and, with sweep, have the queues swept.
- */
-static void
-wake_database(bool sweep)
-{
-	if (queue_state == NULL)
-		return;
-	LWLockAcquire(&queue_state->registry_lock, LW_SHARED);
-	for (int i = 0; i < queue_max_queues; i++)
-	{
-		QueueShared *q = &queue_state->queues[i];
-
-		if (!OidIsValid(q->relid) || q->dboid != MyDatabaseId)
-			continue;
-		if (sweep)
-			pg_atomic_write_u32(&q->wants_sweep, 1);
-		/* A search that raises the bound after this sees the rows. */
-		bound_write(&q->next_due, DT_NOBEGIN);
-		wake_waiters(&q->waiters, INT_MAX);
-	}
-	LWLockRelease(&queue_state->registry_lock);
-	if (sweep)
-		maintenance_wake(MyDatabaseId);
-}
-
 static void
 queue_process_utility(PlannedStmt *pstmt, const char *query_string,
 					  bool read_only_tree, ProcessUtilityContext context,
@@ -186,13 +156,7 @@ queue_process_utility(PlannedStmt *pstmt, const char *query_string,
 	}
 	if (ends_prepared)
 	{
-		/*
-		 * The callbacks ran at PREPARE, but what was sent is visible now
-		 * only.  Messages whose deletion was rolled back are found by a sweep
-		 * only.
-		 */
-		lease_finish_prepared();
-		wake_database(rolls_back);
+		commit_prepared(rolls_back);
 		if (!database_running(MyDatabaseId) && extension_exists())
 			database_poke_at_commit(MyDatabaseId);
 	}

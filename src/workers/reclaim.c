@@ -404,7 +404,7 @@ note_found(QueueShared *q, int segno, SegmentPlace place, int64 id)
 	if (known)
 		return;
 	if (before)
-		reader_remember(q, segno, place, place, id, InvalidTransactionId);
+		reader_note(q, segno, place, place, id, InvalidTransactionId);
 	else
 		reader_found(q, segno, place);
 }
