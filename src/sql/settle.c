@@ -14,6 +14,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(queue_ack);
@@ -126,15 +127,23 @@ nack(const LeaseRef *refs, int n, const Failure *failure)
 {
 	Oid			checked = InvalidOid;
 	SettleTable table = {0};
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext each = AllocSetContextCreate(caller, "queue nack", ALLOCSET_DEFAULT_SIZES);
 	int			nfailed = 0;
 
 	for (int i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
+
+		/* All messages together can be larger than memory. */
+		MemoryContextSwitchTo(each);
 		if (check_receipt(refs[i], &checked) && settle_fail_lease(refs[i], failure, &table))
 			nfailed++;
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(each);
 	}
 	settle_close(&table);
+	MemoryContextDelete(each);
 	return nfailed;
 }
 
