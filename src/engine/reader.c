@@ -43,7 +43,7 @@ reader_found(QueueShared *q, int segno, SegmentPlace place)
 
 void
 reader_note(QueueShared *q, int segno, SegmentPlace first, SegmentPlace last,
-				int64 first_id, TransactionId xid)
+			int64 first_id, TransactionId xid)
 {
 	Segment    *seg = &q->segments[segno];
 	pg_atomic_uint64 *cursor = &q->reader.segments[segno].cursor;

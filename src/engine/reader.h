@@ -26,7 +26,7 @@ extern void reader_found(QueueShared *q, int segno, SegmentPlace place);
  * first_id is the id of the message at first.  Takes the queue's lock.
  */
 extern void reader_note(QueueShared *q, int segno, SegmentPlace first,
-							SegmentPlace last, int64 first_id, TransactionId xid);
+						SegmentPlace last, int64 first_id, TransactionId xid);
 
 /*
  * Make tuples known that this transaction has inserted in a segment, from
