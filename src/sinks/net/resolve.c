@@ -123,6 +123,11 @@ net_resolve(const char *host, int port, TimestampTz deadline, char *error)
 		lookup_release(lookup);
 		return NULL;
 	}
+
+	/*
+	 * Pairs with the write to the pipe, which comes after the thread's
+	 * results.
+	 */
 	pg_read_barrier();
 	code = lookup->code;
 	result = lookup->result;
