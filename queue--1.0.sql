@@ -34,11 +34,19 @@ COMMENT ON TYPE queue.message IS 'A message as a consumer sees it; receipt is NU
 -- One row per queue.  The C code reads it through a relation cache
 -- invalidated by the queue's table, so change it with queue.alter() only.
 CREATE TABLE queue.queue_definition (
-	relid        regclass PRIMARY KEY,
-	lease        interval NOT NULL,
-	max_attempts integer NOT NULL,
-	backoff      interval NOT NULL,
-	backoff_max  interval NOT NULL
+	relid           regclass PRIMARY KEY,
+	lease           interval NOT NULL,
+	max_attempts    integer NOT NULL,
+	backoff         interval NOT NULL,
+	backoff_max     interval NOT NULL,
+	ordered         boolean NOT NULL,
+	on_dead         text NOT NULL,
+	key_concurrency integer NOT NULL,
+	max_in_flight   integer NOT NULL,
+	rate            integer NOT NULL,
+	rate_interval   interval NOT NULL,
+	dedup           text NOT NULL,
+	dedup_window    interval NOT NULL
 );
 GRANT SELECT ON queue.queue_definition TO PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('queue.queue_definition', '');
@@ -118,21 +126,37 @@ CREATE FUNCTION queue.create(name text,
 	max_attempts integer DEFAULT 5,
 	backoff interval DEFAULT '1 second',
 	backoff_max interval DEFAULT '1 hour',
-	durable boolean DEFAULT true)
+	durable boolean DEFAULT true,
+	ordered boolean DEFAULT false,
+	on_dead text DEFAULT 'continue',
+	key_concurrency integer DEFAULT 0,
+	max_in_flight integer DEFAULT 0,
+	rate integer DEFAULT 0,
+	rate_interval interval DEFAULT '1 second',
+	dedup text DEFAULT 'key',
+	dedup_window interval DEFAULT '5 minutes')
 RETURNS void
 AS 'MODULE_PATHNAME', 'queue_create' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.create IS
-'Creates a queue: the table queues.<name>, owned by the caller, and its segments. A table of the caller''s that is there already, as after a restore of definitions alone, becomes a queue with what is in it. name: 1 to 55 bytes without dollar signs. lease: for how long a receiver has a message unless it asks otherwise, more than 0. max_attempts: deliveries before a message goes to the dead letters, at least 1. backoff, backoff_max: the wait after the first failure, doubled by each further one up to the maximum. durable: false makes it unlogged, emptied by a crash. Intervals: ten years at most. Needs CREATE on schema queues. Errors: 42710 if it exists, 42602 invalid name, 22004 NULL argument, 22023 value out of range, 42501 no right, 53400 when queue.max_queues or queue.max_queues_per_role are in use, 0A000 a table with constraints that a queue cannot have.';
+'Creates a queue: the table queues.<name>, owned by the caller, and its segments. A table of the caller''s that is there already, as after a restore of definitions alone, becomes a queue with what is in it. name: 1 to 55 bytes without dollar signs. lease: for how long a receiver has a message unless it asks otherwise, more than 0. max_attempts: deliveries before a message goes to the dead letters, at least 1. backoff, backoff_max: the wait after the first failure, doubled by each further one up to the maximum. durable: false makes it unlogged, emptied by a crash. ordered: messages of one key are received strictly in the order of their ids, by one receiver at a time. on_dead: what becomes of a key of an ordered queue when one of its messages dies: continue without it, or block until it is redriven or purged. key_concurrency: how many messages of a key, max_in_flight: how many of the queue, may be on lease at a time; 0 for any number. rate: how many messages are handed out in each rate_interval, evenly; 0 for any number. dedup: key, only messages sent with a dedup_key are recognised when they are sent again; content, every message, by what is in it; off, none. dedup_window: for how long, at least. Intervals: ten years at most. Needs CREATE on schema queues. Errors: 42710 if it exists, 42602 invalid name, 22004 NULL argument, 22023 value out of range, 42501 no right, 53400 when queue.max_queues or queue.max_queues_per_role are in use, 0A000 a table with constraints that a queue cannot have.';
 
 CREATE FUNCTION queue.alter(queue text,
 	lease interval DEFAULT NULL,
 	max_attempts integer DEFAULT NULL,
 	backoff interval DEFAULT NULL,
-	backoff_max interval DEFAULT NULL)
+	backoff_max interval DEFAULT NULL,
+	ordered boolean DEFAULT NULL,
+	on_dead text DEFAULT NULL,
+	key_concurrency integer DEFAULT NULL,
+	max_in_flight integer DEFAULT NULL,
+	rate integer DEFAULT NULL,
+	rate_interval interval DEFAULT NULL,
+	dedup text DEFAULT NULL,
+	dedup_window interval DEFAULT NULL)
 RETURNS void
 AS 'MODULE_PATHNAME', 'queue_alter' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.alter IS
-'Changes the settings that are given and keeps those that are NULL. lease, max_attempts, backoff, backoff_max: as for queue.create. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 22004 NULL queue, 22023 value out of range.';
+'Changes the settings that are given and keeps those that are NULL. lease, max_attempts, backoff, backoff_max, ordered, on_dead, key_concurrency, max_in_flight, rate, rate_interval, dedup, dedup_window: as for queue.create. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 22004 NULL queue, 22023 value out of range.';
 
 CREATE FUNCTION queue.drop(queue text)
 RETURNS void
@@ -318,7 +342,9 @@ CREATE VIEW queue.queues AS
 SELECT c.relname::text AS name,
 	pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
 	q.lease, q.max_attempts, q.backoff, q.backoff_max,
-	c.relpersistence = 'p' AS durable
+	c.relpersistence = 'p' AS durable,
+	q.ordered, q.on_dead, q.key_concurrency, q.max_in_flight, q.rate, q.rate_interval,
+	q.dedup, q.dedup_window
 FROM queue.queue_definition q JOIN pg_catalog.pg_class c ON c.oid = q.relid;
 GRANT SELECT ON queue.queues TO PUBLIC;
 COMMENT ON VIEW queue.queues IS

@@ -53,10 +53,10 @@ overdue_at(const Lease *lease, void *arg)
 {
 	Queue	   *queue = arg;
 
-	if (lease->attempts >= queue->max_attempts)
+	if (lease->attempts >= queue->settings.max_attempts)
 		return lease->expires_at;
 	return lease->expires_at +
-		backoff_delay(lease->attempts, queue->backoff, queue->backoff_max);
+		backoff_delay(lease->attempts, queue->settings.backoff, queue->settings.backoff_max);
 }
 
 typedef struct TakeOver

@@ -11,7 +11,6 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "compat.h"
-#include "duration.h"
 #include "engine/extension.h"
 #include "engine/lease.h"
 #include "engine/lease_account.h"
@@ -241,10 +240,7 @@ read_settings(Queue *queue)
 		bool		nulls[Natts_queue];
 
 		heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
-		queue->lease = duration_microseconds("lease", DatumGetIntervalP(values[Anum_queue_lease - 1]), 0);
-		queue->max_attempts = DatumGetInt32(values[Anum_queue_max_attempts - 1]);
-		queue->backoff = duration_microseconds("backoff", DatumGetIntervalP(values[Anum_queue_backoff - 1]), 0);
-		queue->backoff_max = duration_microseconds("backoff_max", DatumGetIntervalP(values[Anum_queue_backoff_max - 1]), 0);
+		settings_read(values, &queue->settings);
 		found = true;
 	}
 	systable_endscan(scan);

@@ -5,20 +5,10 @@
 #ifndef QUEUE_ENGINE_REGISTRY_H
 #define QUEUE_ENGINE_REGISTRY_H
 
+#include "engine/settings.h"
 #include "engine/shared.h"
 #include "nodes/pg_list.h"
 #include "utils/acl.h"
-
-/* Columns of queue.queue_definition. */
-enum
-{
-	Anum_queue_relid = 1,
-	Anum_queue_lease,
-	Anum_queue_max_attempts,
-	Anum_queue_backoff,
-	Anum_queue_backoff_max,
-	Natts_queue = Anum_queue_backoff_max
-};
 
 typedef struct Queue
 {
@@ -27,10 +17,7 @@ typedef struct Queue
 	NameData	name;
 	Oid			owner;
 	Oid			sequence;		/* reserves ids */
-	int64		lease;			/* microseconds */
-	int			max_attempts;
-	int64		backoff;		/* microseconds */
-	int64		backoff_max;
+	QueueSettings settings;
 	QueueShared *shared;
 	uint32		generation;
 } Queue;

@@ -151,12 +151,12 @@ settle_failed(LeaseRef ref, const Failure *failure, SettleTable *table, Failed *
 		dead_letter_insert(queue->shared, message, "unreadable", unreadable);
 	else if (failure->dead)
 		dead_letter_insert(queue->shared, message, failure->reason, failure->error);
-	else if (message->attempts >= (failure->max_attempts > 0 ? failure->max_attempts : queue->max_attempts))
+	else if (message->attempts >= (failure->max_attempts > 0 ? failure->max_attempts : queue->settings.max_attempts))
 		dead_letter_insert(queue->shared, message, "max_attempts", failure->error);
 	else
 	{
 		int64		delay = failure->delay >= 0 ? failure->delay :
-			backoff_delay(message->attempts, queue->backoff, queue->backoff_max);
+			backoff_delay(message->attempts, queue->settings.backoff, queue->settings.backoff_max);
 
 		failed->place.relid = extension_relation("deferred");
 		failed->place.segment = LEASE_IN_DEFERRED;

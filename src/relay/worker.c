@@ -263,9 +263,9 @@ claim(int max)
 	background_begin();
 	queue = check_queue();
 	queue_shared = queue->shared;
-	hand.rules.backoff = queue->backoff;
-	hand.rules.backoff_max = queue->backoff_max;
-	hand.rules.max_attempts = options->max_attempts > 0 ? options->max_attempts : queue->max_attempts;
+	hand.rules.backoff = queue->settings.backoff;
+	hand.rules.backoff_max = queue->settings.backoff_max;
+	hand.rules.max_attempts = options->max_attempts > 0 ? options->max_attempts : queue->settings.max_attempts;
 
 	wait_begin(&queue_shared->waiters);
 	context = AllocSetContextCreate(CurTransactionContext, "queue relay batch", ALLOCSET_DEFAULT_SIZES);

@@ -49,8 +49,10 @@ PG_FUNCTION_INFO_V1(queue_purge_dead_letters);
 /* Segments a queue starts with: the tail, and one to rotate into. */
 #define FIRST_SEGMENTS	2
 
-/* Number of the argument that gives each of these columns. */
-static const int settings_arguments[Natts_queue] = {-1, 1, 2, 3, 4};
+/* Number of create's argument that gives a column; for alter, which has no "durable". */
+#define CREATE_DURABLE		5
+#define CREATE_ARGUMENT(column)	((column) <= CREATE_DURABLE ? (column) - 1 : (column))
+#define ALTER_ARGUMENT(column)	((column) - 1)
 
 static void
 check_name(const char *name)
@@ -74,17 +76,6 @@ owned_queue_argument(FunctionCallInfo fcinfo, const char *function)
 	queue = queue_by_name(name, ACL_NO_RIGHTS);
 	queue_check_owner(queue->relid, text_to_cstring(name));
 	return queue;
-}
-
-/* Check the settings that are given; create() gives them all. */
-static void
-check_settings(FunctionCallInfo fcinfo)
-{
-	(void) argument_duration(fcinfo, 1, "lease", 1, 0);
-	if (!PG_ARGISNULL(2))
-		(void) argument_integer(fcinfo, 2, "max_attempts", 1);
-	(void) argument_duration(fcinfo, 3, "backoff", 0, 0);
-	(void) argument_duration(fcinfo, 4, "backoff_max", 0, 0);
 }
 
 static Oid
@@ -271,12 +262,14 @@ Datum
 queue_create(PG_FUNCTION_ARGS)
 {
 	static const char *const arguments[] = {
-		"name", "lease", "max_attempts", "backoff", "backoff_max", "durable"
+		"name", "lease", "max_attempts", "backoff", "backoff_max", "durable", "ordered", "on_dead",
+		"key_concurrency", "max_in_flight", "rate", "rate_interval", "dedup", "dedup_window"
 	};
 	char	   *name = text_to_cstring(argument_text(fcinfo, 0, "name"));
 	Relation	rel;
 	Datum		values[Natts_queue];
 	bool		isnull[Natts_queue] = {false};
+	QueueSettings settings;
 	Oid			relid;
 	bool		created;
 	OwnerContext saved;
@@ -286,7 +279,9 @@ queue_create(PG_FUNCTION_ARGS)
 	check_name(name);
 	for (int i = 1; i < lengthof(arguments); i++)
 		argument_required(fcinfo, i, arguments[i]);
-	check_settings(fcinfo);
+	for (AttrNumber column = Anum_queue_lease; column <= Natts_queue; column++)
+		values[column - 1] = PG_GETARG_DATUM(CREATE_ARGUMENT(column));
+	settings_read(values, &settings);
 
 	relid = get_relname_relid(name, queues_namespace());
 	if (OidIsValid(relid))
@@ -295,7 +290,7 @@ queue_create(PG_FUNCTION_ARGS)
 	owner_begin_sql(GetUserId(), &saved);
 	created = !OidIsValid(relid);
 	if (created)
-		relid = create_table(name, PG_GETARG_BOOL(5));
+		relid = create_table(name, PG_GETARG_BOOL(CREATE_DURABLE));
 	complete_table(relid, name);
 	owner_end_sql(&saved);
 
@@ -308,8 +303,6 @@ queue_create(PG_FUNCTION_ARGS)
 
 	rel = table_open(extension_relation("queue_definition"), RowExclusiveLock);
 	values[Anum_queue_relid - 1] = ObjectIdGetDatum(relid);
-	for (int i = 1; i < Natts_queue; i++)
-		values[i] = PG_GETARG_DATUM(settings_arguments[i]);
 	CatalogTupleInsert(rel, heap_form_tuple(RelationGetDescr(rel), values, isnull));
 	table_close(rel, NoLock);
 	CacheInvalidateRelcacheByRelid(relid);
@@ -320,11 +313,14 @@ queue_create(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Change columns of a queue's row in queue.queue_definition. */
+/* Change a queue's settings to those that alter() is given. */
 static void
-change_settings(Oid relid, Datum *values, bool *isnull, bool *replace)
+change_settings(FunctionCallInfo fcinfo, Oid relid)
 {
 	Relation	rel = table_open(extension_relation("queue_definition"), RowExclusiveLock);
+	Datum		values[Natts_queue];
+	bool		isnull[Natts_queue];
+	QueueSettings settings;
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
@@ -334,8 +330,14 @@ change_settings(Oid relid, Datum *values, bool *isnull, bool *replace)
 	tuple = systable_getnext(scan);
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "could not find the settings of queue %u", relid);
-	CatalogTupleUpdate(rel, &tuple->t_self,
-					   heap_modify_tuple(tuple, RelationGetDescr(rel), values, isnull, replace));
+	heap_deform_tuple(tuple, RelationGetDescr(rel), values, isnull);
+	for (AttrNumber column = Anum_queue_lease; column <= Natts_queue; column++)
+	{
+		if (!PG_ARGISNULL(ALTER_ARGUMENT(column)))
+			values[column - 1] = PG_GETARG_DATUM(ALTER_ARGUMENT(column));
+	}
+	settings_read(values, &settings);
+	CatalogTupleUpdate(rel, &tuple->t_self, heap_form_tuple(RelationGetDescr(rel), values, isnull));
 	systable_endscan(scan);
 	table_close(rel, NoLock);
 
@@ -350,23 +352,11 @@ queue_alter(PG_FUNCTION_ARGS)
 	Queue	   *queue = owned_queue_argument(fcinfo, "queue.alter()");
 	char	   *name = pstrdup(NameStr(queue->name));
 	Oid			relid = queue->relid;
-	Datum		values[Natts_queue] = {0};
-	bool		isnull[Natts_queue] = {false};
-	bool		replace[Natts_queue] = {false};
-
-	check_settings(fcinfo);
 
 	/* A concurrent alter() would make the update fail. */
 	queue_lock(relid, name, ShareUpdateExclusiveLock);
 	queue_check_owner(relid, name);
-	for (int i = 1; i < Natts_queue; i++)
-	{
-		if (PG_ARGISNULL(settings_arguments[i]))
-			continue;
-		values[i] = PG_GETARG_DATUM(settings_arguments[i]);
-		replace[i] = true;
-	}
-	change_settings(relid, values, isnull, replace);
+	change_settings(fcinfo, relid);
 	PG_RETURN_VOID();
 }
 

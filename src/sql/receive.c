@@ -123,7 +123,7 @@ claim_or_wait(FunctionCallInfo fcinfo, LeaseKind kind, int64 lease, int64 wait,
 		}
 		MemoryContextReset(attempt);
 		MemoryContextSwitchTo(attempt);
-		n = claim_messages(queue, kind, lease >= 0 ? lease : queue->lease, max,
+		n = claim_messages(queue, kind, lease >= 0 ? lease : queue->settings.lease, max,
 						   CLAIM_UNLIMITED, messages);
 		MemoryContextSwitchTo(caller);
 		if (n > 0 || wait == 0 || (deadline != 0 && now >= deadline))

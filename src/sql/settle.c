@@ -206,7 +206,7 @@ extend(FunctionCallInfo fcinfo, const LeaseRef *refs, int n)
 
 		if (!check_receipt(refs[i], &checked) || (queue = queue_by_relid(checked)) == NULL)
 			continue;
-		expires_at = GetCurrentTimestamp() + (lease > 0 ? lease : queue->lease);
+		expires_at = GetCurrentTimestamp() + (lease > 0 ? lease : queue->settings.lease);
 		if (lease_extend(refs[i], expires_at))
 			extended++;
 	}
