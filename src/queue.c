@@ -5,8 +5,9 @@
 #include "postgres.h"
 
 #include "engine/commit.h"
-#include "engine/lease.h"
+#include "engine/lease_end.h"
 #include "engine/lease_account.h"
+#include "engine/lease_slot.h"
 #include "engine/leased_place.h"
 #include "engine/problem.h"
 #include "engine/registry.h"
@@ -99,6 +100,6 @@ _PG_init(void)
 	ddl_init();
 	object_init();
 	registry_init();
-	lease_init();
+	lease_end_init();
 	commit_init();
 }

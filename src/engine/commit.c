@@ -11,6 +11,7 @@
 #include "access/xact.h"
 #include "engine/commit.h"
 #include "engine/lease.h"
+#include "engine/lease_end.h"
 #include "engine/registry.h"
 #include "engine/round.h"
 #include "guc.h"

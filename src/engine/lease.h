@@ -5,38 +5,7 @@
 #ifndef QUEUE_ENGINE_LEASE_H
 #define QUEUE_ENGINE_LEASE_H
 
-#include "engine/leased_place.h"
-#include "engine/receipt.h"
-#include "engine/shared.h"
-#include "miscadmin.h"
-
-typedef enum LeaseKind
-{
-	LEASE_TIMED,				/* receive: ends at a time */
-	LEASE_TRANSACTION,			/* pop: ends with the transaction */
-	LEASE_PROCESS				/* relay: ends with the process */
-} LeaseKind;
-
-/*
- * FREE -> HELD -> SETTLING -> FREE is a message's normal life.  A rollback
- * takes SETTLING back to HELD, and a HELD lease taken in the transaction
- * itself on to RETURNED, from where the next receiver takes it: CHECKING while
- * it judges the message.  MOVING is a HELD lease whose message the maintenance
- * worker is moving elsewhere, LEAVING one that has been given back meanwhile,
- * and is RETURNED when the move is over; BUSY one whose fields a process is
- * changing, for some instructions.
- */
-typedef enum LeaseState
-{
-	LEASE_FREE,
-	LEASE_HELD,
-	LEASE_SETTLING,
-	LEASE_RETURNED,
-	LEASE_CHECKING,
-	LEASE_MOVING,
-	LEASE_LEAVING,
-	LEASE_BUSY
-} LeaseState;
+#include "engine/lease_slot.h"
 
 typedef enum LeaseTaking
 {
@@ -48,42 +17,6 @@ typedef enum LeaseTaking
 /*
  * A function below that takes a LeaseRef does nothing if its lease has ended.
  */
-
-/* A copy of a lease. */
-typedef struct Lease
-{
-	LeaseRef	ref;
-	LeaseState	state;
-	LeaseKind	kind;
-	QueueShared *q;
-	int64		id;				/* of the message */
-	LeasePlace	place;
-	int			attempts;		/* number of this (RETURNED: next) delivery */
-	int			pid;			/* 0 if returned */
-	int			retries;		/* how often its expiry failed */
-	TimestampTz leased_at;
-	TimestampTz expires_at;		/* DT_NOEND unless LEASE_TIMED */
-} Lease;
-
-/* Whether a lease is on a queue of this database. */
-static inline bool
-lease_is_here(const Lease *lease)
-{
-	return lease->q->dboid == MyDatabaseId;
-}
-
-extern Size lease_shmem_size(void);
-extern void lease_shmem_init(void);
-extern void lease_init(void);
-
-/*
- * A receipt stands for a lease outside the engine: a positive number below
- * 2^53, which survives JSON, and which shows neither the slot nor the next
- * receipt.  lease_of_receipt does not check that there is such a lease; 0 if
- * there cannot be.
- */
-extern int64 lease_receipt(LeaseRef ref);
-extern LeaseRef lease_of_receipt(int64 receipt);
 
 /*
  * Reserve memory to record n leases for the transaction's end.  Must come
@@ -108,9 +41,6 @@ extern void lease_drop(LeaseRef ref);
 
 /* Give a lease that this transaction took back, for the next receiver. */
 extern void lease_give_back(LeaseRef ref);
-
-/* State of the lease on the message at a place of a segment, LEASE_FREE if there is none. */
-extern LeaseState lease_state(Oid relid, ItemPointer tid, int64 id);
 
 /*
  * Take the oldest returned lease of a queue; false if there is none.  The
@@ -182,18 +112,6 @@ typedef TimestampTz (*LeaseDue) (const Lease *lease, void *arg);
 extern int	lease_overdue(QueueShared *q, TimestampTz now, LeaseDue due, void *arg,
 						  Lease *leases, int max);
 
-/* Whether any lease is timed. */
-extern bool lease_any_timed(void);
-
-/*
- * Go through all leases: each call copies another one, with a cursor that
- * starts at zero.  False at the end.  A lease can have ended by the time its
- * copy is returned.
- */
-typedef int LeaseCursor;
-
-extern bool lease_next(LeaseCursor *cursor, Lease *lease);
-
 /* Give back leases in this database of processes that are gone. */
 extern void lease_sweep(void);
 
@@ -208,12 +126,6 @@ extern int	lease_in_segment(QueueShared *q, int segment, LeaseRef *refs, int max
  */
 extern bool lease_begin_move(LeaseRef ref, Lease *lease);
 extern void lease_move(LeaseRef ref, const LeasePlace *place);
-
-/*
- * After COMMIT or ROLLBACK PREPARED: return the leases that a transaction
- * took which was prepared and rolled back.
- */
-extern void lease_finish_prepared(void);
 
 /*
  * Free the slots of a queue that was dropped or purged; false if a transaction
