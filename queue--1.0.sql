@@ -52,11 +52,14 @@ GRANT SELECT ON queue.queue_definition TO PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('queue.queue_definition', '');
 
 -- Every message with a due time: delayed sends and failed attempts.
+-- key_hash: only where the queue's keys are ordered or limited.
 CREATE TABLE queue.deferred (
 	id          bigint NOT NULL,
 	due_at      timestamptz NOT NULL,
 	enqueued_at timestamptz NOT NULL,
 	expires_at  timestamptz,
+	deferred_at timestamptz NOT NULL,
+	key_hash    bigint,
 	relid       regclass NOT NULL,
 	attempts    integer NOT NULL,
 	priority    smallint,
@@ -67,10 +70,12 @@ CREATE TABLE queue.deferred (
 	error       text,
 	CONSTRAINT deferred_due PRIMARY KEY (relid, due_at, id)
 );
+CREATE INDEX deferred_key ON queue.deferred (relid, key_hash, id) WHERE key_hash IS NOT NULL;
 SELECT pg_catalog.pg_extension_config_dump('queue.deferred', '');
 
 -- Messages that nobody could process, by their queue's table.  Nobody reads
--- this one: see the view queue.dead_letters.
+-- this one: see the view queue.dead_letters.  key_hash: only of those that
+-- stop their key until they are sent again or purged.
 CREATE TABLE queue.dead (
 	relid       regclass NOT NULL,
 	attempts    integer NOT NULL,
@@ -78,6 +83,7 @@ CREATE TABLE queue.dead (
 	died_at     timestamptz NOT NULL,
 	enqueued_at timestamptz NOT NULL,
 	expires_at  timestamptz,
+	key_hash    bigint,
 	priority    smallint,
 	key         text,
 	headers     jsonb,
@@ -87,6 +93,7 @@ CREATE TABLE queue.dead (
 	error       text,
 	PRIMARY KEY (relid, id, died_at)
 );
+CREATE INDEX dead_key ON queue.dead (relid, key_hash, id) WHERE key_hash IS NOT NULL;
 SELECT pg_catalog.pg_extension_config_dump('queue.dead', '');
 
 -- One row per relay; the maintenance worker keeps a process running for each.
@@ -274,17 +281,17 @@ COMMENT ON FUNCTION queue.release IS
 -- Dead letters
 --
 
-CREATE FUNCTION queue.redrive(queue text, max_messages integer DEFAULT NULL)
+CREATE FUNCTION queue.redrive(queue text, max_messages integer DEFAULT NULL, key text DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'queue_redrive' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.redrive IS
-'Sends dead letters back to their queue, oldest first, with their ids and with no attempts counted. max_messages: how many at most, at least 1, NULL for all. Returns how many. Needs INSERT and DELETE on queues.<queue>. Errors: 42704 unknown queue, 42501 no right, 22004 NULL queue, 22023 value out of range.';
+'Sends dead letters back to their queue, oldest first, with their ids and with no attempts counted. max_messages: how many at most, at least 1, NULL for all. key: only those of this key. In an ordered queue they go before what was sent after them. Returns how many. Needs INSERT and DELETE on queues.<queue>. Errors: 42704 unknown queue, 42501 no right, 22004 NULL queue, 22023 value out of range.';
 
-CREATE FUNCTION queue.purge_dead_letters(queue text)
+CREATE FUNCTION queue.purge_dead_letters(queue text, key text DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'queue_purge_dead_letters' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.purge_dead_letters IS
-'Deletes the dead letters of a queue and returns how many. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 22004 NULL queue.';
+'Deletes the dead letters of a queue and returns how many. key: only those of this key. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 22004 NULL queue.';
 
 --
 -- A plain INSERT INTO queues.<queue> reaches the engine through these.

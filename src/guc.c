@@ -14,6 +14,7 @@ int			queue_max_queues = 128;
 int			queue_max_queues_per_role = -1;
 int			queue_max_leases = 65536;
 int			queue_max_leases_per_role = -1;
+int			queue_max_keys = 65536;
 int			queue_max_relays = 32;
 int			queue_max_relays_per_role = -1;
 int			queue_segment_size = 64;
@@ -102,6 +103,14 @@ guc_init(void)
 								NULL,
 								&queue_max_leases,
 								65536, 16, 1 << 20,
+								PGC_POSTMASTER,
+								0,
+								NULL, NULL, NULL);
+		DefineCustomIntVariable("queue.max_keys",
+								"Keys of ordered and key-limited queues with messages on lease or waiting, in all queues.",
+								NULL,
+								&queue_max_keys,
+								65536, 16, 1 << 24,
 								PGC_POSTMASTER,
 								0,
 								NULL, NULL, NULL);

@@ -10,6 +10,7 @@
 
 extern int	queue_max_queues;	/* postmaster */
 extern int	queue_max_queues_per_role;	/* -1: half of them */
+extern int	queue_max_keys;
 extern int	queue_max_leases;	/* postmaster */
 extern int	queue_max_leases_per_role;	/* -1: half of them */
 extern int	queue_max_relays;	/* postmaster */

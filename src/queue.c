@@ -6,6 +6,7 @@
 
 #include "engine/commit.h"
 #include "engine/lease_end.h"
+#include "engine/keys.h"
 #include "engine/lease_account.h"
 #include "engine/lease_slot.h"
 #include "engine/leased_place.h"
@@ -42,6 +43,7 @@ static const struct
 	{shared_shmem_size, shared_shmem_init},
 	{leased_place_shmem_size, leased_place_shmem_init},
 	{lease_account_shmem_size, lease_account_shmem_init},
+	{keys_shmem_size, keys_shmem_init},
 	{lease_shmem_size, lease_shmem_init},
 	{wait_shmem_size, wait_shmem_init},
 	{round_shmem_size, round_shmem_init},

@@ -12,11 +12,13 @@
 #include "engine/due.h"
 #include "engine/extension.h"
 #include "engine/frontier.h"
+#include "engine/keys.h"
 #include "engine/lease_account.h"
 #include "engine/leased.h"
 #include "engine/overdue.h"
 #include "engine/round.h"
 #include "engine/settle.h"
+#include "engine/turn.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "stop_point.h"
@@ -95,6 +97,8 @@ claim_returned(ClaimScan *scan)
 			verdict = fetch_returned(scan, rel, &lease, &tuple);
 		if (rel != NULL && deferred)
 			relation_close(rel, AccessShareLock);
+		if (verdict == VERDICT_LIVE && turns_return(scan, &lease))
+			continue;
 		if (verdict == VERDICT_LIVE)
 		{
 			lease_renew(&lease.ref, lease.attempts, scan->kind, scan->now, scan->expires_at);
@@ -135,6 +139,7 @@ build_messages(ClaimScan *scan, Size max_bytes, Message **result)
 												  sizeof(Message) * Max(scan->nclaims, 1));
 	Relation	deferred = NULL;
 	Size		bytes = 0;
+	bool		full = false;
 	int			n = 0;
 
 	STOP_POINT("claim-taken");
@@ -146,6 +151,15 @@ build_messages(ClaimScan *scan, Size max_bytes, Message **result)
 
 		/* Large values take their time. */
 		CHECK_FOR_INTERRUPTS();
+
+		/* Where keys are limited, what follows is not to go without it. */
+		if (scan->keyed && !OidIsValid(lease_queue(claim->ref)))
+			continue;
+		if (scan->keyed && full)
+		{
+			lease_give_back(claim->ref);
+			continue;
+		}
 		if (is_deferred && deferred == NULL)
 			deferred = table_open(extension_relation("deferred"), AccessShareLock);
 		if (claim->message != NULL)
@@ -160,6 +174,7 @@ build_messages(ClaimScan *scan, Size max_bytes, Message **result)
 				bytes += message_size(claim->tuple, desc);
 				if (n > 0 && bytes > max_bytes)
 				{
+					full = true;
 					lease_give_back(claim->ref);
 					continue;
 				}
@@ -191,6 +206,7 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 			   Message **messages)
 {
 	QueueShared *q = queue->shared;
+	QueueSettings settings = queue->settings;
 	ClaimScan	scan;
 	int			n;
 
@@ -201,6 +217,14 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 	scan.q = q;
 	scan.relid = queue->relid;
 	scan.generation = queue->generation;
+	scan.settings = &settings;
+	scan.keyed = settings_limit_keys(&settings);
+	if (scan.keyed)
+	{
+		scan.rule.claim = key_claim();
+		scan.rule.ordered = settings.ordered;
+		scan.rule.limit = settings.ordered ? 1 : settings.key_concurrency;
+	}
 	scan.kind = kind;
 	scan.now = GetCurrentTimestamp();
 	scan.expires_at = (kind == LEASE_TIMED) ? scan.now + lease : DT_NOEND;
@@ -220,13 +244,19 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 	/* The allowance is for leases taken from here on. */
 	scan.max = scan.nclaims + lease_allowance(q, scan.max - scan.nclaims);
 	due_claim(&scan);
-	if (scan.nclaims < scan.max)
+	turns_claim(&scan);
+	while (!scan_full(&scan))
 	{
 		int			before = scan.nclaims;
+		int			taken_back;
 
 		frontier_claim(&scan);
+		taken_back = turns_check(&scan, before);
 		if (counter_add(&q->counters, COUNTER_READY, before - scan.nclaims) < 0)
 			counter_write(&q->counters, COUNTER_READY, 0);
+		if (taken_back == 0)
+			break;
+		turns_claim(&scan);
 	}
 	UnregisterSnapshot(scan.snapshot);
 
@@ -235,6 +265,12 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("all %d leases are in use", queue_max_leases),
 				 errhint("Increase queue.max_leases, or acknowledge messages sooner.")));
+	if (scan.nclaims == 0 && scan.out_of_keys)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("too many keys have messages on lease or waiting"),
+				 errhint("Increase queue.max_keys, now %d, or see queue.blocked_keys.",
+						 queue_max_keys)));
 	if (scan.max == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -269,7 +305,7 @@ claim_next_look(QueueShared *q)
 	/* What is due and could not be leased is held up by a transaction, too. */
 	if (next <= now)
 		return look;
-	if (notes_any(&q->reader.notes) || lease_count_returned(q) > 0)
+	if (notes_any(&q->reader.notes) || lease_count_returned(q) > 0 || keys_ready(q) > 0)
 		return Min(next, look);
 	return next;
 }

@@ -10,6 +10,7 @@
 
 #include "access/xact.h"
 #include "engine/commit.h"
+#include "engine/keys.h"
 #include "engine/lease.h"
 #include "engine/lease_end.h"
 #include "engine/registry.h"
@@ -28,6 +29,7 @@ typedef struct PendingNews
 	int			delayed;		/* sent, and counted as deferred */
 	int			deferred;
 	int			dead;
+	bool		unparked;
 	bool		purged;
 	bool		dropped;
 	TimestampTz due_at;			/* DT_NOEND if nothing was deferred */
@@ -63,7 +65,7 @@ pending_news(QueueShared *q)
 	news->generation = pg_atomic_read_u32(&q->generation);
 	news->subid = GetCurrentSubTransactionId();
 	news->messages = news->delayed = news->deferred = news->dead = 0;
-	news->purged = news->dropped = false;
+	news->unparked = news->purged = news->dropped = false;
 	news->due_at = DT_NOEND;
 	return news;
 }
@@ -102,6 +104,12 @@ commit_dead(QueueShared *q, int n)
 }
 
 void
+commit_unpark(QueueShared *q)
+{
+	pending_news(q)->unparked = true;
+}
+
+void
 commit_purged(QueueShared *q)
 {
 	pending_news(q)->purged = true;
@@ -124,6 +132,7 @@ tell(PendingNews *news)
 	if (news->purged)
 	{
 		/* The tables are still locked, so nothing was leased since. */
+		keys_forget(q);
 		(void) lease_forget_queue(q);
 		counter_write(&q->counters, COUNTER_READY, 0);
 		counter_write(&q->counters, COUNTER_DEFERRED, 0);
@@ -152,6 +161,12 @@ tell(PendingNews *news)
 		 */
 		if (bound_lower(&q->next_due, news->due_at))
 			wake_waiters(&q->waiters, INT_MAX);
+	}
+	if (news->unparked)
+	{
+		int			cursor = 0;
+
+		keys_unpark(q, &cursor, INT_MAX);
 	}
 }
 
@@ -202,6 +217,7 @@ hand_to_parent(SubTransactionId subid, SubTransactionId parent)
 		{
 			if (pending[i].purged)
 				news->messages = news->delayed = news->deferred = 0;
+			news->unparked |= pending[i].unparked;
 			news->purged |= pending[i].purged;
 			news->messages += pending[i].messages;
 			news->delayed += pending[i].delayed;

@@ -37,7 +37,7 @@ const MessageColumns deferred_columns = {
 };
 
 void
-deferred_insert(QueueShared *q, const Message *message, TimestampTz due_at, int attempts,
+deferred_insert(Queue *queue, const Message *message, TimestampTz due_at, int attempts,
 				const char *error, ItemPointer tid)
 {
 	Relation	rel = table_open(extension_relation("deferred"), RowExclusiveLock);
@@ -47,7 +47,14 @@ deferred_insert(QueueShared *q, const Message *message, TimestampTz due_at, int 
 
 	message_fill(&deferred_columns, message, values, isnull);
 	values[Anum_deferred_due_at - 1] = TimestampTzGetDatum(due_at);
-	values[Anum_deferred_relid - 1] = ObjectIdGetDatum(q->relid);
+	values[Anum_deferred_deferred_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+	isnull[Anum_deferred_key_hash - 1] = true;
+	if (settings_limit_keys(&queue->settings) && message->key != NULL)
+	{
+		values[Anum_deferred_key_hash - 1] = Int64GetDatum(message_key_hash(message->key));
+		isnull[Anum_deferred_key_hash - 1] = false;
+	}
+	values[Anum_deferred_relid - 1] = ObjectIdGetDatum(queue->relid);
 	values[Anum_deferred_attempts - 1] = Int32GetDatum(attempts);
 	isnull[Anum_deferred_error - 1] = (error == NULL);
 	if (error != NULL)
@@ -58,7 +65,7 @@ deferred_insert(QueueShared *q, const Message *message, TimestampTz due_at, int 
 		*tid = tuple->t_self;
 	heap_freetuple(tuple);
 	table_close(rel, NoLock);
-	commit_due(q, due_at);
+	commit_due(queue->shared, due_at);
 }
 
 bool
@@ -103,6 +110,76 @@ deferred_find(Relation rel, Oid relid, TimestampTz due_at, int64 id, ItemPointer
 	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	return found;
+}
+
+void
+deferred_begin_key(DeferredScan *scan, Oid relid, int64 hash, Snapshot snapshot)
+{
+	ScanKeyData keys[2];
+
+	ScanKeyInit(&keys[0], Anum_deferred_relid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	ScanKeyInit(&keys[1], Anum_deferred_key_hash, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(hash));
+	scan->rel = table_open(extension_relation("deferred"), AccessShareLock);
+	scan->index = index_open(extension_relation("deferred_key"), AccessShareLock);
+	scan->scan = systable_beginscan_ordered(scan->rel, scan->index, snapshot, 2, keys);
+}
+
+bool
+deferred_next_of_key(DeferredScan *scan, DeferredRow *row)
+{
+	HeapTuple	tuple = systable_getnext_ordered(scan->scan, ForwardScanDirection);
+	bool		isnull;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	row->id = tuple_message_id(tuple->t_data);
+	row->due_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_deferred_due_at,
+												   RelationGetDescr(scan->rel), &isnull));
+	row->attempts = deferred_attempts(scan->rel, tuple);
+	row->tid = tuple->t_self;
+	return true;
+}
+
+void
+deferred_end_key(DeferredScan *scan)
+{
+	systable_endscan_ordered(scan->scan);
+	index_close(scan->index, AccessShareLock);
+	table_close(scan->rel, AccessShareLock);
+}
+
+void
+deferred_hash_keys(Oid relid)
+{
+	Relation	rel = table_open(extension_relation("deferred"), RowExclusiveLock);
+	TupleDesc	desc = RelationGetDescr(rel);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_deferred_relid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, extension_relation("deferred_due"), true, snapshot, 1, &key);
+	while ((tuple = systable_getnext(scan)) != NULL)
+	{
+		Datum		values[Natts_deferred];
+		bool		isnull[Natts_deferred];
+
+		CHECK_FOR_INTERRUPTS();
+		heap_deform_tuple(tuple, desc, values, isnull);
+		if (isnull[Anum_deferred_key - 1] || !isnull[Anum_deferred_key_hash - 1])
+			continue;
+		isnull[Anum_deferred_key_hash - 1] = false;
+		values[Anum_deferred_key_hash - 1] =
+			Int64GetDatum(message_key_hash(DatumGetTextPP(values[Anum_deferred_key - 1])));
+		CatalogTupleUpdate(rel, &tuple->t_self, heap_form_tuple(desc, values, isnull));
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
 }
 
 /* Delete a row; false if another transaction has. */

@@ -14,6 +14,7 @@
 #include "engine/deferred.h"
 #include "engine/due.h"
 #include "engine/extension.h"
+#include "engine/keys.h"
 #include "engine/leased.h"
 #include "miscadmin.h"
 #include "stop_point.h"
@@ -21,6 +22,9 @@
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+
+/* Keys that one search gives a turn, if a claim asks for fewer messages. */
+#define LEAST_TURNS	16
 
 /*
  * Lease a row, unless the element is another queue's by now: under the queue's
@@ -36,9 +40,26 @@ take_due(ClaimScan *scan, Lease *lease)
 	Assert(LWLockHeldByMe(&q->lock));
 	if (pg_atomic_read_u32(&q->generation) == scan->generation)
 		result = lease_take(q, &lease->place, lease->id, lease->attempts, scan->kind,
-							scan->now, scan->expires_at, &lease->ref);
+							scan->now, scan->expires_at, -1, &lease->ref);
 	LWLockRelease(&q->lock);
 	return result;
+}
+
+/*
+ * Have the key of a row take its turn; false if there is no space to remember
+ * that.
+ */
+static bool
+have_turn(ClaimScan *scan, text *key, int64 id)
+{
+	QueueShared *q = scan->q;
+	bool		remembered = true;
+
+	LWLockAcquire(&q->lock, LW_SHARED);
+	if (pg_atomic_read_u32(&q->generation) == scan->generation)
+		remembered = key_wait(q, message_key_hash(key), NULL, id, true);
+	LWLockRelease(&q->lock);
+	return remembered;
 }
 
 /*
@@ -52,6 +73,7 @@ claim_due(ClaimScan *scan, TimestampTz from, Snapshot snapshot)
 	Relation	index = index_open(extension_relation("deferred_due"), AccessShareLock);
 	TupleDesc	desc = RelationGetDescr(rel);
 	TimestampTz left = DT_NOEND;
+	int			turns = 0;
 	ScanKeyData keys[2];
 	SysScanDesc sysscan;
 	HeapTuple	tuple;
@@ -68,6 +90,7 @@ claim_due(ClaimScan *scan, TimestampTz from, Snapshot snapshot)
 		Verdict		verdict;
 		HeapTuple	copy;
 		bool		isnull;
+		Datum		key;
 
 		CHECK_FOR_INTERRUPTS();
 		lease.id = tuple_message_id(tuple->t_data);
@@ -77,10 +100,25 @@ claim_due(ClaimScan *scan, TimestampTz from, Snapshot snapshot)
 		lease.place.segment = LEASE_IN_DEFERRED;
 		lease.place.due_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_deferred_due_at, desc, &isnull));
 
-		if (lease.place.due_at > scan->now || scan->nclaims >= scan->max)
+		if (lease.place.due_at > scan->now || scan->nclaims >= scan->max ||
+			turns >= Max(scan->max, LEAST_TURNS))
 		{
 			left = Min(left, lease.place.due_at);
 			break;
+		}
+
+		/* The search goes on beyond a row that waits for its key's turn. */
+		key = scan->keyed ? heap_getattr(tuple, Anum_deferred_key, desc, &isnull) : (Datum) 0;
+		if (scan->keyed && !isnull)
+		{
+			if (!have_turn(scan, DatumGetTextPP(key), lease.id))
+			{
+				scan->out_of_keys = true;
+				left = Min(left, lease.place.due_at);
+				break;
+			}
+			turns++;
+			continue;
 		}
 
 		/*

@@ -70,28 +70,70 @@ frontier_page_tuples(Relation rel, BlockNumber block, Snapshot snapshot, bool re
 	return n;
 }
 
+/*
+ * Take the key of a live tuple, if it has one and keys are limited: then, or
+ * if it waits for its turn, true.  noted: it was passed before, so that a turn
+ * of its key may have been in vain.
+ */
+static bool
+take_key(ClaimScan *scan, int segno, HeapTupleHeader header, SegmentPlace place, bool noted,
+		 int *keyno, bool *waits)
+{
+	KeyPlace	key_place = {.sequence = scan->q->segments[segno].sequence,.place = place};
+	int64		id = tuple_message_id(header);
+	int64		hash;
+
+	*keyno = -1;
+	*waits = false;
+	if (!scan->keyed || !tuple_key_hash(header, &hash))
+		return true;
+	switch (key_meet(scan->q, hash, &scan->rule, &key_place, id, noted, keyno))
+	{
+		case KEY_TAKEN:
+			break;
+		case KEY_WAITS:
+			*waits = true;
+			break;
+		case KEY_NO_SPACE:
+
+			/* The cursor stops here; a note must not keep it from moving. */
+			*waits = noted && notes_add(&scan->q->reader.notes, segno, place, place, id,
+										InvalidTransactionId, scan->now + LOOK_INTERVAL);
+			scan->out_of_keys = !*waits;
+			return *waits;
+	}
+	return true;
+}
+
 /* Lease a live tuple, whose page is still locked.  False if the scan can take no more. */
 static bool
 claim_tuple(ClaimScan *scan, int segno, HeapTupleHeader header, uint32 len,
-			BlockNumber block, OffsetNumber off)
+			BlockNumber block, OffsetNumber off, bool noted)
 {
 	LeasePlace	place = {.relid = scan->q->segments[segno].relid,.segment = segno};
 	int64		id = tuple_message_id(header);
 	LeaseRef	ref;
+	LeaseTaking taking;
 	Claim	   *claim;
+	int			keyno;
+	bool		waits;
 
+	if (!take_key(scan, segno, header, MakePlace(block, off), noted, &keyno, &waits))
+		return false;
+	if (waits)
+		return true;
 	ItemPointerSet(&place.tid, block, off);
-	switch (lease_take(scan->q, &place, id, 1, scan->kind, scan->now, scan->expires_at, &ref))
+	taking = lease_take(scan->q, &place, id, 1, scan->kind, scan->now, scan->expires_at, keyno,
+						&ref);
+	if (taking != LEASE_TAKEN)
 	{
-		case LEASE_TAKEN:
-			break;
-		case LEASE_TAKEN_ALREADY:
-			return true;
-		case LEASE_NONE_FREE:
-			scan->out_of_leases = true;
-			return false;
+		if (keyno >= 0)
+			key_leave(keyno, -1);
+		scan->out_of_leases |= (taking == LEASE_NONE_FREE);
+		return taking == LEASE_TAKEN_ALREADY;
 	}
 	claim = scan_add_claim(scan, ref, id, 1, segno);
+	claim->key = keyno;
 	claim->tuple = tuple_copy(header, len, place.relid, block, off);
 	return true;
 }
@@ -140,7 +182,7 @@ scan_page(ClaimScan *scan, int segno, BlockNumber block, OffsetNumber off,
 			case VERDICT_DEAD:
 				break;
 			case VERDICT_LIVE:
-				if (!claim_tuple(scan, segno, header, ItemIdGetLength(item), block, off))
+				if (!claim_tuple(scan, segno, header, ItemIdGetLength(item), block, off, !advance))
 					*stopped = true;
 				break;
 			case VERDICT_WAIT:
@@ -367,7 +409,8 @@ frontier_claim(ClaimScan *scan)
 {
 	QueueShared *q = scan->q;
 
-	scan->turn = pg_atomic_fetch_add_u32(&q->reader.turn, 1) & 1;
+	/* In an ordered queue what plain inserts left there is older. */
+	scan->turn = scan->settings->ordered ? 0 : pg_atomic_fetch_add_u32(&q->reader.turn, 1) & 1;
 	open_ahead(scan);
 	for (;;)
 	{
@@ -391,7 +434,7 @@ frontier_claim(ClaimScan *scan)
 		 * Everything has been judged, so that nothing is left over that was
 		 * miscounted.
 		 */
-		if (needed == SCAN_DONE && !scan_full(scan) && !notes_any(&q->reader.notes) &&
+		if (needed == SCAN_DONE && !scan_full(scan) && keys_used(q) == 0 && !notes_any(&q->reader.notes) &&
 			q->reader.scanned == pg_atomic_read_u64(&q->lane.appended))
 			counter_write(&q->counters, COUNTER_READY, 0);
 		LWLockRelease(&q->lock);

@@ -8,6 +8,7 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/xact.h"
+#include "catalog/pg_class.h"
 #include "engine/commit.h"
 #include "engine/constrained.h"
 #include "engine/insert.h"
@@ -124,6 +125,25 @@ insert_message(Queue *queue, Message *message)
 		constrained_end(constrained);
 	relation_close(rel, NoLock);
 	commit_sent(q, 1);
+}
+
+bool
+insert_lock_order(Queue *queue)
+{
+	if (likely(!queue->settings.ordered))
+		return false;
+
+	/* No statement locks a column this way; the queue's own lock is its table. */
+	LockDatabaseObject(RelationRelationId, queue->relid, 1, ExclusiveLock);
+	STOP_POINT("send-ordered");
+	return true;
+}
+
+void
+insert_unlock_order(Queue *queue, bool locked)
+{
+	if (unlikely(locked))
+		UnlockDatabaseObject(RelationRelationId, queue->relid, 1, ExclusiveLock);
 }
 
 void

@@ -18,6 +18,15 @@ extern void insert_message(Queue *queue, Message *message);
 extern void insert_batch(Queue *queue, int n, Message *messages);
 
 /*
+ * In an ordered queue places must ascend as ids do: only one transaction at a
+ * time is between these two, in which it allocates ids and inserts messages
+ * with them.  An error ends it, too.  Elsewhere they do nothing; locked is what
+ * the first one has returned.
+ */
+extern bool insert_lock_order(Queue *queue);
+extern void insert_unlock_order(Queue *queue, bool locked);
+
+/*
  * Check messages that are deferred instead of inserted against the constraints
  * of the queue's owner, and give them the owner's defaults.
  */

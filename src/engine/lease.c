@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "engine/deed.h"
+#include "engine/keys.h"
 #include "engine/lease.h"
 #include "engine/lease_account.h"
 #include "miscadmin.h"
@@ -20,7 +21,7 @@ lease_reserve(int n)
 
 LeaseTaking
 lease_take(QueueShared *q, const LeasePlace *place, int64 id, int attempts, LeaseKind kind,
-		   TimestampTz now, TimestampTz expires_at, LeaseRef *ref)
+		   TimestampTz now, TimestampTz expires_at, int key, LeaseRef *ref)
 {
 	int			queue = QueueIndex(q);
 	int			bucket = leased_place_lock(queue, place, id);
@@ -44,10 +45,13 @@ lease_take(QueueShared *q, const LeasePlace *place, int64 id, int attempts, Leas
 	slot->id = id;
 	slot->queue = queue;
 	slot->current = 0;
+	slot->key = key;
 	slot_begin(slot, attempts, kind, now, expires_at);
 	leased_place_put(bucket, slot_entry(slotno, 0), queue, place, id);
 	leased_place_unlock(bucket);
 
+	if (unlikely(key >= 0))
+		key_enter(key, slotno);
 	slot_count_in_segment(slotno, 0, 1);
 	account_count(queue, 1);
 	counter_add(&q->counters, COUNTER_LEASED, 1);
@@ -80,6 +84,65 @@ lease_release(LeaseRef ref)
 			word != REF_WORD(ref, LEASE_MOVING))
 			return false;
 	}
+}
+
+/*
+ * The leases of the same key taken after one that is held or being settled, in
+ * that order, into an array palloc'd; returns how many.
+ */
+static int
+later_leases(LeaseRef ref, LeaseRef **later)
+{
+	int			key = slot_of(ref)->key;
+	int			max = key_leased(key);
+	int		   *slots = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(int) * (Size) max);
+	int			n = key_later(key, REF_SLOTNO(ref), slots, max);
+	int			kept = 0;
+
+	*later = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(LeaseRef) * (Size) max);
+	for (int i = 0; i < n; i++)
+	{
+		Lease		lease;
+
+		/* A lease that has ended since can have left its slot to another key. */
+		if (slot_read(slots[i], &lease) && lease.key == key)
+			(*later)[kept++] = lease.ref;
+	}
+	pfree(slots);
+	return kept;
+}
+
+void
+lease_end_run(LeaseRef ref)
+{
+	LeaseRef   *later;
+	int			n;
+	Lease		lease;
+
+	if (slot_of(ref)->key < 0)
+		return;
+	n = later_leases(ref, &later);
+	for (int i = 0; i < n; i++)
+	{
+		if (lease_begin_settle(later[i], &lease))
+			lease_mark(later[i], LEASE_HANDED_BACK);
+	}
+	pfree(later);
+}
+
+bool
+lease_release_run(const Lease *lease)
+{
+	LeaseRef   *later = NULL;
+	int			n = 0;
+
+	if (lease->key >= 0)
+		n = later_leases(lease->ref, &later);
+	if (!lease_release(lease->ref))
+		return false;
+	for (int i = 0; i < n; i++)
+		(void) lease_release(later[i]);
+	return true;
 }
 
 void

@@ -28,13 +28,14 @@ extern void lease_reserve(int n);
 /*
  * Take a lease on the message with this id at a place, from now until
  * expires_at (DT_NOEND unless LEASE_TIMED); *ref is set for LEASE_TAKEN.  If
- * the transaction aborts the lease is returned.  The caller holds the page's
+ * the transaction aborts the lease is returned.  key is the number of its key
+ * if that is limited, which the caller has taken, or -1.  The caller holds the page's
  * lock or judges the tuple again after this, and the queue's lock or one on
  * its table, so that the element stays this queue's.
  */
 extern LeaseTaking lease_take(QueueShared *q, const LeasePlace *place, int64 id, int attempts,
 							  LeaseKind kind, TimestampTz now, TimestampTz expires_at,
-							  LeaseRef *ref);
+							  int key, LeaseRef *ref);
 
 /* Give up a lease that this transaction took or checks: its place holds no message. */
 extern void lease_drop(LeaseRef ref);
@@ -89,6 +90,18 @@ extern bool lease_extend(LeaseRef ref, TimestampTz expires_at);
 
 /* Give a lease back at once, no attempt counted.  False if it has ended. */
 extern bool lease_release(LeaseRef ref);
+
+/*
+ * The same, and those on later messages of the key with it, which one receiver
+ * has got.
+ */
+extern bool lease_release_run(const Lease *lease);
+
+/*
+ * Settle the leases on later messages of the key of one that is being settled:
+ * they are given back if this transaction commits.
+ */
+extern void lease_end_run(LeaseRef ref);
 
 /* Give back all LEASE_PROCESS leases of this process, in order of id; called at its exit. */
 extern void lease_release_process(void);

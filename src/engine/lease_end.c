@@ -142,6 +142,11 @@ finish(LeaseDeed *deed, bool prepared)
 				slot_return(deed->ref);
 				break;
 			}
+			if (deed->outcome == LEASE_HANDED_BACK)
+			{
+				slot_hand_back(deed->ref);
+				break;
+			}
 			counters = &slot_queue(slot)->counters;
 			if (deed->outcome == LEASE_ACKED)
 				counter_add(counters, COUNTER_ACKED, 1);

@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "engine/deed.h"
+#include "engine/keys.h"
 #include "engine/lease_account.h"
 #include "engine/lease_slot.h"
 #include "engine/round.h"
@@ -59,6 +60,7 @@ lease_shmem_init(void)
 
 		memset(slot, 0, sizeof(LeaseSlot));
 		pg_atomic_init_u64(&slot->word, WORD(0, LEASE_FREE));
+		slot->key = -1;
 		slot->next = (i + 1 < queue_max_leases) ? i + 1 : -1;
 	}
 }
@@ -175,6 +177,7 @@ slot_copy(LeaseRef ref, LeaseState state, Lease *lease)
 	lease->retries = slot->retries;
 	lease->leased_at = slot->leased_at;
 	lease->expires_at = slot->expires_at;
+	lease->key = slot->key;
 }
 
 /*
@@ -331,6 +334,9 @@ slot_free(LeaseRef ref)
 		pg_atomic_fetch_sub_u32(&leases->timed, 1);
 	counter_add(&slot_queue(slot)->counters, COUNTER_LEASED, -1);
 	account_count(slot->queue, -1);
+	if (slot->key >= 0)
+		key_leave(slot->key, REF_SLOTNO(ref));
+	slot->key = -1;
 
 	/*
 	 * The generation stays; the next lease gets another.  The word changes
@@ -366,12 +372,45 @@ slot_return(LeaseRef ref)
 	account_return(slot->queue, REF_SLOTNO(ref), slot->id);
 }
 
-/* Return an owned slot, and wake a waiter to receive its message. */
+/* Have the message of an owned slot wait for the next turn of its key. */
+static void
+wait_for_turn(LeaseRef ref)
+{
+	LeaseSlot  *slot = slot_of(ref);
+	const LeasePlace *place = slot_place(REF_SLOTNO(ref));
+
+	if (place->segment == LEASE_IN_DEFERRED)
+		key_wait_again(slot->key, NULL, slot->id);
+	else
+	{
+		/* As the lease points to it, the segment stays in its place. */
+		KeyPlace	key_place = {
+			.sequence = slot_queue(slot)->segments[place->segment].sequence,
+			.place = place_of_tid(&place->tid)
+		};
+
+		key_wait_again(slot->key, &key_place, slot->id);
+	}
+}
+
+/*
+ * Return an owned slot, and wake a waiter to receive its message; or if that
+ * has to wait for its turn free it, which wakes one when the turn has come.
+ */
 void
 slot_hand_back(LeaseRef ref)
 {
-	QueueShared *q = slot_queue(slot_of(ref));
+	LeaseSlot  *slot = slot_of(ref);
+	QueueShared *q = slot_queue(slot);
 
+	if (slot->key >= 0)
+	{
+		wait_for_turn(ref);
+		if (slot_place(REF_SLOTNO(ref))->segment != LEASE_IN_DEFERRED)
+			counter_add(&q->counters, COUNTER_READY, 1);
+		slot_free(ref);
+		return;
+	}
 	slot_return(ref);
 	counter_add(&q->counters, COUNTER_READY, 1);
 	wake_waiters(&q->waiters, 1);

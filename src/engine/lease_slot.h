@@ -54,6 +54,7 @@ typedef struct Lease
 	int			retries;		/* how often its expiry failed */
 	TimestampTz leased_at;
 	TimestampTz expires_at;		/* DT_NOEND unless LEASE_TIMED */
+	int			key;			/* number of its key (keys.h), or -1 */
 } Lease;
 
 /* Whether a lease is on a queue of this database. */
@@ -110,6 +111,7 @@ typedef struct LeaseSlot
 	TimestampTz leased_at;
 	TimestampTz expires_at;
 	int			current;		/* of the two places, see slot_entry */
+	int			key;			/* number of its key (keys.h), or -1 */
 } LeaseSlot;
 
 typedef struct LeaseShared
@@ -215,7 +217,8 @@ extern void slot_leave_place(int slotno, int which);
 
 /*
  * Give up an owned slot: free it; put it on the list that the next receiver
- * takes from; or do that and wake a waiter to receive its message.
+ * takes from; or do that and wake a waiter to receive its message.  A message
+ * of a key that is limited does not come on that list: it waits for its turn.
  */
 extern void slot_free(LeaseRef ref);
 extern void slot_return(LeaseRef ref);

@@ -93,13 +93,15 @@ take_over(void *arg)
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 				 errmsg("could not obtain lock on the message")));
-	if (result != FAILURE_DEFERRED)
+
+	/* A message of a limited key waits for its turn, when others can see it. */
+	if (result != FAILURE_DEFERRED || (scan->keyed && failed->message.key != NULL))
 		return;
 
 	/* So that this transaction can acknowledge the row inserted. */
 	CommandCounterIncrement();
 	if (lease_take(scan->q, &failed->place, failed->message.id, failed->message.attempts + 1,
-				   scan->kind, scan->now, scan->expires_at, &ref) == LEASE_TAKEN)
+				   scan->kind, scan->now, scan->expires_at, -1, &ref) == LEASE_TAKEN)
 	{
 		Claim	   *claim = scan_add_claim(scan, ref, failed->message.id,
 										   failed->message.attempts + 1, LEASE_IN_DEFERRED);

@@ -12,6 +12,7 @@
 #include "catalog/pg_class.h"
 #include "compat.h"
 #include "engine/extension.h"
+#include "engine/keys.h"
 #include "engine/lease.h"
 #include "engine/lease_account.h"
 #include "engine/registry.h"
@@ -352,6 +353,7 @@ queue_forget(Oid dboid, Oid relid)
 		LWLockAcquire(&q->lock, LW_EXCLUSIVE);
 
 		/* Not while a transaction owns one of its leases. */
+		keys_forget(q);
 		if (lease_forget_queue(q))
 		{
 			shared_reset(q);

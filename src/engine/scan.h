@@ -6,7 +6,9 @@
 #define QUEUE_ENGINE_SCAN_H
 
 #include "access/htup.h"
+#include "engine/keys.h"
 #include "engine/lease.h"
+#include "engine/settings.h"
 #include "message.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
@@ -22,6 +24,7 @@ typedef struct Claim
 	int			attempts;
 	HeapTuple	tuple;
 	int			segment;		/* where it was found, or LEASE_IN_DEFERRED */
+	int			key;			/* taken for it, to be checked; or -1 */
 	Message    *message;
 } Claim;
 
@@ -31,6 +34,9 @@ typedef struct ClaimScan
 	Oid			relid;			/* the queue's table */
 	uint32		generation;		/* q's when the scan began */
 	Snapshot	snapshot;		/* every verdict is as of this */
+	const QueueSettings *settings;
+	bool		keyed;			/* keys are limited */
+	KeyRule		rule;			/* if so */
 	LeaseKind	kind;
 	TimestampTz now;
 	TimestampTz expires_at;
@@ -39,6 +45,7 @@ typedef struct ClaimScan
 	int			max_claims;		/* of claims, as allocated */
 	Claim	   *claims;
 	bool		out_of_leases;	/* stopped as no lease slot was free */
+	bool		out_of_keys;	/* or no slot of a key */
 	int			turn;			/* 1: the queue's own table comes last */
 	int			pages_left;		/* before the queue's lock is released */
 	Relation	rels[QUEUE_MAX_SEGMENTS];	/* opened so far */
@@ -49,7 +56,7 @@ typedef struct ClaimScan
 static inline bool
 scan_full(const ClaimScan *scan)
 {
-	return scan->nclaims >= scan->max || scan->out_of_leases;
+	return scan->nclaims >= scan->max || scan->out_of_leases || scan->out_of_keys;
 }
 
 /* The next element of scan->claims, cleared, for a lease just taken. */

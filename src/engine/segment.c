@@ -157,6 +157,7 @@ activate_segment(QueueShared *q, int segno)
 {
 	Assert(LWLockHeldByMeInMode(&q->lock, LW_EXCLUSIVE));
 	pg_atomic_write_u32(&q->segments[segno].state, SEGMENT_ACTIVE);
+	q->segments[segno].sequence = ++q->lane.sequences;
 	q->lane.scan_order[q->lane.nscan++] = segno;
 }
 

@@ -49,6 +49,13 @@ typedef struct QueueSettings
 	int64		dedup_window;
 } QueueSettings;
 
+/* Whether messages of a key are limited, so that keys are kept account of. */
+static inline bool
+settings_limit_keys(const QueueSettings *settings)
+{
+	return settings->ordered || settings->key_concurrency > 0;
+}
+
 /*
  * The settings in such a row, none of whose columns is NULL.  Raises 22023 for
  * a value that a setting must not have, alone or with the others.

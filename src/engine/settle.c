@@ -117,6 +117,10 @@ settle_failed(LeaseRef ref, const Failure *failure, SettleTable *table, Failed *
 		!lock_table(extension_relation("deferred"), failure->wait) ||
 		!lock_table(extension_relation("dead"), failure->wait))
 		return FAILURE_LOCKED;
+
+	/* The lock may have waited for alter(). */
+	if ((queue = queue_by_relid(relid)) == NULL)
+		return FAILURE_ENDED;
 	if (!(failure->expired_by != 0 ? lease_begin_expire(ref, failure->expired_by, &lease) :
 		  lease_begin_settle(ref, &lease)))
 		return FAILURE_ENDED;
@@ -148,11 +152,11 @@ settle_failed(LeaseRef ref, const Failure *failure, SettleTable *table, Failed *
 	lease_mark(ref, failure->expired_by != 0 ? LEASE_EXPIRED : LEASE_FAILED);
 
 	if (unreadable != NULL)
-		dead_letter_insert(queue->shared, message, "unreadable", unreadable);
+		dead_letter_insert(queue, message, "unreadable", unreadable);
 	else if (failure->dead)
-		dead_letter_insert(queue->shared, message, failure->reason, failure->error);
+		dead_letter_insert(queue, message, failure->reason, failure->error);
 	else if (message->attempts >= (failure->max_attempts > 0 ? failure->max_attempts : queue->settings.max_attempts))
-		dead_letter_insert(queue->shared, message, "max_attempts", failure->error);
+		dead_letter_insert(queue, message, "max_attempts", failure->error);
 	else
 	{
 		int64		delay = failure->delay >= 0 ? failure->delay :
@@ -161,10 +165,14 @@ settle_failed(LeaseRef ref, const Failure *failure, SettleTable *table, Failed *
 		failed->place.relid = extension_relation("deferred");
 		failed->place.segment = LEASE_IN_DEFERRED;
 		failed->place.due_at = GetCurrentTimestamp() + delay;
-		deferred_insert(queue->shared, message, failed->place.due_at, message->attempts,
+		if (queue->settings.ordered)
+			lease_end_run(ref);
+		deferred_insert(queue, message, failed->place.due_at, message->attempts,
 						failure->error, &failed->place.tid);
 		return FAILURE_DEFERRED;
 	}
+	if (queue->settings.block_on_dead)
+		lease_end_run(ref);
 	return FAILURE_DEAD;
 }
 

@@ -69,6 +69,7 @@ shared_reset(QueueShared *q)
 	pg_atomic_write_u32(&q->wants_sweep, 0);
 	q->swept_at = 0;
 	q->counted = false;
+	q->unparked = 0;
 }
 
 void

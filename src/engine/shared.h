@@ -64,6 +64,13 @@ typedef struct Segment
 	TimestampTz sealed_at;		/* when it stopped being the tail */
 
 	/*
+	 * Ascends in the order in which segments are read.  Under the queue's
+	 * lock; read without it by a process that has the table locked, or a
+	 * lease that points into it, while it is in use.
+	 */
+	uint64		sequence;
+
+	/*
 	 * Written by the maintenance worker, and reset under the queue's lock;
 	 * drained is read by others as a hint.
 	 */
@@ -77,6 +84,7 @@ typedef struct Lane
 {
 	/* Under the queue's lock; read without it as a hint (open_ahead). */
 	int			nscan;
+	uint64		sequences;		/* given out so far */
 	uint8		scan_order[QUEUE_MAX_SEGMENTS]; /* oldest first */
 
 	/*
@@ -168,6 +176,7 @@ typedef struct QueueShared
 	/* The maintenance worker's, and reset with the element. */
 	TimestampTz swept_at;
 	bool		counted;		/* stored messages' gauges were counted */
+	int			unparked;		/* slot of a key with which the next sweep begins */
 } QueueShared;
 
 typedef struct QueueState

@@ -7,6 +7,7 @@
 
 #include "access/htup_details.h"
 #include "access/tupmacs.h"
+#include "message.h"
 #include "storage/buf.h"
 #include "utils/snapshot.h"
 
@@ -29,6 +30,20 @@ tuple_message_id(HeapTupleHeader tuple)
 				 ((tuple->t_infomask & HEAP_HASNULL) && att_isnull(0, tuple->t_bits))))
 		return 0;
 	return *(int64 *) ((char *) tuple + tuple->t_hoff);
+}
+
+/* The hash of a message's key; false if it has none.  The tuple is of a queue's table. */
+static inline bool
+tuple_key_hash(HeapTupleHeader tuple, int64 *hash)
+{
+	if (HeapTupleHeaderGetNatts(tuple) < Anum_message_key_hash ||
+		((tuple->t_infomask & HEAP_HASNULL) &&
+		 (att_isnull(Anum_message_id - 1, tuple->t_bits) ||
+		  att_isnull(Anum_message_enqueued_at - 1, tuple->t_bits) ||
+		  att_isnull(Anum_message_key_hash - 1, tuple->t_bits))))
+		return false;
+	*hash = ((int64 *) ((char *) tuple + tuple->t_hoff))[Anum_message_key_hash - 1];
+	return true;
 }
 
 /*

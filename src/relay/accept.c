@@ -126,6 +126,7 @@ queue_relay_accept(PG_FUNCTION_ARGS)
 	int			n;
 	int			nsent = 0;
 	int64	   *ids;
+	bool		ordered;
 	ArgumentArray columns[NARGS];
 	Message    *messages;
 
@@ -162,6 +163,7 @@ queue_relay_accept(PG_FUNCTION_ARGS)
 	if (queue == NULL)
 		queue_missing(text_to_cstring(PG_GETARG_TEXT_PP(ARG_QUEUE)));
 	ids = palloc(sizeof(int64) * nfresh);
+	ordered = insert_lock_order(queue);
 	queue_allocate_ids(queue, nfresh, ids);
 	messages = palloc0(sizeof(Message) * nfresh);
 	for (int i = 0; i < n; i++)
@@ -184,5 +186,6 @@ queue_relay_accept(PG_FUNCTION_ARGS)
 		nsent++;
 	}
 	insert_batch(queue, nsent, messages);
+	insert_unlock_order(queue, ordered);
 	PG_RETURN_INT32(nsent);
 }

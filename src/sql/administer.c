@@ -298,7 +298,7 @@ queue_create(PG_FUNCTION_ARGS)
 	if (created)
 	{
 		deferred_delete_all(relid);
-		(void) dead_letter_delete_all(relid);
+		(void) dead_letter_delete(relid, NULL);
 	}
 
 	rel = table_open(extension_relation("queue_definition"), RowExclusiveLock);
@@ -337,6 +337,8 @@ change_settings(FunctionCallInfo fcinfo, Oid relid)
 			values[column - 1] = PG_GETARG_DATUM(ALTER_ARGUMENT(column));
 	}
 	settings_read(values, &settings);
+	if (settings_limit_keys(&settings))
+		deferred_hash_keys(relid);
 	CatalogTupleUpdate(rel, &tuple->t_self, heap_form_tuple(RelationGetDescr(rel), values, isnull));
 	systable_endscan(scan);
 	table_close(rel, NoLock);
@@ -344,6 +346,7 @@ change_settings(FunctionCallInfo fcinfo, Oid relid)
 	/* All backends keep the settings with the queue's table. */
 	CacheInvalidateRelcacheByRelid(relid);
 	CommandCounterIncrement();
+	commit_unpark(queue_by_relid(relid)->shared);
 }
 
 Datum
@@ -352,9 +355,18 @@ queue_alter(PG_FUNCTION_ARGS)
 	Queue	   *queue = owned_queue_argument(fcinfo, "queue.alter()");
 	char	   *name = pstrdup(NameStr(queue->name));
 	Oid			relid = queue->relid;
+	LOCKMODE	lockmode = ShareUpdateExclusiveLock;
 
-	/* A concurrent alter() would make the update fail. */
-	queue_lock(relid, name, ShareUpdateExclusiveLock);
+	/*
+	 * A concurrent alter() would make the update fail.  What senders and
+	 * consumers do to queue.deferred depends on the settings of keys.
+	 */
+	for (AttrNumber column = Anum_queue_ordered; column <= Anum_queue_key_concurrency; column++)
+	{
+		if (!PG_ARGISNULL(ALTER_ARGUMENT(column)))
+			lockmode = ShareRowExclusiveLock;
+	}
+	queue_lock(relid, name, lockmode);
 	queue_check_owner(relid, name);
 	change_settings(fcinfo, relid);
 	PG_RETURN_VOID();
@@ -471,6 +483,14 @@ queue_purge(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* The argument of this number, a key; NULL for any. */
+static text *
+key_argument(FunctionCallInfo fcinfo, int argno)
+{
+	return PG_ARGISNULL(argno) ? NULL : PG_GETARG_TEXT_PP(argno);
+}
+
+/* queue.redrive: (queue, max_messages, key). */
 Datum
 queue_redrive(PG_FUNCTION_ARGS)
 {
@@ -481,15 +501,18 @@ queue_redrive(PG_FUNCTION_ARGS)
 	name = argument_text(fcinfo, 0, "queue");
 	if (!PG_ARGISNULL(1))
 		max = argument_integer(fcinfo, 1, "max_messages", 1);
-	PG_RETURN_INT64(dead_letter_redrive(queue_by_name(name, ACL_INSERT | ACL_DELETE), max));
+	PG_RETURN_INT64(dead_letter_redrive(queue_by_name(name, ACL_INSERT | ACL_DELETE),
+										key_argument(fcinfo, 2), max));
 }
 
+/* queue.purge_dead_letters: (queue, key). */
 Datum
 queue_purge_dead_letters(PG_FUNCTION_ARGS)
 {
 	Queue	   *queue = owned_queue_argument(fcinfo, "queue.purge_dead_letters()");
-	int64		n = dead_letter_delete_all(queue->relid);
+	int64		n = dead_letter_delete(queue->relid, key_argument(fcinfo, 1));
 
 	commit_dead(queue->shared, -n);
+	commit_unpark(queue->shared);
 	PG_RETURN_INT64(n);
 }

@@ -100,7 +100,7 @@ relation_dropped(Oid relid)
 		delete_rows("queue_definition", "queue_definition_pkey", relid);
 		delete_rows("inbox", "inbox_pkey", relid);
 		deferred_delete_all(relid);
-		(void) dead_letter_delete_all(relid);
+		(void) dead_letter_delete(relid, NULL);
 	}
 	q = queue_find_shared(relid);
 	if (q != NULL)

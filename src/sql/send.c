@@ -34,10 +34,15 @@ send_later(Queue *queue, int n, Message *messages, int64 delay)
 
 	/* This locks the queue too, so that who drops or purges it sees the rows. */
 	insert_check(queue, n, messages);
+
+	/* Looked up again, as alter() may have been waited for. */
+	queue = queue_by_relid(queue->relid);
+	if (queue == NULL)
+		elog(ERROR, "could not find the queue of the messages");
 	for (int i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		deferred_insert(queue->shared, &messages[i], now + delay, 0, NULL, NULL);
+		deferred_insert(queue, &messages[i], now + delay, 0, NULL, NULL);
 	}
 	commit_delayed(queue->shared, n);
 }
@@ -50,6 +55,7 @@ send_one(FunctionCallInfo fcinfo, const char *function, const char *contents_nam
 	text	   *name;
 	int64		delay;
 	int64		id;
+	bool		ordered;
 	Queue	   *queue;
 
 	PreventCommandIfReadOnly(function);
@@ -61,6 +67,7 @@ send_one(FunctionCallInfo fcinfo, const char *function, const char *contents_nam
 	delay = argument_duration(fcinfo, 4, "delay", 0, 0);
 
 	queue = queue_by_name(name, ACL_INSERT);
+	ordered = insert_lock_order(queue);
 	queue_allocate_ids(queue, 1, &id);
 	message_set(&message, id, fcinfo->args[2], fcinfo->args[3],
 				bytes ? absent : fcinfo->args[1], bytes ? fcinfo->args[1] : absent);
@@ -68,6 +75,7 @@ send_one(FunctionCallInfo fcinfo, const char *function, const char *contents_nam
 		insert_message(queue, &message);
 	else
 		send_later(queue, 1, &message, delay);
+	insert_unlock_order(queue, ordered);
 	return Int64GetDatum(id);
 }
 
@@ -103,6 +111,7 @@ queue_send_batch(PG_FUNCTION_ARGS)
 		int64	   *ids;
 		int64		delay;
 		int			n;
+		bool		ordered;
 		Queue	   *queue;
 
 		PreventCommandIfReadOnly(function);
@@ -130,6 +139,7 @@ queue_send_batch(PG_FUNCTION_ARGS)
 		funcctx->max_calls = n;
 		ids = MemoryContextAllocHuge(funcctx->multi_call_memory_ctx, sizeof(int64) * (Size) Max(n, 1));
 		funcctx->user_fctx = ids;
+		ordered = insert_lock_order(queue);
 		if (n > 0)
 			queue_allocate_ids(queue, n, ids);
 		for (int i = 0; i < n; i++)
@@ -139,6 +149,7 @@ queue_send_batch(PG_FUNCTION_ARGS)
 			insert_batch(queue, n, messages);
 		else if (n > 0)
 			send_later(queue, n, messages, delay);
+		insert_unlock_order(queue, ordered);
 	}
 
 	funcctx = SRF_PERCALL_SETUP();

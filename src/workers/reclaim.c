@@ -24,6 +24,7 @@
 #include "engine/deferred.h"
 #include "engine/extension.h"
 #include "engine/frontier.h"
+#include "engine/keys.h"
 #include "engine/lease_account.h"
 #include "engine/leased.h"
 #include "engine/owner.h"
@@ -55,6 +56,9 @@
 
 /* The gauges of so many stored messages are counted afresh at each sweep. */
 #define RECOUNT_ROWS		10000
+
+/* Parked keys that are given a turn by each sweep, should one have been missed. */
+#define UNPARKED_KEYS	100
 
 /* Messages moved out of a segment in one transaction. */
 #define STRAGGLER_BATCH		500
@@ -383,12 +387,31 @@ reclaim_provide(ReclaimRound *round)
 }
 
 /*
+ * Have a message that was passed wait for its key's turn, if it does not yet.
+ * False if it has no key, or there is no space to remember it.
+ */
+static bool
+wait_for_turn(QueueShared *q, int segno, const HeapTuple tuple)
+{
+	KeyPlace	place = {
+		.sequence = q->segments[segno].sequence,.place = place_of_tid(&tuple->t_self)
+	};
+	int64		hash;
+
+	return tuple_key_hash(tuple->t_data, &hash) &&
+		(key_knows(q, hash, &place) ||
+		 key_wait(q, hash, &place, tuple_message_id(tuple->t_data), true));
+}
+
+/*
  * Make a message known that lies where no claim would find it.  What the
  * caller read without the lock is checked again under it.
  */
 static void
-note_found(QueueShared *q, int segno, SegmentPlace place, int64 id)
+note_found(QueueShared *q, int segno, const HeapTuple tuple, bool keyed)
 {
+	SegmentPlace place = place_of_tid(&tuple->t_self);
+	int64		id = tuple_message_id(tuple->t_data);
 	Segment    *seg = &q->segments[segno];
 	ReaderSegment *mine = &q->reader.segments[segno];
 	bool		before;
@@ -401,7 +424,7 @@ note_found(QueueShared *q, int segno, SegmentPlace place, int64 id)
 		PlaceBlock(place) < space_blocks(&seg->space);
 	LWLockRelease(&q->lock);
 
-	if (known)
+	if (known || (before && keyed && wait_for_turn(q, segno, tuple)))
 		return;
 	if (before)
 		reader_note(q, segno, place, place, id, InvalidTransactionId);
@@ -416,7 +439,7 @@ note_found(QueueShared *q, int segno, SegmentPlace place, int64 id)
  * queue's lock, as a hint.
  */
 static void
-sweep_segment(QueueShared *q, int segno)
+sweep_segment(QueueShared *q, int segno, bool keyed)
 {
 	Segment    *seg = &q->segments[segno];
 	ReaderSegment *mine = &q->reader.segments[segno];
@@ -445,9 +468,7 @@ sweep_segment(QueueShared *q, int segno)
 			continue;
 		n = frontier_page_tuples(rel, block, snapshot, false, tuples);
 		for (int i = 0; i < n; i++)
-			note_found(q, segno,
-					   MakePlace(block, ItemPointerGetOffsetNumber(&tuples[i]->t_self)),
-					   tuple_message_id(tuples[i]->t_data));
+			note_found(q, segno, tuples[i], keyed);
 		MemoryContextReset(context);
 	}
 	MemoryContextSwitchTo(old);
@@ -513,6 +534,10 @@ reset_derived(QueueShared *q)
 	lease_look_now(q);
 	reader_refresh_notes(q);
 	lease_sweep();
+	keys_sweep();
+	keys_unpark(q, &q->unparked, UNPARKED_KEYS);
+	if (q->unparked >= queue_max_keys)
+		q->unparked = 0;
 }
 
 /* Look for rows that came by restore, logical replication or raw SQL. */
@@ -538,7 +563,7 @@ sweep(ReclaimRound *round)
 			return;
 		if (pg_atomic_read_u32(&queue->shared->segments[segno].state) == SEGMENT_ACTIVE &&
 			try_lock(round, queue->shared->segments[segno].relid, AccessShareLock))
-			sweep_segment(queue->shared, segno);
+			sweep_segment(queue->shared, segno, settings_limit_keys(&queue->settings));
 		if (segno == nsegments - 1 && !OidIsValid(round->locked))
 			queue->shared->swept_at = started_at;
 		worker_end();
@@ -605,7 +630,7 @@ move_message(Queue *queue, Relation rel, Lease *lease)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("message " INT64_FORMAT " cannot be read", lease->id)));
-	deferred_insert(queue->shared, &message, place.due_at, lease->attempts - 1, NULL, &place.tid);
+	deferred_insert(queue, &message, place.due_at, lease->attempts - 1, NULL, &place.tid);
 	if (returned)
 		lease_remove_returned(lease->ref);
 	else
