@@ -327,6 +327,14 @@ AS 'MODULE_PATHNAME', 'queue_lease_list' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.lease_list IS
 'Leases on the queues the caller may read, or on all for pg_monitor; for the view queue.leases.';
 
+CREATE FUNCTION queue.blocked_key_list(
+	OUT queue regclass, OUT key text, OUT waiting_for text, OUT id bigint,
+	OUT since timestamptz, OUT until timestamptz, OUT messages bigint)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'queue_blocked_key_list' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.blocked_key_list IS
+'Keys that wait, of the queues the caller may read, or of all for pg_monitor; for the view queue.blocked_keys.';
+
 CREATE FUNCTION queue.maintenance_list(
 	OUT queue regclass, OUT activity text, OUT error text, OUT sqlstate text, OUT failures integer,
 	OUT first_failed_at timestamptz, OUT last_failed_at timestamptz, OUT retry_at timestamptz)
@@ -383,6 +391,13 @@ FROM queue.lease_list() l JOIN pg_catalog.pg_class c ON c.oid = l.queue;
 GRANT SELECT ON queue.leases TO PUBLIC;
 COMMENT ON VIEW queue.leases IS
 'Messages on lease, of the queues the caller may read, or of all for pg_monitor. kind is receive, pop or relay; state is held, settling or returned. expires_at: NULL for pop and relay. pid: of who took it.';
+
+CREATE VIEW queue.blocked_keys AS
+SELECT c.relname::text AS queue, k.key, k.waiting_for, k.id, k.since, k.until, k.messages
+FROM queue.blocked_key_list() k JOIN pg_catalog.pg_class c ON c.oid = k.queue;
+GRANT SELECT ON queue.blocked_keys TO PUBLIC;
+COMMENT ON VIEW queue.blocked_keys IS
+'Keys of ordered and key-limited queues whose messages wait, of the queues the caller may read, or, without the keys, of all for pg_monitor. waiting_for: lease, retry, delay or dead letter, and id the message that has it. until: when that ends at the latest, NULL if nobody knows. messages: how many are known to wait behind it.';
 
 CREATE VIEW queue.maintenance AS
 SELECT c.relname::text AS queue, m.activity, m.error, m.sqlstate, m.failures,

@@ -79,4 +79,20 @@ ROLLBACK;
 SELECT payload FROM queue.pop('o', 2);
 SELECT payload FROM queue.receive('o');
 
+SELECT queue.purge('o');
+
+-- Which keys wait, for what, since when, and how many messages wait behind.
+CREATE VIEW blocked AS SELECT key, waiting_for, since <= now() + '1 s' AS since, until > now() AS until, messages
+	FROM queue.blocked_keys WHERE queue = 'o' ORDER BY key;
+SELECT count(*) FROM queue.send_batch('o', '{1, 2, 3, 4, 5, 6, 7, 8}', '{dead, dead, failed, failed, failed, leased, leased, free}');
+SELECT queue.send('o', '9', 'late', delay => '1 hour') IS NOT NULL AS sent;
+SELECT receipt FROM queue.receive('o') \gset
+SELECT queue.reject(:receipt, 'no good');
+SELECT receipt FROM queue.receive('o') \gset
+SELECT queue.nack(:receipt, delay => '1 hour');
+SELECT payload FROM queue.receive('o');
+SELECT payload FROM queue.receive('o', 10);
+SELECT * FROM blocked;
+DROP VIEW blocked;
+
 SELECT queue.drop('o');

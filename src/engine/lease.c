@@ -105,7 +105,7 @@ later_leases(LeaseRef ref, LeaseRef **later)
 		Lease		lease;
 
 		/* A lease that has ended since can have left its slot to another key. */
-		if (slot_read(slots[i], &lease) && lease.key == key)
+		if (lease_get(slots[i], &lease) && lease.key == key)
 			(*later)[kept++] = lease.ref;
 	}
 	pfree(slots);

@@ -175,7 +175,7 @@ lease_finish_prepared(void)
 		/* A hint, read again once the lease is seized. */
 		TransactionId xid = slot->prepared;
 
-		if (!TransactionIdIsValid(xid) || !slot_read(i, &lease) ||
+		if (!TransactionIdIsValid(xid) || !lease_get(i, &lease) ||
 			!lease_is_here(&lease) || TransactionIdIsInProgress(xid) ||
 			!slot_seize(lease.ref, LEASE_BUSY, false))
 			continue;

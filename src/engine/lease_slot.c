@@ -83,7 +83,7 @@ lease_of_receipt(int64 receipt)
 	return REF_GENERATION(ref) > 0 && REF_SLOTNO(ref) < queue_max_leases ? ref : 0;
 }
 
-/* Where the message of an owned slot lies.  See slot_read for others. */
+/* Where the message of an owned slot lies.  See lease_get for others. */
 const LeasePlace *
 slot_place(int slotno)
 {
@@ -113,7 +113,7 @@ void
 slot_set_state(LeaseRef ref, LeaseState state)
 {
 	/*
-	 * Pairs with the first read barrier in slot_read, and with slot_change_state:
+	 * Pairs with the first read barrier in lease_get, and with slot_change_state:
 	 * a process that sees the state sees the fields.
 	 */
 	pg_write_barrier();
@@ -187,7 +187,7 @@ slot_copy(LeaseRef ref, LeaseState state, Lease *lease)
  * the owner may have been changing any field.
  */
 bool
-slot_read(int slotno, Lease *lease)
+lease_get(int slotno, Lease *lease)
 {
 	LeaseSlot  *slot = &leases->slots[slotno];
 
@@ -219,7 +219,7 @@ lease_next(LeaseCursor *cursor, Lease *lease)
 	 */
 	while (*cursor < leases->high_water)
 	{
-		if (slot_read((*cursor)++, lease))
+		if (lease_get((*cursor)++, lease))
 			return true;
 	}
 	return false;

@@ -91,11 +91,14 @@ typedef int LeaseCursor;
 
 extern bool lease_next(LeaseCursor *cursor, Lease *lease);
 
+/* Copy the lease in the slot with this number; false if there is none. */
+extern bool lease_get(int slotno, Lease *lease);
+
 /*
  * word is changed by compare-and-swap, or by slot_set_state in the process
  * that owns the slot.  That process writes the other fields, and
  * slot_set_state publishes them; others read them without a lock, see
- * slot_read.
+ * lease_get.
  */
 typedef struct LeaseSlot
 {
@@ -204,11 +207,10 @@ extern bool slot_change_state(LeaseRef ref, LeaseState from, LeaseState to);
  */
 extern bool slot_seize(LeaseRef ref, LeaseState to, bool wait);
 
-/* Copy the lease of an owned slot; or that of any, without a lock, false if there is none. */
+/* Copy the lease of an owned slot. */
 extern void slot_copy(LeaseRef ref, LeaseState state, Lease *lease);
-extern bool slot_read(int slotno, Lease *lease);
 
-/* Where the message of an owned slot lies.  See slot_read for others. */
+/* Where the message of an owned slot lies.  See lease_get for others. */
 extern const LeasePlace *slot_place(int slotno);
 
 /* Count a lease in or out of the segment of one of its places; take that place off it. */

@@ -5,7 +5,7 @@
  * Entries are numbered by lease.c, which has two for each slot.  An entry's
  * place, id and queue are written under its bucket's spinlock, while it is in
  * no bucket yet.  They are read under the spinlock, by the process that owns
- * the slot, or by lease_read, which checks the slot's word before and after.
+ * the slot, or by lease_get, which checks the slot's word before and after.
  */
 #ifndef QUEUE_ENGINE_LEASED_PLACE_H
 #define QUEUE_ENGINE_LEASED_PLACE_H
@@ -50,7 +50,7 @@ extern void leased_place_put(int bucket, int entry, int queue, const LeasePlace 
 extern void leased_place_enter(int entry, int queue, const LeasePlace *place, int64 id);
 extern void leased_place_remove(int entry);
 
-/* The place of an entry whose slot this process owns; see lease_read for others. */
+/* The place of an entry whose slot this process owns; see lease_get for others. */
 extern const LeasePlace *leased_place_get(int entry);
 
 #endif							/* QUEUE_ENGINE_LEASED_PLACE_H */
