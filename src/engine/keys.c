@@ -416,6 +416,21 @@ key_meet(QueueShared *q, int64 hash, const KeyRule *rule, const KeyPlace *place,
 }
 
 bool
+key_join(QueueShared *q, int64 hash, int *keyno)
+{
+	int			bucket = bucket_of(QueueIndex(q), hash);
+	bool		joined;
+
+	LWLockAcquire(lock_of(bucket), LW_EXCLUSIVE);
+	*keyno = find_slot(bucket, QueueIndex(q), hash);
+	joined = *keyno >= 0 && slots[*keyno].turn == 0 && !slots[*keyno].listed;
+	if (joined)
+		slots[*keyno].leased++;
+	LWLockRelease(lock_of(bucket));
+	return joined;
+}
+
+bool
 key_wait(QueueShared *q, int64 hash, const KeyPlace *place, int64 id, bool ready)
 {
 	int			bucket = bucket_of(QueueIndex(q), hash);

@@ -85,6 +85,12 @@ extern bool key_wait(QueueShared *q, int64 hash, const KeyPlace *place, int64 id
 extern void key_wait_again(int keyno, const KeyPlace *place, int64 id);
 
 /*
+ * Have a lease begin on a message that waits, whatever else is on lease: to
+ * move it, not to hand it out.  False if the key has a turn, or is to have one.
+ */
+extern bool key_join(QueueShared *q, int64 hash, int *keyno);
+
+/*
  * A lease on a message of a key begins in a slot of the leases, or ends.  -1
  * for slotno if it has not begun.  May be called with locks held.
  */

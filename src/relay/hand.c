@@ -112,6 +112,24 @@ hand_forget(Hand *hand)
 	hand->changes++;
 }
 
+void
+hand_drop_pending(Hand *hand, bool (*is_gone) (const HandItem *item))
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &hand->pending)
+	{
+		HandItem   *item = dlist_container(HandItem, node, iter.cur);
+
+		if (!is_gone(item))
+			continue;
+		dlist_delete(iter.cur);
+		drop(hand, item);
+		hand->changes++;
+	}
+	hand->next = NULL;
+}
+
 int
 hand_space(const Hand *hand)
 {

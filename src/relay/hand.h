@@ -155,6 +155,9 @@ extern int	hand_lost(Hand *hand, Loss loss, const char *error);
 /* All that is done or failed has been settled. */
 extern void hand_forget(Hand *hand);
 
+/* Forget what is pending and of which this is true; to be called between two passes. */
+extern void hand_drop_pending(Hand *hand, bool (*is_gone) (const HandItem *item));
+
 /* When the oldest message in hand was sent to the queue, about; or 0. */
 extern TimestampTz hand_oldest(Hand *hand);
 

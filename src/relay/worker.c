@@ -179,10 +179,17 @@ connect_sink(void)
 	connection_open(routine);
 }
 
+static bool
+lease_has_ended(const HandItem *item)
+{
+	return !OidIsValid(lease_queue(lease_of_receipt(item->base.message->receipt)));
+}
+
 /* In one transaction, delete what is confirmed and let go of what failed. */
 static void
 settle(void)
 {
+	bool		failed = !dlist_is_empty(&hand.failed);
 	dlist_iter	iter;
 
 	background_begin();
@@ -202,6 +209,10 @@ settle(void)
 
 	pg_atomic_fetch_add_u64(&slot->published, hand.ndone);
 	hand_forget(&hand);
+
+	/* In an ordered queue later messages of the key can have gone with it. */
+	if (failed)
+		hand_drop_pending(&hand, lease_has_ended);
 	claim_at = 0;				/* leases are free */
 }
 

@@ -600,59 +600,118 @@ reclaim_sweep(ReclaimRound *round)
 	finish_round(round);
 }
 
+/* Move the message of a lease to queue.deferred, due now; *place is where it is then. */
+static TM_Result
+defer_message(Queue *queue, Relation rel, Lease *lease, LeasePlace *place)
+{
+	HeapTuple	tuple;
+	Message		message;
+	TM_Result	result = leased_delete(rel, lease, false, &tuple);
+
+	if (result != TM_Ok)
+		return result;
+	if (message_deform(&message_columns, tuple, RelationGetDescr(rel), &message) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("message " INT64_FORMAT " cannot be read", lease->id)));
+	place->relid = extension_relation("deferred");
+	place->segment = LEASE_IN_DEFERRED;
+	place->due_at = GetCurrentTimestamp();
+	deferred_insert(queue, &message, place->due_at, lease->attempts - 1, NULL, &place->tid);
+	return result;
+}
+
 /*
- * Move a leased message to queue.deferred, its lease with it, or one that was
- * returned, which becomes due there.  False if its row is locked.
+ * Move a leased message, its lease with it, or one that was returned, which
+ * becomes due there.  False if its row is locked.
  */
 static bool
 move_message(Queue *queue, Relation rel, Lease *lease)
 {
 	bool		returned = (lease->state == LEASE_CHECKING);
-	HeapTuple	tuple;
-	Message		message;
-	TM_Result	result = leased_delete(rel, lease, false, &tuple);
-	LeasePlace	place = {.segment = LEASE_IN_DEFERRED};
+	LeasePlace	place;
+	TM_Result	result = defer_message(queue, rel, lease, &place);
 
 	/* Locked by another transaction, perhaps a prepared one: not now. */
 	if (result == TM_BeingModified)
 		return false;
 
-	/* Deleted by SQL, or by a prepared transaction that has committed. */
+	/* Otherwise deleted by SQL, or by a prepared transaction that has committed. */
 	if (result != TM_Ok)
-	{
 		lease_drop(lease->ref);
-		return true;
-	}
-
-	place.relid = extension_relation("deferred");
-	place.due_at = GetCurrentTimestamp();
-	if (message_deform(&message_columns, tuple, RelationGetDescr(rel), &message) != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("message " INT64_FORMAT " cannot be read", lease->id)));
-	deferred_insert(queue, &message, place.due_at, lease->attempts - 1, NULL, &place.tid);
-	if (returned)
+	else if (returned)
 		lease_remove_returned(lease->ref);
 	else
 		lease_move(lease->ref, &place);
 	return true;
 }
 
-/* Whether there are messages from a block on that no lease points to. */
+/*
+ * List the messages from a block on that no lease points to: false if there
+ * are more than max, or one that claims have still to come to.
+ */
 static bool
-has_unleased(Relation rel, BlockNumber block)
+list_waiting(QueueShared *q, int segno, Relation rel, BlockNumber block, HeapTuple *waiting, int max,
+			 int *nwaiting)
 {
+	SegmentPlace cursor = pg_atomic_read_u64(&q->reader.segments[segno].cursor);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	HeapTuple	tuples[MaxHeapTuplesPerPage];
-	bool		found = false;
+	bool		listed = true;
 
-	for (; !found && block < RelationGetNumberOfBlocks(rel); block++)
+	*nwaiting = 0;
+	for (; listed && block < RelationGetNumberOfBlocks(rel); block++)
 	{
+		HeapTuple	tuples[MaxHeapTuplesPerPage];
+		int			n = frontier_page_tuples(rel, block, snapshot, false, tuples);
+
 		CHECK_FOR_INTERRUPTS();
-		found = frontier_page_tuples(rel, block, snapshot, false, tuples) > 0;
+		for (int i = 0; i < n && listed; i++)
+		{
+			int64		hash;
+
+			listed = *nwaiting < max && tuple_key_hash(tuples[i]->t_data, &hash) &&
+				place_of_tid(&tuples[i]->t_self) < cursor;
+			if (listed)
+				waiting[(*nwaiting)++] = tuples[i];
+		}
 	}
 	UnregisterSnapshot(snapshot);
-	return found;
+	return listed;
+}
+
+/*
+ * Move a message that waits for its key's turn, unless that has come: leased
+ * meanwhile, it is handed out to nobody.
+ */
+static void
+move_waiting(Queue *queue, Relation rel, int segno, HeapTuple tuple)
+{
+	QueueShared *q = queue->shared;
+	LeasePlace	place = {.relid = RelationGetRelid(rel),.tid = tuple->t_self,.segment = segno};
+	int64		id = tuple_message_id(tuple->t_data);
+	Lease		lease = {.q = q,.id = id,.attempts = 1,.place = place};
+	TimestampTz now = GetCurrentTimestamp();
+	TM_Result	result;
+	int64		hash;
+	int			keyno;
+
+	if (!tuple_key_hash(tuple->t_data, &hash) || !key_join(q, hash, &keyno))
+		return;
+	lease_reserve(2);
+	if (lease_take(q, &place, id, 1, LEASE_TRANSACTION, now, DT_NOEND, keyno, &lease.ref) != LEASE_TAKEN)
+	{
+		key_leave(keyno, -1);
+		return;
+	}
+	result = defer_message(queue, rel, &lease, &place);
+	if (result == TM_BeingModified)
+		lease_give_back(lease.ref);
+	else if (result != TM_Ok)
+		lease_drop(lease.ref);
+	else if (lease_begin_settle(lease.ref, &lease))
+		lease_mark(lease.ref, LEASE_GONE);
+	else
+		elog(ERROR, "the lease of message " INT64_FORMAT " has ended", id);
 }
 
 /*
@@ -687,8 +746,10 @@ move_stragglers(ReclaimRound *round, int segno)
 	QueueShared *q;
 	Segment    *seg;
 	LeaseRef	refs[STRAGGLER_BATCH];
+	HeapTuple	waiting[STRAGGLER_BATCH];
 	Lease		lease;
 	int			n;
+	int			nwaiting;
 	Relation	rel;
 
 	if (queue == NULL)
@@ -697,7 +758,7 @@ move_stragglers(ReclaimRound *round, int segno)
 	seg = &q->segments[segno];
 	if (pg_atomic_read_u32(&q->lane.tail) == segno ||
 		pg_atomic_read_u32(&seg->state) != SEGMENT_ACTIVE ||
-		lease_count_in_segment(q, segno) == 0 ||
+		(lease_count_in_segment(q, segno) == 0 && !settings_limit_keys(&queue->settings)) ||
 		lease_count_in_segment(q, segno) > STRAGGLER_BATCH ||
 		!TimestampDifferenceExceeds(seg->sealed_at, GetCurrentTimestamp(), queue_straggler_age * 1000) ||
 		!try_lock(round, seg->relid, RowExclusiveLock) ||
@@ -708,8 +769,12 @@ move_stragglers(ReclaimRound *round, int segno)
 		return;
 	}
 
-	/* While there are messages without a lease, these are not the last. */
-	if (has_unleased(rel, seg->drained))
+	/*
+	 * While there are messages without a lease, these are not the last, but
+	 * for some that wait for others of their key.
+	 */
+	if (!list_waiting(q, segno, rel, seg->drained, waiting,
+					  settings_limit_keys(&queue->settings) ? STRAGGLER_BATCH : 0, &nwaiting))
 	{
 		relation_close(rel, RowExclusiveLock);
 		worker_end();
@@ -724,6 +789,9 @@ move_stragglers(ReclaimRound *round, int segno)
 		STOP_POINT("move-begun");
 		(void) move_message(queue, rel, &lease);
 	}
+
+	for (int i = 0; i < nwaiting; i++)
+		move_waiting(queue, rel, segno, waiting[i]);
 
 	/* Then the returned leases; later ones are left for the next time. */
 	move_returned(queue, rel, segno);
