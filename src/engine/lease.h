@@ -110,15 +110,16 @@ extern void lease_release_process(void);
 extern bool lease_find(QueueShared *q, int64 id, Lease *lease);
 
 /*
- * Copy timed leases in this database that have ended by a time, up to max;
- * returns how many.  *next is when the next one ends, DT_NOEND if there is
+ * Copy timed leases in this database that have ended by a time, up to max, in
+ * order of id, so that of those on one key the first comes first; returns how
+ * many.  *next is when the next one ends, DT_NOEND if there is
  * none.
  */
 extern int	lease_expired(TimestampTz now, Lease *leases, int max, TimestampTz *next);
 
 /*
  * Copy timed leases of a queue that a receiver may take over by now, up to
- * max; returns how many.  due() says from when on.  The queue's next_expiry
+ * max, in order of id; returns how many.  due() says from when on.  The queue's next_expiry
  * becomes a lower bound of those times, these leases' included.
  */
 typedef TimestampTz (*LeaseDue) (const Lease *lease, void *arg);

@@ -27,6 +27,15 @@ lease_find(QueueShared *q, int64 id, Lease *lease)
 	return false;
 }
 
+static int
+compare_leases(const void *a, const void *b)
+{
+	int64		x = ((const Lease *) a)->id;
+	int64		y = ((const Lease *) b)->id;
+
+	return (x > y) - (x < y);
+}
+
 int
 lease_expired(TimestampTz now, Lease *expired, int max, TimestampTz *next)
 {
@@ -47,6 +56,7 @@ lease_expired(TimestampTz now, Lease *expired, int max, TimestampTz *next)
 		else
 			*next = Min(*next, lease->expires_at);
 	}
+	qsort(expired, n, sizeof(Lease), compare_leases);
 	return n;
 }
 
@@ -81,6 +91,7 @@ lease_overdue(QueueShared *q, TimestampTz now, LeaseDue due, void *arg, Lease *o
 	}
 	STOP_POINT("expiry-searched");
 	lease_look_by(q, next);
+	qsort(overdue, n, sizeof(Lease), compare_leases);
 	return n;
 }
 

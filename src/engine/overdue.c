@@ -111,15 +111,6 @@ take_over(void *arg)
 	}
 }
 
-static int
-compare_leases(const void *a, const void *b)
-{
-	int64		x = ((const Lease *) a)->id;
-	int64		y = ((const Lease *) b)->id;
-
-	return (x > y) - (x < y);
-}
-
 void
 overdue_claim(Queue *queue, ClaimScan *scan)
 {
@@ -134,7 +125,6 @@ overdue_claim(Queue *queue, ClaimScan *scan)
 	overdue = palloc(sizeof(Lease) * OVERDUE_BATCH);
 	n = lease_overdue(q, scan->now, overdue_at, queue, overdue, OVERDUE_BATCH);
 	STOP_POINT("expiry-found");
-	qsort(overdue, n, sizeof(Lease), compare_leases);
 	lease_reserve(2 * n + scan->max + 1);
 	for (int i = 0; i < n; i++)
 	{
