@@ -81,7 +81,8 @@ claim_tuple(ClaimScan *scan, int segno, HeapTupleHeader header, uint32 len,
 	Claim	   *claim;
 
 	ItemPointerSet(&place.tid, block, off);
-	switch (lease_take(scan->q, &place, id, 1, scan->kind, scan->now, scan->expires_at, &ref))
+	switch (lease_take(scan->q, &place, id, 1, scan->kind, scan->now, scan->expires_at,
+					   &scan->limits, &ref))
 	{
 		case LEASE_TAKEN:
 			break;
@@ -89,6 +90,8 @@ claim_tuple(ClaimScan *scan, int segno, HeapTupleHeader header, uint32 len,
 			return true;
 		case LEASE_NONE_FREE:
 			scan->out_of_leases = true;
+			return false;
+		case LEASE_LIMITED:
 			return false;
 	}
 	claim = scan_add_claim(scan, ref, id, 1, segno);

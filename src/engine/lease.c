@@ -44,6 +44,7 @@ typedef struct LeaseSlot
 	int			attempts;
 	int			kind;			/* LeaseKind */
 	int			pid;
+	bool		in_flight;		/* counted as such */
 	int			retries;
 	int			next;			/* in the free list, under free_mutex */
 	TransactionId prepared;		/* prepared transaction that took it */
@@ -367,6 +368,7 @@ begin_lease(LeaseSlot *slot, int attempts, LeaseKind kind, TimestampTz now, Time
 	slot->attempts = attempts;
 	slot->kind = kind;
 	slot->pid = MyProcPid;
+	slot->in_flight = true;
 	slot->retries = 0;
 	slot->prepared = InvalidTransactionId;
 	slot->leased_at = now;
@@ -413,7 +415,7 @@ take_slot(void)
 
 LeaseTaking
 lease_take(QueueShared *q, const LeasePlace *place, int64 id, int attempts, LeaseKind kind,
-		   TimestampTz now, TimestampTz expires_at, LeaseRef *ref)
+		   TimestampTz now, TimestampTz expires_at, Limits *limits, LeaseRef *ref)
 {
 	int			queue = QueueIndex(q);
 	int			bucket = leased_place_lock(queue, place, id);
@@ -425,10 +427,16 @@ lease_take(QueueShared *q, const LeasePlace *place, int64 id, int attempts, Leas
 		leased_place_unlock(bucket);
 		return LEASE_TAKEN_ALREADY;
 	}
+	if (!limit_enter(q, limits))
+	{
+		leased_place_unlock(bucket);
+		return LEASE_LIMITED;
+	}
 	slotno = take_slot();
 	if (slotno < 0)
 	{
 		leased_place_unlock(bucket);
+		limit_leave(q);
 		return LEASE_NONE_FREE;
 	}
 
@@ -443,9 +451,19 @@ lease_take(QueueShared *q, const LeasePlace *place, int64 id, int attempts, Leas
 
 	count_in_segment(slotno, 0, 1);
 	account_count(queue, 1);
-	counter_add(&q->counters, COUNTER_LEASED, 1);
 	*ref = announce_lease(slotno);
 	return LEASE_TAKEN;
+}
+
+/* Nobody has the message of an owned slot any more. */
+static void
+leave_flight(LeaseSlot *slot)
+{
+	if (slot->in_flight)
+	{
+		slot->in_flight = false;
+		limit_leave(slot_queue(slot));
+	}
 }
 
 /* Free an owned slot. */
@@ -458,7 +476,7 @@ free_slot(LeaseRef ref)
 	leave_place(REF_SLOTNO(ref), slot->current);
 	if (slot->kind == LEASE_TIMED)
 		pg_atomic_fetch_sub_u32(&leases->timed, 1);
-	counter_add(&slot_queue(slot)->counters, COUNTER_LEASED, -1);
+	leave_flight(slot);
 	account_count(slot->queue, -1);
 
 	/*
@@ -491,7 +509,7 @@ return_slot(LeaseRef ref)
 	 * Counted before the slot can be freed, and the queue's element
 	 * another's.
 	 */
-	counter_add(&slot_queue(slot)->counters, COUNTER_LEASED, -1);
+	leave_flight(slot);
 	account_return(slot->queue, REF_SLOTNO(ref), slot->id);
 }
 
@@ -569,19 +587,21 @@ lease_take_returned(QueueShared *q, Lease *lease)
 	/* Off the list it is owned; the list's mutex has published the word. */
 	ref = REF(WORD_GENERATION(pg_atomic_read_u64(&leases->slots[slotno].word)), slotno);
 	set_state(ref, LEASE_CHECKING);
-	counter_add(&q->counters, COUNTER_LEASED, 1);
 	(void) deed_add(ref, LEASE_DID_CHECK);
 	copy_lease(ref, LEASE_CHECKING, lease);
 	return true;
 }
 
-void
-lease_renew(LeaseRef *ref, int attempts, LeaseKind kind, TimestampTz now, TimestampTz expires_at)
+bool
+lease_renew(LeaseRef *ref, int attempts, LeaseKind kind, TimestampTz now, TimestampTz expires_at,
+			Limits *limits)
 {
-	if (!deed_forget(*ref))
-		return;
+	if (deed_latest(*ref) == NULL || !limit_enter(slot_queue(ref_slot(*ref)), limits))
+		return false;
+	(void) deed_forget(*ref);
 	begin_lease(ref_slot(*ref), attempts, kind, now, expires_at);
 	*ref = announce_lease(REF_SLOTNO(*ref));
+	return true;
 }
 
 void
@@ -662,8 +682,13 @@ lease_mark(LeaseRef ref, LeaseOutcome outcome)
 {
 	LeaseDeed  *deed = deed_latest(ref);
 
-	if (deed != NULL)
-		deed->outcome = outcome;
+	if (deed == NULL)
+		return;
+	deed->outcome = outcome;
+
+	/* Its receipt is void, and stays so if the transaction aborts. */
+	if (outcome == LEASE_EXPIRED)
+		leave_flight(ref_slot(ref));
 }
 
 /*
@@ -788,10 +813,7 @@ lease_forget_queue(QueueShared *q)
 	int			slotno;
 
 	while ((slotno = account_take_returned(QueueIndex(q))) >= 0)
-	{
-		counter_add(&q->counters, COUNTER_LEASED, 1);
 		free_slot(REF(WORD_GENERATION(pg_atomic_read_u64(&leases->slots[slotno].word)), slotno));
-	}
 	while (lease_next(&cursor, &lease))
 	{
 		if (lease.q != q)

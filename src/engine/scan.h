@@ -7,6 +7,7 @@
 
 #include "access/htup.h"
 #include "engine/lease.h"
+#include "engine/limit.h"
 #include "message.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
@@ -39,6 +40,7 @@ typedef struct ClaimScan
 	int			max_claims;		/* of claims, as allocated */
 	Claim	   *claims;
 	bool		out_of_leases;	/* stopped as no lease slot was free */
+	Limits		limits;
 	int			turn;			/* 1: the queue's own table comes last */
 	int			pages_left;		/* before the queue's lock is released */
 	Relation	rels[QUEUE_MAX_SEGMENTS];	/* opened so far */
@@ -49,7 +51,7 @@ typedef struct ClaimScan
 static inline bool
 scan_full(const ClaimScan *scan)
 {
-	return scan->nclaims >= scan->max || scan->out_of_leases;
+	return scan->nclaims >= scan->max || scan->out_of_leases || scan->limits.stopped;
 }
 
 /* The next element of scan->claims, cleared, for a lease just taken. */
