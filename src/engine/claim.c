@@ -101,6 +101,7 @@ claim_returned(ClaimScan *scan)
 			verdict = fetch_returned(scan, rel, &lease, &tuple);
 		if (rel != NULL && deferred)
 			relation_close(rel, AccessShareLock);
+		STOP_POINT("claim-checked");
 		if (verdict == VERDICT_LIVE &&
 			lease_renew(&lease.ref, lease.attempts, scan->kind, scan->now, scan->expires_at,
 						&scan->limits))
@@ -244,7 +245,10 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 	STOP_POINT("claim-snapshot");
 	overdue_claim(queue, &scan);
 	if (!limit_flight_stops(q, &scan.limits))
+	{
+		STOP_POINT("claim-allowed");
 		claim_returned(&scan);
+	}
 
 	/* The allowance is for leases taken from here on. */
 	scan.max = scan.nclaims + lease_allowance(q, scan.max - scan.nclaims);
