@@ -32,8 +32,7 @@ sub together
 	return;
 }
 
-sql(
-	q{
+sql(q{
 CREATE TABLE got (queue text, id bigint, leased bigint, at timestamptz DEFAULT clock_timestamp());
 CREATE PROCEDURE take(m queue.message) LANGUAGE plpgsql AS $$
 BEGIN
@@ -91,7 +90,9 @@ sql(q{CALL send('slow', 20)});
 wait_until($node, q{count(*) = 51 FROM got WHERE queue = 'slow'}, 'one message in an hour');
 wait_until($node, q{ready = 19 FROM queue.stats WHERE queue = 'slow'}, 'the others are there');
 sql(q{SELECT queue.alter('slow', rate => 0)});
-wait_until($node, q{count(*) = 70 FROM got WHERE queue = 'slow'},
+wait_until(
+	$node,
+	q{count(*) = 70 FROM got WHERE queue = 'slow'},
 	'the relay goes on when there is no rate any more');
 
 # Many receivers have one message at a time between them.
@@ -118,6 +119,27 @@ SELECT max(g.at) - max(b.at) >= '1.85 s', count(DISTINCT id), count(*)
 FROM got g, began b WHERE queue = 'even'}),
 	't|200|200',
 	'six receivers keep to the rate between them');
+
+# As many receivers as can get in each other's way take all there is, one by one:
+# to the very message what may be on lease, or goes at once.
+sql(q{
+CREATE PROCEDURE grab(queue text) LANGUAGE plpgsql AS $$
+BEGIN
+	LOOP
+		PERFORM FROM queue.receive(queue, lease => '1 day');
+		EXIT WHEN NOT FOUND;
+		COMMIT;
+	END LOOP;
+END $$;
+SELECT queue.create('places', max_in_flight => 2000);
+SELECT queue.create('tokens', rate => 20000, rate_interval => '10 years');
+CALL send('places', 3000);
+CALL send('tokens', 3000);
+});
+together(8, q{CALL grab('places')});
+together(8, q{CALL grab('tokens')});
+is(sql(q{SELECT queue, leased FROM queue.stats WHERE queue IN ('places', 'tokens') ORDER BY queue}),
+	"places|2000\ntokens|2000", 'eight receivers take all there is, and no more');
 
 # After a crash nothing is in flight, and no token is taken.
 sql(q{
