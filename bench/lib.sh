@@ -152,6 +152,25 @@ median()
 }
 
 #
+# A pinned snapshot
+#
+
+# Open a REPEATABLE READ transaction that stays, and close it again.
+hold_snapshot()
+{
+	exec {snapshot}> >(sql >/dev/null)
+	printf 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class;\n' >&"$snapshot"
+	until [[ $(sql -c "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'") == 1 ]]; do
+		sleep 0.1
+	done
+}
+
+release_snapshot()
+{
+	exec {snapshot}>&-
+}
+
+#
 # Report
 #
 

@@ -29,6 +29,12 @@
 /* How often waiters search again while a transaction holds messages up. */
 #define LOOK_INTERVAL_MS	100
 
+/* And how often at least while a limit does: it can be changed. */
+#define LIMIT_INTERVAL_MS	1000
+
+/* How this process's last search ended. */
+static Limits last_limits;
+
 /*
  * Take the oldest returned lease, unless the element is another queue's by
  * now: under the queue's lock that is certain.
@@ -84,7 +90,7 @@ claim_returned(ClaimScan *scan)
 		return;
 	lease_reserve(n + scan->max);
 	waiting = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(LeaseRef) * (Size) n);
-	for (; n > 0 && scan->nclaims < scan->max && take_returned(scan, &lease); n--)
+	for (; n > 0 && !scan_full(scan) && take_returned(scan, &lease); n--)
 	{
 		bool		deferred = (lease.place.segment == LEASE_IN_DEFERRED);
 		Relation	rel;
@@ -97,17 +103,19 @@ claim_returned(ClaimScan *scan)
 			verdict = fetch_returned(scan, rel, &lease, &tuple);
 		if (rel != NULL && deferred)
 			relation_close(rel, AccessShareLock);
+		STOP_POINT("claim-checked");
 		if (verdict == VERDICT_LIVE && turns_return(scan, &lease))
 			continue;
-		if (verdict == VERDICT_LIVE)
+		if (verdict == VERDICT_LIVE &&
+			lease_renew(&lease.ref, lease.attempts, scan->kind, scan->now, scan->expires_at,
+						&scan->limits))
 		{
-			lease_renew(&lease.ref, lease.attempts, scan->kind, scan->now, scan->expires_at);
 			scan_add_claim(scan, lease.ref, lease.id, lease.attempts,
 						   lease.place.segment)->tuple = tuple;
 			if (counter_read(&q->counters, COUNTER_READY) > 0)
 				counter_add(&q->counters, COUNTER_READY, -1);
 		}
-		else if (verdict == VERDICT_WAIT)
+		else if (verdict == VERDICT_WAIT || verdict == VERDICT_LIVE)
 			waiting[nwaiting++] = lease.ref;
 		else
 			lease_drop(lease.ref);
@@ -117,6 +125,10 @@ claim_returned(ClaimScan *scan)
 	while (nwaiting > 0)
 		lease_put_back(waiting[--nwaiting]);
 	pfree(waiting);
+
+	/* What a limit keeps from being taken was out of sight meanwhile. */
+	if (scan->limits.stopped)
+		wake_waiters(&q->waiters, 1);
 }
 
 static int
@@ -201,6 +213,16 @@ build_messages(ClaimScan *scan, Size max_bytes, Message **result)
 	return n;
 }
 
+/* Note how the search ends for claim_next_look. */
+static void
+end_search(ClaimScan *scan, int n)
+{
+	limit_end(scan->q, &scan->limits, n);
+	last_limits = scan->limits;
+	if (scan->limits.stopped && n == 0)
+		wait_in_vain();
+}
+
 int
 claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_bytes,
 			   Message **messages)
@@ -231,6 +253,13 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 	scan.max = Min(max, queue_max_leases);
 	lease_reserve(scan.max + 1);
 	STOP_POINT("claim");
+	limit_begin(q, &queue->settings, &scan.limits);
+	if (limit_rate_stops(q, &scan.limits))
+	{
+		end_search(&scan, 0);
+		*messages = NULL;
+		return 0;
+	}
 
 	/*
 	 * Not the caller's snapshot, which in REPEATABLE READ is too old to see
@@ -239,7 +268,11 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 	scan.snapshot = RegisterSnapshot(GetLatestSnapshot());
 	STOP_POINT("claim-snapshot");
 	overdue_claim(queue, &scan);
-	claim_returned(&scan);
+	if (!limit_flight_stops(q, &scan.limits))
+	{
+		STOP_POINT("claim-allowed");
+		claim_returned(&scan);
+	}
 
 	/* The allowance is for leases taken from here on. */
 	scan.max = scan.nclaims + lease_allowance(q, scan.max - scan.nclaims);
@@ -282,6 +315,7 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 		qsort(scan.claims, scan.nclaims, sizeof(Claim), compare_claims);
 	n = build_messages(&scan, max_bytes, messages);
 	scan_close(&scan);
+	end_search(&scan, n);
 
 	if (n > 0)
 	{
@@ -301,6 +335,18 @@ claim_next_look(QueueShared *q)
 	TimestampTz next = Min(due, overdue);
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz look = TimestampTzPlusMilliseconds(now, LOOK_INTERVAL_MS);
+
+	/*
+	 * What is there does not matter then, but when the rate allows the next
+	 * message, or a lease has ended and can be taken over.
+	 */
+	if (last_limits.stopped)
+	{
+		next = last_limits.next_token != DT_NOEND ? last_limits.next_token :
+			overdue <= now ? look : overdue;
+		look = TimestampTzPlusMilliseconds(now, LIMIT_INTERVAL_MS);
+		return Min(next, look);
+	}
 
 	/* What is due and could not be leased is held up by a transaction, too. */
 	if (next <= now)

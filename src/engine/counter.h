@@ -15,7 +15,7 @@
 typedef enum QueueCounter
 {
 	COUNTER_READY,				/* gauge: visible and not leased, about */
-	COUNTER_LEASED,				/* gauge */
+	COUNTER_LEASED,				/* gauge; exact, see limit.h */
 	COUNTER_DEFERRED,			/* gauge: rows in queue.deferred */
 	COUNTER_DEAD,				/* gauge: dead letters */
 	COUNTER_SENT,
@@ -62,6 +62,20 @@ static inline int64
 counter_add(QueueCounters *counters, QueueCounter which, int64 n)
 {
 	return (int64) pg_atomic_add_fetch_u64(&counters->values[which], n);
+}
+
+/* Count one more, unless that is more than most; false then. */
+static inline bool
+counter_add_up_to(QueueCounters *counters, QueueCounter which, int64 most)
+{
+	uint64		n = pg_atomic_read_u64(&counters->values[which]);
+
+	do
+	{
+		if ((int64) n >= most)
+			return false;
+	} while (!pg_atomic_compare_exchange_u64(&counters->values[which], &n, n + 1));
+	return true;
 }
 
 /* Set a gauge to what has been counted, unless it has changed since. */

@@ -40,7 +40,7 @@ take_due(ClaimScan *scan, Lease *lease)
 	Assert(LWLockHeldByMe(&q->lock));
 	if (pg_atomic_read_u32(&q->generation) == scan->generation)
 		result = lease_take(q, &lease->place, lease->id, lease->attempts, scan->kind,
-							scan->now, scan->expires_at, -1, &lease->ref);
+							scan->now, scan->expires_at, -1, &scan->limits, &lease->ref);
 	LWLockRelease(&q->lock);
 	return result;
 }
@@ -129,9 +129,9 @@ claim_due(ClaimScan *scan, TimestampTz from, Snapshot snapshot)
 		taking = take_due(scan, &lease);
 		if (taking == LEASE_TAKEN_ALREADY)
 			continue;
-		if (taking == LEASE_NONE_FREE)
+		if (taking == LEASE_NONE_FREE || taking == LEASE_LIMITED)
 		{
-			scan->out_of_leases = true;
+			scan->out_of_leases = (taking == LEASE_NONE_FREE);
 			left = Min(left, lease.place.due_at);
 			break;
 		}
@@ -178,7 +178,7 @@ due_claim(ClaimScan *scan)
 	TimestampTz left;
 	Snapshot	snapshot;
 
-	if (bound_read(&q->next_due) > scan->now || scan->nclaims >= scan->max)
+	if (bound_read(&q->next_due) > scan->now || scan_full(scan))
 		return;
 
 	/*
@@ -206,7 +206,7 @@ due_claim(ClaimScan *scan)
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(pay_due_debt, PointerGetDatum(&debt));
 
-	/* More is due than we have taken. */
-	if (left <= scan->now && scan->nclaims >= scan->max)
+	/* More is due than we have taken, and was out of sight meanwhile. */
+	if (left <= scan->now && (scan->nclaims >= scan->max || scan->limits.stopped))
 		wake_waiters(&q->waiters, 1);
 }

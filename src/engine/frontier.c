@@ -124,7 +124,7 @@ claim_tuple(ClaimScan *scan, int segno, HeapTupleHeader header, uint32 len,
 		return true;
 	ItemPointerSet(&place.tid, block, off);
 	taking = lease_take(scan->q, &place, id, 1, scan->kind, scan->now, scan->expires_at, keyno,
-						&ref);
+						&scan->limits, &ref);
 	if (taking != LEASE_TAKEN)
 	{
 		if (keyno >= 0)

@@ -21,7 +21,7 @@ lease_reserve(int n)
 
 LeaseTaking
 lease_take(QueueShared *q, const LeasePlace *place, int64 id, int attempts, LeaseKind kind,
-		   TimestampTz now, TimestampTz expires_at, int key, LeaseRef *ref)
+		   TimestampTz now, TimestampTz expires_at, int key, Limits *limits, LeaseRef *ref)
 {
 	int			queue = QueueIndex(q);
 	int			bucket = leased_place_lock(queue, place, id);
@@ -33,10 +33,17 @@ lease_take(QueueShared *q, const LeasePlace *place, int64 id, int attempts, Leas
 		leased_place_unlock(bucket);
 		return LEASE_TAKEN_ALREADY;
 	}
+	if (!limit_enter(q, limits))
+	{
+		leased_place_unlock(bucket);
+		return LEASE_LIMITED;
+	}
 	slotno = slot_take();
 	if (slotno < 0)
 	{
 		leased_place_unlock(bucket);
+		if (limit_leave(q))
+			limit_wake(q);
 		return LEASE_NONE_FREE;
 	}
 
@@ -54,7 +61,6 @@ lease_take(QueueShared *q, const LeasePlace *place, int64 id, int attempts, Leas
 		key_enter(key, slotno);
 	slot_count_in_segment(slotno, 0, 1);
 	account_count(queue, 1);
-	counter_add(&q->counters, COUNTER_LEASED, 1);
 	*ref = slot_announce(slotno);
 	return LEASE_TAKEN;
 }
@@ -181,19 +187,21 @@ lease_take_returned(QueueShared *q, Lease *lease)
 	/* Off the list it is owned; the list's mutex has published the word. */
 	ref = slot_current_ref(slotno);
 	slot_set_state(ref, LEASE_CHECKING);
-	counter_add(&q->counters, COUNTER_LEASED, 1);
 	(void) deed_add(ref, LEASE_DID_CHECK);
 	slot_copy(ref, LEASE_CHECKING, lease);
 	return true;
 }
 
-void
-lease_renew(LeaseRef *ref, int attempts, LeaseKind kind, TimestampTz now, TimestampTz expires_at)
+bool
+lease_renew(LeaseRef *ref, int attempts, LeaseKind kind, TimestampTz now, TimestampTz expires_at,
+			Limits *limits)
 {
-	if (!deed_forget(*ref))
-		return;
+	if (deed_latest(*ref) == NULL || !limit_enter(slot_queue(slot_of(*ref)), limits))
+		return false;
+	(void) deed_forget(*ref);
 	slot_begin(slot_of(*ref), attempts, kind, now, expires_at);
 	*ref = slot_announce(REF_SLOTNO(*ref));
+	return true;
 }
 
 void
@@ -270,8 +278,13 @@ lease_mark(LeaseRef ref, LeaseOutcome outcome)
 {
 	LeaseDeed  *deed = deed_latest(ref);
 
-	if (deed != NULL)
-		deed->outcome = outcome;
+	if (deed == NULL)
+		return;
+	deed->outcome = outcome;
+
+	/* Its receipt is void, and stays so if the transaction aborts. */
+	if (outcome == LEASE_EXPIRED && slot_leave_flight(slot_of(ref)))
+		limit_wake(slot_queue(slot_of(ref)));
 }
 
 void
@@ -343,10 +356,7 @@ lease_forget_queue(QueueShared *q)
 	int			slotno;
 
 	while ((slotno = account_take_returned(QueueIndex(q))) >= 0)
-	{
-		counter_add(&q->counters, COUNTER_LEASED, 1);
 		slot_free(slot_current_ref(slotno));
-	}
 	while (lease_next(&cursor, &lease))
 	{
 		if (lease.q != q)

@@ -6,12 +6,14 @@
 #define QUEUE_ENGINE_LEASE_H
 
 #include "engine/lease_slot.h"
+#include "engine/limit.h"
 
 typedef enum LeaseTaking
 {
 	LEASE_TAKEN,
 	LEASE_TAKEN_ALREADY,
-	LEASE_NONE_FREE
+	LEASE_NONE_FREE,
+	LEASE_LIMITED				/* by limits, which say more */
 } LeaseTaking;
 
 /*
@@ -35,7 +37,7 @@ extern void lease_reserve(int n);
  */
 extern LeaseTaking lease_take(QueueShared *q, const LeasePlace *place, int64 id, int attempts,
 							  LeaseKind kind, TimestampTz now, TimestampTz expires_at,
-							  int key, LeaseRef *ref);
+							  int key, Limits *limits, LeaseRef *ref);
 
 /* Give up a lease that this transaction took or checks: its place holds no message. */
 extern void lease_drop(LeaseRef ref);
@@ -46,11 +48,12 @@ extern void lease_give_back(LeaseRef ref);
 /*
  * Take the oldest returned lease of a queue; false if there is none.  The
  * caller judges its message and then renews it, which changes *ref, puts it
- * back or drops it; at abort it is put back.
+ * back or drops it; at abort it is put back.  False also if the limits do not
+ * allow to renew it.
  */
 extern bool lease_take_returned(QueueShared *q, Lease *lease);
-extern void lease_renew(LeaseRef *ref, int attempts, LeaseKind kind,
-						TimestampTz now, TimestampTz expires_at);
+extern bool lease_renew(LeaseRef *ref, int attempts, LeaseKind kind,
+						TimestampTz now, TimestampTz expires_at, Limits *limits);
 extern void lease_put_back(LeaseRef ref);
 
 /*

@@ -16,6 +16,7 @@
 #include "engine/keys.h"
 #include "engine/lease_account.h"
 #include "engine/lease_slot.h"
+#include "engine/limit.h"
 #include "engine/round.h"
 #include "guc.h"
 #include "miscadmin.h"
@@ -278,6 +279,7 @@ slot_begin(LeaseSlot *slot, int attempts, LeaseKind kind, TimestampTz now, Times
 	slot->attempts = attempts;
 	slot->kind = kind;
 	slot->pid = MyProcPid;
+	slot->in_flight = true;
 	slot->retries = 0;
 	slot->prepared = InvalidTransactionId;
 	slot->leased_at = now;
@@ -322,17 +324,28 @@ slot_take(void)
 	return slotno;
 }
 
+bool
+slot_leave_flight(LeaseSlot *slot)
+{
+	bool		in_flight = slot->in_flight;
+
+	slot->in_flight = false;
+	return in_flight && limit_leave(slot_queue(slot));
+}
+
 /* Free an owned slot. */
 void
 slot_free(LeaseRef ref)
 {
 	LeaseSlot  *slot = slot_of(ref);
+	QueueShared *q = slot_queue(slot);
+	bool		wake;
 
 	Assert(slot_is_ours(ref));
 	slot_leave_place(REF_SLOTNO(ref), slot->current);
 	if (slot->kind == LEASE_TIMED)
 		pg_atomic_fetch_sub_u32(&leases->timed, 1);
-	counter_add(&slot_queue(slot)->counters, COUNTER_LEASED, -1);
+	wake = slot_leave_flight(slot);
 	account_count(slot->queue, -1);
 	if (slot->key >= 0)
 		key_leave(slot->key, REF_SLOTNO(ref));
@@ -347,6 +360,8 @@ slot_free(LeaseRef ref)
 	slot->next = leases->free_head;
 	leases->free_head = REF_SLOTNO(ref);
 	SpinLockRelease(&leases->free_mutex);
+	if (wake)
+		limit_wake(q);
 }
 
 /* Put an owned slot at the end of the list that the next receiver takes from. */
@@ -354,6 +369,8 @@ void
 slot_return(LeaseRef ref)
 {
 	LeaseSlot  *slot = slot_of(ref);
+	QueueShared *q = slot_queue(slot);
+	bool		wake;
 
 	Assert(slot_is_ours(ref));
 	if (slot->kind == LEASE_TIMED)
@@ -368,8 +385,10 @@ slot_return(LeaseRef ref)
 	 * Counted before the slot can be freed, and the queue's element
 	 * another's.
 	 */
-	counter_add(&slot_queue(slot)->counters, COUNTER_LEASED, -1);
+	wake = slot_leave_flight(slot);
 	account_return(slot->queue, REF_SLOTNO(ref), slot->id);
+	if (wake)
+		limit_wake(q);
 }
 
 /* Have the message of an owned slot wait for the next turn of its key. */

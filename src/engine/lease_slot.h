@@ -108,6 +108,7 @@ typedef struct LeaseSlot
 	int			attempts;
 	int			kind;			/* LeaseKind */
 	int			pid;
+	bool		in_flight;		/* counted as such */
 	int			retries;
 	int			next;			/* in the free list, under free_mutex */
 	TransactionId prepared;		/* prepared transaction that took it */
@@ -216,6 +217,9 @@ extern const LeasePlace *slot_place(int slotno);
 /* Count a lease in or out of the segment of one of its places; take that place off it. */
 extern void slot_count_in_segment(int slotno, int which, int32 change);
 extern void slot_leave_place(int slotno, int which);
+
+/* Nobody has the message of an owned slot any more; as limit_leave. */
+extern bool slot_leave_flight(LeaseSlot *slot);
 
 /*
  * Give up an owned slot: free it; put it on the list that the next receiver

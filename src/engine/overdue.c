@@ -101,7 +101,7 @@ take_over(void *arg)
 	/* So that this transaction can acknowledge the row inserted. */
 	CommandCounterIncrement();
 	if (lease_take(scan->q, &failed->place, failed->message.id, failed->message.attempts + 1,
-				   scan->kind, scan->now, scan->expires_at, -1, &ref) == LEASE_TAKEN)
+				   scan->kind, scan->now, scan->expires_at, -1, &scan->limits, &ref) == LEASE_TAKEN)
 	{
 		Claim	   *claim = scan_add_claim(scan, ref, failed->message.id,
 										   failed->message.attempts + 1, LEASE_IN_DEFERRED);
@@ -132,7 +132,7 @@ overdue_claim(Queue *queue, ClaimScan *scan)
 		ErrorData  *error;
 
 		CHECK_FOR_INTERRUPTS();
-		if (scan->nclaims >= scan->max)
+		if (scan_full(scan))
 			break;				/* the rest is for the next receiver */
 		if (lease_queue(this.ref) != queue->relid || guard_run(take_over, &this, &error))
 			continue;

@@ -8,6 +8,7 @@
 #include "access/htup.h"
 #include "engine/keys.h"
 #include "engine/lease.h"
+#include "engine/limit.h"
 #include "engine/settings.h"
 #include "message.h"
 #include "utils/relcache.h"
@@ -46,6 +47,7 @@ typedef struct ClaimScan
 	Claim	   *claims;
 	bool		out_of_leases;	/* stopped as no lease slot was free */
 	bool		out_of_keys;	/* or no slot of a key */
+	Limits		limits;
 	int			turn;			/* 1: the queue's own table comes last */
 	int			pages_left;		/* before the queue's lock is released */
 	Relation	rels[QUEUE_MAX_SEGMENTS];	/* opened so far */
@@ -56,7 +58,8 @@ typedef struct ClaimScan
 static inline bool
 scan_full(const ClaimScan *scan)
 {
-	return scan->nclaims >= scan->max || scan->out_of_leases || scan->out_of_keys;
+	return scan->nclaims >= scan->max || scan->out_of_leases || scan->out_of_keys ||
+		scan->limits.stopped;
 }
 
 /* The next element of scan->claims, cleared, for a lease just taken. */

@@ -43,6 +43,8 @@ init_element(QueueShared *q)
 	wait_list_init(&q->waiters);
 	counters_init(&q->counters);
 	bound_init(&q->next_due, DT_NOBEGIN);
+	pg_atomic_init_u32(&q->flight_was_full, 0);
+	pg_atomic_init_u64(&q->rate_arrival, 0);
 	pg_atomic_init_u32(&q->wants_segment, 0);
 	pg_atomic_init_u32(&q->wants_sweep, 0);
 }
@@ -65,6 +67,8 @@ shared_reset(QueueShared *q)
 	ids_reset(&q->ids);
 	counters_reset(&q->counters);
 	bound_write(&q->next_due, DT_NOBEGIN);
+	pg_atomic_write_u32(&q->flight_was_full, 0);
+	pg_atomic_write_u64(&q->rate_arrival, 0);
 	pg_atomic_write_u32(&q->wants_segment, 0);
 	pg_atomic_write_u32(&q->wants_sweep, 0);
 	q->swept_at = 0;

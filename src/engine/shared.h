@@ -165,6 +165,14 @@ typedef struct QueueShared
 	TimeBound	next_due;
 
 	/*
+	 * Whether max_in_flight has stopped a claim, so that a free place is news
+	 * for those who wait; and when the rate expects the next message, an
+	 * int64.  By any process without a lock, see limit.c.
+	 */
+	pg_atomic_uint32 flight_was_full;
+	pg_atomic_uint64 rate_arrival;
+
+	/*
 	 * Set by senders that find no pooled segment, and cleared by the
 	 * maintenance worker, without a lock.
 	 */

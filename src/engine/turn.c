@@ -219,7 +219,7 @@ lease_candidate(Turn *turn, const Candidate *candidate, Relation rel)
 
 	key_turn_take(&turn->key);
 	taking = lease_take(scan->q, &lease.place, lease.id, candidate->attempts, scan->kind,
-						scan->now, scan->expires_at, turn->key.keyno, &lease.ref);
+						scan->now, scan->expires_at, turn->key.keyno, &scan->limits, &lease.ref);
 	if (taking != LEASE_TAKEN)
 	{
 		key_leave(turn->key.keyno, -1);
@@ -278,7 +278,7 @@ take_messages(Turn *turn, DeferredScan *deferred)
 		else
 			verdict = lease_candidate(turn, next, is_deferred ? deferred->rel :
 									  scan->rels[next->place.segment]);
-		if (scan->out_of_leases)
+		if (scan->out_of_leases || scan->limits.stopped)
 			return;
 		if (verdict == VERDICT_WAIT && ordered)
 		{
@@ -360,7 +360,7 @@ turns_claim(ClaimScan *scan)
 	pfree(turn);
 
 	/* There is more for others to do. */
-	if (scan_full(scan) && keys_ready(scan->q) > 0)
+	if (scan->nclaims > 0 && scan_full(scan) && keys_ready(scan->q) > 0)
 		wake_waiters(&scan->q->waiters, 1);
 }
 

@@ -38,6 +38,9 @@ typedef struct WaitSlot
 static WaitSlot *wait_slots = NULL;
 static WaitList *waiting_for = NULL;
 
+/* Whether a message was there that this process was not to have. */
+static bool in_vain = false;
+
 Size
 wait_shmem_size(void)
 {
@@ -159,6 +162,12 @@ wait_begin(WaitList *list)
 }
 
 void
+wait_in_vain(void)
+{
+	in_vain = (waiting_for != NULL);
+}
+
+void
 wait_end(bool took)
 {
 	WaitList   *list = waiting_for;
@@ -173,9 +182,10 @@ wait_end(bool took)
 	SpinLockAcquire(&list->mutex);
 	if (slot->state == WAIT_LISTED)
 		unlist(list, MY_PROCNO);
-	woken = (slot->state == WAIT_WOKEN);
+	woken = (slot->state == WAIT_WOKEN) || in_vain;
 	slot->state = WAIT_NONE;
 	SpinLockRelease(&list->mutex);
+	in_vain = false;
 
 	if (woken && !took)
 		wake_waiters(list, 1);

@@ -29,9 +29,11 @@ extern void wake_waiters(WaitList *list, int n);
  * Wait for messages: wait_begin, then search, then WaitLatch; wait_end when
  * done, whether woken or not.  A process waits for one queue at a time.
  * wait_end(true) says a message was taken; with false, a wake-up that this
- * process got goes to the next waiter.
+ * process got goes to the next waiter.  So it does if the process was woken and
+ * waits on, having found a message that a limit kept from it: wait_in_vain.
  */
 extern void wait_begin(WaitList *list);
+extern void wait_in_vain(void);
 extern void wait_end(bool took);
 
 #endif							/* QUEUE_ENGINE_WAIT_H */

@@ -374,7 +374,7 @@ sleep_until_due(bool all)
 		until = Min(until, hand.done_at + SETTLE_WITHIN);
 	if (all && claim_at != 0)
 		until = Min(until, claim_at);
-	else if (all && queue_shared)
+	else if (all && queue_shared && hand_space(&hand) > 0)
 	{
 		TimestampTz look = claim_next_look(queue_shared);
 

@@ -20,6 +20,7 @@
 #include "engine/dead_letter.h"
 #include "engine/deferred.h"
 #include "engine/extension.h"
+#include "engine/limit.h"
 #include "engine/owner.h"
 #include "engine/registry.h"
 #include "engine/tables.h"
@@ -369,6 +370,16 @@ queue_alter(PG_FUNCTION_ARGS)
 	queue_lock(relid, name, lockmode);
 	queue_check_owner(relid, name);
 	change_settings(fcinfo, relid);
+
+	/* At once, as what is shared knows no transactions. */
+	if (!PG_ARGISNULL(ALTER_ARGUMENT(Anum_queue_rate)) ||
+		!PG_ARGISNULL(ALTER_ARGUMENT(Anum_queue_rate_interval)))
+	{
+		QueueShared *q = queue_find_shared(relid);
+
+		if (q != NULL)
+			limit_forget(q);
+	}
 	PG_RETURN_VOID();
 }
 

@@ -691,6 +691,7 @@ move_waiting(Queue *queue, Relation rel, int segno, HeapTuple tuple)
 	int64		id = tuple_message_id(tuple->t_data);
 	Lease		lease = {.q = q,.id = id,.attempts = 1,.place = place};
 	TimestampTz now = GetCurrentTimestamp();
+	Limits		unlimited = {0};
 	TM_Result	result;
 	int64		hash;
 	int			keyno;
@@ -698,7 +699,8 @@ move_waiting(Queue *queue, Relation rel, int segno, HeapTuple tuple)
 	if (!tuple_key_hash(tuple->t_data, &hash) || !key_join(q, hash, &keyno))
 		return;
 	lease_reserve(2);
-	if (lease_take(q, &place, id, 1, LEASE_TRANSACTION, now, DT_NOEND, keyno, &lease.ref) != LEASE_TAKEN)
+	if (lease_take(q, &place, id, 1, LEASE_TRANSACTION, now, DT_NOEND, keyno, &unlimited,
+				   &lease.ref) != LEASE_TAKEN)
 	{
 		key_leave(keyno, -1);
 		return;

@@ -52,6 +52,8 @@ is( $node->safe_psql(
 		'shop', "SELECT ready, leased, deferred, dead, failed FROM queue.stats WHERE queue = 'orders'"),
 	'1001|0|1|0|2',
 	'nothing else is left of the orders');
+is($node->safe_psql('shop', "SELECT leased FROM queue.stats WHERE queue = 'emails'"),
+	'5', 'five e-mails are in flight');
 is( $node->safe_psql('shop', "SELECT payload FROM queues.orders ORDER BY id DESC LIMIT 1"),
 	'{"order": 1010}',
 	'a plain INSERT sends');
@@ -109,7 +111,7 @@ foreach my $row (rows('Functions'))
 		  map { /^(\w+) ?(.*)$/; $2 eq '' ? $1 : "$1 " . $2 =~ s/'//gr } split /, /, $arguments;
 	}
 }
-my %defaults = ('00:00:30' => '30 s', '00:00:01' => '1 s', '01:00:00' => '1 h');
+my %defaults = ('00:00:30' => '30 s', '00:00:01' => '1 s', '01:00:00' => '1 h', '00:05:00' => '5 min');
 my %functions;
 foreach my $line (
 	split /\n/,

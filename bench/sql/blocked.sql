@@ -1,0 +1,2 @@
+SELECT receipt, payload FROM queue.receive(:queue) \gset
+SELECT queue.ack(:receipt);

@@ -1,0 +1,2 @@
+SELECT receipt, payload FROM queue.receive('ordered') \gset
+SELECT queue.ack(:receipt);
