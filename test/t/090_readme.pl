@@ -120,7 +120,7 @@ foreach my $line (
 		SELECT proname, pg_get_function_arguments(oid) FROM pg_proc
 		WHERE pronamespace = 'queue'::regnamespace AND prorettype <> 'trigger'::regtype
 		AND proname NOT IN ('start_workers', 'relay_accept', 'relay_list', 'lease_list', 'queue_stats',
-			'maintenance_list', 'database_list') AND proname NOT LIKE '%\_validator')))
+			'maintenance_list', 'blocked_key_list', 'database_list') AND proname NOT LIKE '%\_validator')))
 {
 	my ($name, $arguments) = split /\|/, $line;
 
