@@ -47,7 +47,7 @@ argument_key(FunctionCallInfo fcinfo, int argno, const char *name)
 				 errmsg("argument \"%s\" is too long: \"%.*s...\"", name,
 						pg_mbcliplen(VARDATA_ANY(value), length, KEY_SHOWN), VARDATA_ANY(value)),
 				 errdetail("It has %d bytes, and may have %d.", length, ARGUMENT_MAX_KEY),
-				 errhint("Use a digest of a longer one, such as md5() of it.")));
+				 errhint("Use a digest of a longer one, as by sha256().")));
 	return value;
 }
 
