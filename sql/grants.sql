@@ -91,6 +91,9 @@ SET ROLE regress_nobody;
 SELECT queue.inbox_accept('grants', '2');
 RESET ROLE;
 GRANT EXECUTE ON FUNCTION queue.inbox_accept TO PUBLIC;
+DELETE FROM queue.inbox;
+DELETE FROM queue.inbox_version;
+DELETE FROM queue.idempotency;
 
 -- The right is needed when it is used: taken away, it is gone.
 RESET ROLE;

@@ -22,8 +22,8 @@ CREATE COLLATION regress_fuzzy (provider = icu, locale = 'und-u-ks-level1', dete
 SELECT queue.inbox_accept('billing' COLLATE regress_fuzzy, 'ÄA' COLLATE regress_fuzzy),
 	queue.inbox_accept('billing' COLLATE regress_fuzzy, 'äa' COLLATE regress_fuzzy);
 DROP COLLATION regress_fuzzy;
-SELECT queue.inbox_accept(repeat('c', 1024), repeat(md5('x'), 32)),
-	queue.inbox_accept(repeat('c', 1024), repeat(md5('x'), 32));
+SELECT queue.inbox_accept(name, reverse(name)), queue.inbox_accept(name, reverse(name))
+	FROM (SELECT string_agg(md5(i::text), '') AS name FROM generate_series(1, 32) i) n;
 
 -- The work and the mark are one transaction: what is rolled back was not taken.
 BEGIN;

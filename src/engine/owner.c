@@ -57,6 +57,9 @@ owner_run(OwnerStatement *statement, Datum *values, const char *nulls)
 				 SPI_result_code_string(SPI_result));
 		statement->plan = plan;
 	}
+
+	/* What the last one returned has a memory context of its own. */
+	SPI_freetuptable(SPI_tuptable);
 	result = SPI_execute_plan(statement->plan, values, nulls, false, 0);
 	if (result < 0)
 		elog(ERROR, "could not execute \"%s\": %s", statement->sql, SPI_result_code_string(result));

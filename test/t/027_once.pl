@@ -82,10 +82,8 @@ END
 my ($result, $stdout, $stderr) = $node->psql('shop',
 	q{SET ROLE billing; SET lock_timeout = '10ms'; SELECT queue.inbox_accept('mail', 'prepared, committed')});
 like($stderr, qr/canceling statement due to lock timeout/, 'a prepared transaction is waited for');
-$node->safe_psql('shop',
-	q{COMMIT PREPARED 'to be committed'});
-$node->safe_psql('shop',
-	q{ROLLBACK PREPARED 'to be rolled back'});
+$node->safe_psql('shop', q{COMMIT PREPARED 'to be committed'});
+$node->safe_psql('shop', q{ROLLBACK PREPARED 'to be rolled back'});
 check($node, 'shop', 'after a crash');
 $node->restart;
 check($node, 'shop', 'after a restart');
@@ -114,12 +112,13 @@ $empty->append_conf('postgresql.conf', "shared_preload_libraries = 'queue'");
 $empty->start;
 $empty->safe_psql('postgres', 'CREATE DATABASE copy');
 command_ok(
-	[ 'psql', '-X', '-q', '-1', '-v', 'ON_ERROR_STOP=1', '-d', $empty->connstr('copy'), '-f', "$dir/shop.sql" ],
+	[
+		'psql', '-X', '-q', '-1', '-v', 'ON_ERROR_STOP=1',
+		'-d', $empty->connstr('copy'), '-f', "$dir/shop.sql"
+	],
 	'restore where the roles do not exist');
-is( $empty->safe_psql(
-		'copy', q{SELECT count(*) FROM queue.inbox; SELECT count(*) FROM queue.idempotency}),
-	"2\n3",
-	'messages and requests are kept for when they do');
+is($empty->safe_psql('copy', q{SELECT count(*) FROM queue.inbox; SELECT count(*) FROM queue.idempotency}),
+	"2\n3", 'messages and requests are kept for when they do');
 $empty->stop;
 
 # Retention: the next worker does at once what is otherwise done once a minute.
@@ -139,7 +138,8 @@ my $pid = worker_pid($node, 'shop');
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)") if $pid;
 my $rows = q{SELECT (SELECT count(*) FROM queue.inbox), (SELECT count(*) FROM queue.inbox_version),
 	(SELECT count(*) FROM queue.idempotency)};
-ok($node->poll_query_until('shop', $rows, '3|2|3'), 'what has expired is removed, and versions of roles that are gone')
+ok($node->poll_query_until('shop', $rows, '3|2|3'),
+	'what has expired is removed, and versions of roles that are gone')
   or diag $node->safe_psql('shop', $rows);
 check($node, 'shop', 'and nothing else');
 
