@@ -142,6 +142,7 @@ renew_entry(Datum *values, Entry *entry, int64 ttl)
 			values[OLD_EXPIRES_AT] = owner_value(0, 1, &isnull);
 			if (DatumGetTimestampTz(values[OLD_EXPIRES_AT]) > now)
 				return;
+			STOP_POINT("inbox-expired");
 			entry->fresh = owner_run(&renew_name, values, NULL) > 0;
 		}
 		else

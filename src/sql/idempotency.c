@@ -152,6 +152,7 @@ begin_request(const Request *request, NullableDatum fingerprint, int64 ttl,
 		expires_at = owner_value(0, 1, &isnull);
 		if (DatumGetTimestampTz(expires_at) <= now)
 		{
+			STOP_POINT("idempotency-expired");
 			if (owner_run(&begin_again,
 						  (Datum[]) {KEY_OF(request), TimestampTzGetDatum(now + ttl),
 									 fingerprint.value, expires_at},
