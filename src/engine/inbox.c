@@ -51,8 +51,8 @@ enum
 
 static OwnerStatement insert_names = {
 	"INSERT INTO queue.inbox (relid, role, consumer, message_id, expires_at)"
-	" SELECT $1, $2, $3, m.id, $5 FROM pg_catalog.unnest($4) WITH ORDINALITY AS m (id, n)"
-	" ORDER BY m.n ON CONFLICT DO NOTHING RETURNING message_id",
+	" SELECT $1, $2, $3, m.id, $5 FROM pg_catalog.unnest($4) AS m (id)"
+	" ON CONFLICT DO NOTHING RETURNING message_id",
 	5, {KEY_TYPES, TEXTARRAYOID, TIMESTAMPTZOID}
 };
 
