@@ -111,18 +111,46 @@ CREATE TABLE queue.relay_definition (
 );
 SELECT pg_catalog.pg_extension_config_dump('queue.relay_definition', '');
 
--- Messages that arrived through a relay's postgres sink, kept long enough to
--- recognise one that is sent again because its confirmation was lost.
+-- Messages that were accepted and are not to be accepted again.  relid: the
+-- queue that relays brought them to, from the source consumer; or 0, and they
+-- were taken by a consumer of this role.  Roles are called by their names, as a
+-- dump is to restore where they do not exist yet.
 CREATE TABLE queue.inbox (
 	relid       regclass NOT NULL,
-	source      text NOT NULL,
-	id          bigint NOT NULL,
-	enqueued_at timestamptz NOT NULL,
-	accepted_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-	PRIMARY KEY (relid, source, id, enqueued_at)
+	role        text COLLATE "C" NOT NULL,
+	consumer    text COLLATE "C" NOT NULL,
+	message_id  text COLLATE "C" NOT NULL,
+	expires_at  timestamptz NOT NULL,
+	PRIMARY KEY (relid, role, consumer, message_id)
 );
-CREATE INDEX inbox_accepted_at ON queue.inbox (accepted_at);
+CREATE INDEX inbox_expires_at ON queue.inbox (expires_at);
 SELECT pg_catalog.pg_extension_config_dump('queue.inbox', '');
+
+-- The newest version of each entity that a consumer of this role has accepted.
+CREATE TABLE queue.inbox_version (
+	role        text COLLATE "C" NOT NULL,
+	consumer    text COLLATE "C" NOT NULL,
+	entity      text COLLATE "C" NOT NULL,
+	version     bigint NOT NULL,
+	expires_at  timestamptz NOT NULL,
+	PRIMARY KEY (role, consumer, entity)
+) WITH (fillfactor = 80);
+CREATE INDEX inbox_version_expires_at ON queue.inbox_version (expires_at);
+SELECT pg_catalog.pg_extension_config_dump('queue.inbox_version', '');
+
+-- Requests of which one copy is to be served, and what the answer was.
+CREATE TABLE queue.idempotency (
+	role        text COLLATE "C" NOT NULL,
+	scope       text COLLATE "C" NOT NULL,
+	key         text COLLATE "C" NOT NULL,
+	fingerprint text COLLATE "C",
+	completed   boolean NOT NULL,
+	response    jsonb,
+	expires_at  timestamptz NOT NULL,
+	PRIMARY KEY (role, scope, key)
+) WITH (fillfactor = 80);
+CREATE INDEX idempotency_expires_at ON queue.idempotency (expires_at);
+SELECT pg_catalog.pg_extension_config_dump('queue.idempotency', '');
 
 --
 -- Administration
@@ -292,6 +320,43 @@ RETURNS bigint
 AS 'MODULE_PATHNAME', 'queue_purge_dead_letters' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.purge_dead_letters IS
 'Deletes the dead letters of a queue and returns how many. key: only those of this key. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 22004 NULL queue.';
+
+--
+-- Once: what consumers and handlers of requests have done already
+--
+
+CREATE FUNCTION queue.inbox_accept(consumer text, message_id text, ttl interval DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'queue_inbox_accept' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.inbox_accept IS
+'Whether a consumer has this message for the first time: true, and remembered in the caller''s transaction; false after that. Waits for a transaction that is accepting the same. consumer: a name of the calling role''s choice; each role has its own. message_id: what the sender calls the message, as text, 1 to 1024 bytes like consumer. ttl: for how long it is remembered, queue.inbox_retention by default, ten years at most. Errors: 22004 NULL consumer or message_id, 22023 value out of range, 40001 accepted by another transaction meanwhile that a REPEATABLE READ or SERIALIZABLE one cannot see.';
+
+CREATE FUNCTION queue.inbox_advance(consumer text, entity text, version bigint,
+	gaps text DEFAULT 'allow', ttl interval DEFAULT NULL,
+	OUT accepted boolean, OUT last_version bigint, OUT gap bigint)
+AS 'MODULE_PATHNAME', 'queue_inbox_advance' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.inbox_advance IS
+'Accepts a version of an entity if it is newer than the last that the consumer has accepted, which is last_version, 0 if there is none. gap is how many versions lie between, 0 for one that is not newer. Waits for a transaction that is accepting a version of the same entity. consumer, entity: names of the calling role''s choice, 1 to 1024 bytes; each role has its own. version: at least 1. gaps: allow them, or refuse a version that is not the next. ttl: after so long without a version the entity is forgotten, ten years at most; by default never. Errors: 22004 NULL argument other than ttl, 22023 value out of range, 40001 as queue.inbox_accept.';
+
+CREATE FUNCTION queue.idempotency_begin(scope text, key text,
+	fingerprint text DEFAULT NULL, ttl interval DEFAULT '1 day',
+	OUT status text, OUT response jsonb)
+AS 'MODULE_PATHNAME', 'queue_idempotency_begin' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.idempotency_begin IS
+'Begins a request unless it was begun before, in the caller''s transaction. status is started: serve it; in progress: somebody does; completed: response is the answer; or mismatch: the key was used for another request. Waits for a transaction that is beginning, completing or failing the same. scope: what keys belong to, an operation for one; each role has its own. key: of the request. fingerprint: a digest of what it asks for, not compared where one is NULL. All three have 1 to 1024 bytes. ttl: for how long it is in progress at most, and remembered unless queue.idempotency_complete says otherwise, ten years at most. Errors: 22004 NULL scope, key or ttl, 22023 value out of range, 40001 as queue.inbox_accept.';
+
+CREATE FUNCTION queue.idempotency_complete(scope text, key text, response jsonb DEFAULT NULL,
+	ttl interval DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'queue_idempotency_complete' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.idempotency_complete IS
+'Completes a request that is in progress, in the caller''s transaction. scope, key: as for queue.idempotency_begin. response: what that returns from now on. ttl: for how long from now, ten years at most, by default as long as queue.idempotency_begin was told. false when the request is not in progress: unknown, completed or expired. Errors: 22004 NULL scope or key, 22023 value out of range, 40001 as queue.inbox_accept.';
+
+CREATE FUNCTION queue.idempotency_fail(scope text, key text)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'queue_idempotency_fail' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.idempotency_fail IS
+'Forgets a request that is in progress, in the caller''s transaction, so that it can be begun again. scope, key: as for queue.idempotency_begin. false when it is not in progress: unknown, completed or expired. Errors: as queue.idempotency_complete.';
 
 --
 -- A plain INSERT INTO queues.<queue> reaches the engine through these.

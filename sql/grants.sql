@@ -73,6 +73,28 @@ SELECT * FROM queues.g;
 SELECT * FROM queues."g$1";
 UPDATE queue.queue_definition SET max_attempts = 1;
 
+-- What has been accepted or begun is the role's own, and is nobody's else to look at.
+SELECT queue.inbox_accept('grants', '1');
+SELECT accepted FROM queue.inbox_advance('grants', 'e', 1);
+SELECT status FROM queue.idempotency_begin('grants', '1');
+SELECT * FROM queue.inbox;
+SELECT * FROM queue.inbox_version;
+SELECT * FROM queue.idempotency;
+SET ROLE regress_reader;
+SELECT queue.inbox_accept('grants', '1');
+SELECT accepted FROM queue.inbox_advance('grants', 'e', 1);
+SELECT status FROM queue.idempotency_begin('grants', '1');
+-- EXECUTE is needed, and nothing else.
+RESET ROLE;
+REVOKE EXECUTE ON FUNCTION queue.inbox_accept FROM PUBLIC;
+SET ROLE regress_nobody;
+SELECT queue.inbox_accept('grants', '2');
+RESET ROLE;
+GRANT EXECUTE ON FUNCTION queue.inbox_accept TO PUBLIC;
+DELETE FROM queue.inbox;
+DELETE FROM queue.inbox_version;
+DELETE FROM queue.idempotency;
+
 -- The right is needed when it is used: taken away, it is gone.
 RESET ROLE;
 REVOKE DELETE ON queues.g FROM regress_consumer;

@@ -5,10 +5,15 @@
 #include "postgres.h"
 
 #include "argument.h"
+#include "compat.h"
 #include "duration.h"
+#include "mb/pg_wchar.h"
 #include "utils/array.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
+
+/* How much of a key that is too long an error shows, in bytes. */
+#define KEY_SHOWN	40
 
 void
 argument_required(FunctionCallInfo fcinfo, int argno, const char *name)
@@ -24,6 +29,26 @@ argument_text(FunctionCallInfo fcinfo, int argno, const char *name)
 {
 	argument_required(fcinfo, argno, name);
 	return PG_GETARG_TEXT_PP(argno);
+}
+
+text *
+argument_key(FunctionCallInfo fcinfo, int argno, const char *name)
+{
+	text	   *value = argument_text(fcinfo, argno, name);
+	int			length = VARSIZE_ANY_EXHDR(value);
+
+	if (length == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"%s\" must not be empty", name)));
+	if (length > ARGUMENT_MAX_KEY)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"%s\" is too long: \"%.*s...\"", name,
+						pg_mbcliplen(VARDATA_ANY(value), length, KEY_SHOWN), VARDATA_ANY(value)),
+				 errdetail("It has %d bytes, and may have %d.", length, ARGUMENT_MAX_KEY),
+				 errhint("Use a digest of a longer one, as by sha256().")));
+	return value;
 }
 
 int32

@@ -12,6 +12,9 @@
 /* Elements an array may have; as many can be allocated at once. */
 #define ARGUMENT_MAX_ELEMENTS	10000000
 
+/* Bytes a key may have: two of them and a role go into an entry of a btree. */
+#define ARGUMENT_MAX_KEY		1024
+
 /* An array's elements; values is NULL if there is no array, only NULLs. */
 typedef struct ArgumentArray
 {
@@ -26,6 +29,12 @@ extern void argument_required(FunctionCallInfo fcinfo, int argno, const char *na
 
 /* A text that must not be NULL: 22004. */
 extern text *argument_text(FunctionCallInfo fcinfo, int argno, const char *name);
+
+/*
+ * A text that something is called by: 22004 if it is NULL, 22023 if it is
+ * empty or has more bytes than go into an index together with others.
+ */
+extern text *argument_key(FunctionCallInfo fcinfo, int argno, const char *name);
 
 /* An integer that must not be NULL, 22004, or less than least, 22023. */
 extern int32 argument_integer(FunctionCallInfo fcinfo, int argno, const char *name, int32 least);

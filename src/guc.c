@@ -54,7 +54,7 @@ guc_init(void)
 							GUC_UNIT_S,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("queue.inbox_retention",
-							"Time for which a message received from a relay is recognised when it is sent again.",
+							"Time for which a message that a relay brought, or a consumer accepted, is recognised.",
 							NULL,
 							&queue_inbox_retention,
 							7 * 24 * 60, 1, INT_MAX / 60,

@@ -43,6 +43,35 @@ owner_execute(const char *sql)
 		elog(ERROR, "could not execute \"%s\": %s", sql, SPI_result_code_string(result));
 }
 
+uint64
+owner_run(OwnerStatement *statement, Datum *values, const char *nulls)
+{
+	int			result;
+
+	if (statement->plan == NULL)
+	{
+		SPIPlanPtr	plan = SPI_prepare(statement->sql, statement->nargs, statement->types);
+
+		if (plan == NULL || SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not prepare \"%s\": %s", statement->sql,
+				 SPI_result_code_string(SPI_result));
+		statement->plan = plan;
+	}
+
+	/* What the last one returned has a memory context of its own. */
+	SPI_freetuptable(SPI_tuptable);
+	result = SPI_execute_plan(statement->plan, values, nulls, false, 0);
+	if (result < 0)
+		elog(ERROR, "could not execute \"%s\": %s", statement->sql, SPI_result_code_string(result));
+	return SPI_processed;
+}
+
+Datum
+owner_value(uint64 row, int column, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, isnull);
+}
+
 void
 owner_end_sql(OwnerContext *saved)
 {

@@ -2,27 +2,22 @@
  * accept.c
  *		Accept messages from a relay of another database, each once.
  *
- * queue.inbox has a row for each message accepted.  A message is known by the
- * queue it comes to, the name of the queue it comes from, its id there and
- * when it was sent there: ids alone could be handed out a second time when a
- * source loses its last transactions in a failover.
+ * In the inbox a message is known by the queue it comes to, the name of the
+ * queue it comes from, its id there and when it was sent there: ids alone
+ * could be handed out a second time when a source loses its last transactions
+ * in a failover.
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "argument.h"
-#include "catalog/pg_type.h"
 #include "compat.h"
-#include "engine/extension.h"
+#include "engine/inbox.h"
 #include "engine/insert.h"
-#include "engine/owner.h"
 #include "engine/registry.h"
 #include "engine/tables.h"
-#include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/rel.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(queue_relay_accept);
@@ -45,75 +40,28 @@ static const char *const argument_names[NARGS] = {
 	"source", "queue", "ids", "enqueued_ats", "payloads", "bodies", "keys", "headers"
 };
 
-/* What tells a message from the others of its source. */
-typedef struct Origin
-{
-	int64		id;
-	TimestampTz enqueued_at;
-	bool		taken;
-} Origin;
-
-static int
-compare_origins(const void *a, const void *b)
-{
-	const Origin *x = a;
-	const Origin *y = b;
-
-	if (x->id != y->id)
-		return x->id < y->id ? -1 : 1;
-	return (x->enqueued_at > y->enqueued_at) - (x->enqueued_at < y->enqueued_at);
-}
-
 /*
- * Enter messages into queue.inbox; returns those that were not there, sorted.
- * Runs as the table's owner: the caller's right is that to send to the queue.
+ * Enter messages in the inbox: which of them were not there.  The caller's
+ * right is that to send to the queue.
  */
-static Origin *
-enter(FunctionCallInfo fcinfo, Oid queue, uint64 *n)
+static bool *
+enter(Oid queue, text *source, const ArgumentArray *ids, const ArgumentArray *enqueued_ats,
+	  int *nfresh)
 {
-	static SPIPlanPtr plan = NULL;
-	Oid			types[] = {REGCLASSOID, TEXTOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID};
-	Datum		values[] = {
-		ObjectIdGetDatum(queue), PG_GETARG_DATUM(ARG_SOURCE),
-		PG_GETARG_DATUM(ARG_IDS), PG_GETARG_DATUM(ARG_ENQUEUED_ATS)
-	};
-	MemoryContext caller = CurrentMemoryContext;
-	Relation	inbox = table_open(extension_relation("inbox"), RowExclusiveLock);
-	Origin	   *result;
-	OwnerContext caller_rights;
+	InboxOwner	owner = {.queue = queue,.role = cstring_to_text(""),.consumer = source};
+	Datum	   *names = palloc(sizeof(Datum) * Max(ids->n, 1));
+	bool	   *fresh = palloc(sizeof(bool) * Max(ids->n, 1));
 
-	owner_begin_sql(inbox->rd_rel->relowner, &caller_rights);
-	if (plan == NULL)
+	for (int i = 0; i < ids->n; i++)
 	{
-		/* In order, so that two who enter the same do not deadlock. */
-		plan = SPI_prepare("INSERT INTO queue.inbox (relid, source, id, enqueued_at)"
-						   " SELECT $1, $2, id, enqueued_at"
-						   " FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4))"
-						   " AS m (id, enqueued_at) ORDER BY id, enqueued_at"
-						   " ON CONFLICT DO NOTHING RETURNING id, enqueued_at",
-						   lengthof(types), types);
-		if (plan == NULL || SPI_keepplan(plan) != 0)
-			elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
-	}
-	if (SPI_execute_plan(plan, values, NULL, false, 0) != SPI_OK_INSERT_RETURNING)
-		elog(ERROR, "insertion into queue.inbox failed");
+		char		name[64];
 
-	*n = SPI_processed;
-	result = MemoryContextAlloc(caller, sizeof(Origin) * Max(*n, 1));
-	for (uint64 i = 0; i < *n; i++)
-	{
-		HeapTuple	tuple = SPI_tuptable->vals[i];
-		bool		isnull;
-
-		result[i].id = DatumGetInt64(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 1, &isnull));
-		result[i].enqueued_at =
-			DatumGetTimestampTz(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 2, &isnull));
-		result[i].taken = false;
+		snprintf(name, sizeof(name), INT64_FORMAT "@" INT64_FORMAT,
+				 DatumGetInt64(ids->values[i]), DatumGetTimestampTz(enqueued_ats->values[i]));
+		names[i] = CStringGetTextDatum(name);
 	}
-	owner_end_sql(&caller_rights);
-	table_close(inbox, NoLock);
-	qsort(result, *n, sizeof(Origin), compare_origins);
-	return result;
+	*nfresh = inbox_enter(&owner, ids->n, names, inbox_retention(), fresh);
+	return fresh;
 }
 
 Datum
@@ -121,8 +69,8 @@ queue_relay_accept(PG_FUNCTION_ARGS)
 {
 	Queue	   *queue;
 	Oid			relid;
-	Origin	   *fresh;
-	uint64		nfresh;
+	bool	   *fresh;
+	int			nfresh;
 	int			n;
 	int			nsent = 0;
 	int64	   *ids;
@@ -154,7 +102,8 @@ queue_relay_accept(PG_FUNCTION_ARGS)
 			argument_headers(columns[ARG_HEADERS].values[i]);
 	}
 
-	fresh = enter(fcinfo, relid, &nfresh);
+	fresh = enter(relid, argument_key(fcinfo, ARG_SOURCE, argument_names[ARG_SOURCE]),
+				  &columns[ARG_IDS], &columns[ARG_ENQUEUED_ATS], &nfresh);
 	if (nfresh == 0)
 		PG_RETURN_INT32(0);
 
@@ -168,16 +117,8 @@ queue_relay_accept(PG_FUNCTION_ARGS)
 	messages = palloc0(sizeof(Message) * nfresh);
 	for (int i = 0; i < n; i++)
 	{
-		Origin		origin;
-		Origin	   *found;
-
-		origin.id = DatumGetInt64(columns[ARG_IDS].values[i]);
-		origin.enqueued_at = DatumGetTimestampTz(columns[ARG_ENQUEUED_ATS].values[i]);
-		found = bsearch(&origin, fresh, nfresh, sizeof(Origin), compare_origins);
-		if (found == NULL || found->taken)
+		if (!fresh[i])
 			continue;
-		found->taken = true;
-
 		message_set(&messages[nsent], ids[nsent],
 					argument_element(&columns[ARG_KEYS], i),
 					argument_element(&columns[ARG_HEADERS], i),

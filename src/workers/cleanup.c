@@ -13,16 +13,18 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_collation.h"
 #include "compat.h"
 #include "engine/dead_letter.h"
 #include "engine/deferred.h"
 #include "engine/extension.h"
 #include "engine/registry.h"
-#include "guc.h"
 #include "miscadmin.h"
 #include "relay/configuration.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -35,8 +37,11 @@
 /* Rows deleted in one transaction. */
 #define BATCH				10000
 
-#define Anum_inbox_relid		1
-#define Anum_inbox_accepted_at	5
+#define Anum_inbox_relid				1
+#define Anum_inbox_expires_at			5
+#define Anum_inbox_version_role			1
+#define Anum_inbox_version_expires_at	5
+#define Anum_idempotency_expires_at		7
 
 /*
  * Where rows about a queue are; queue.queue_definition last, as its row says
@@ -90,8 +95,9 @@ delete_rows(const char *table, const char *index, ScanKey key, bool *skipped)
 	return deleted == BATCH;
 }
 
-TimestampTz
-cleanup_inbox(void)
+/* Delete rows whose time is over; returns when there will be more to do. */
+static TimestampTz
+remove_expired(const char *table, const char *index, AttrNumber expires_at)
 {
 	Oid			relid;
 	Relation	rel;
@@ -100,7 +106,7 @@ cleanup_inbox(void)
 	bool		skipped = false;
 
 	worker_begin();
-	relid = extension_relation("inbox");
+	relid = extension_relation(table);
 	worker_lock(relid, AccessShareLock);
 	rel = table_open(relid, NoLock);
 	empty = (RelationGetNumberOfBlocks(rel) == 0);
@@ -109,13 +115,98 @@ cleanup_inbox(void)
 	{
 		ScanKeyData key;
 
-		ScanKeyInit(&key, Anum_inbox_accepted_at, BTLessStrategyNumber, F_TIMESTAMPTZ_LT,
-					TimestampTzGetDatum(GetCurrentTimestamp() -
-										queue_inbox_retention * USECS_PER_MINUTE));
-		more = delete_rows("inbox", "inbox_accepted_at", &key, &skipped);
+		ScanKeyInit(&key, expires_at, BTLessEqualStrategyNumber, F_TIMESTAMPTZ_LE,
+					TimestampTzGetDatum(GetCurrentTimestamp()));
+		more = delete_rows(table, index, &key, &skipped);
 	}
 	worker_end();
 	return more ? DT_NOBEGIN : DT_NOEND;
+}
+
+TimestampTz
+cleanup_inbox(void)
+{
+	return remove_expired("inbox", "inbox_expires_at", Anum_inbox_expires_at);
+}
+
+TimestampTz
+cleanup_idempotency(void)
+{
+	return remove_expired("idempotency", "idempotency_expires_at", Anum_idempotency_expires_at);
+}
+
+/*
+ * The first role, after one or NULL, that has rows in queue.inbox_version, in
+ * the current memory context; NULL if there is no other.
+ */
+static text *
+next_role(Relation rel, Relation index, text *after)
+{
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	text	   *result = NULL;
+
+	if (after != NULL)
+		ScanKeyEntryInitialize(&key, 0, Anum_inbox_version_role, BTGreaterStrategyNumber,
+							   InvalidOid, C_COLLATION_OID, F_TEXT_GT, PointerGetDatum(after));
+	scan = systable_beginscan_ordered(rel, index, GetActiveSnapshot(), after != NULL, &key);
+	tuple = systable_getnext_ordered(scan, ForwardScanDirection);
+	if (HeapTupleIsValid(tuple))
+	{
+		bool		isnull;
+
+		result = DatumGetTextPCopy(heap_getattr(tuple, Anum_inbox_version_role,
+												RelationGetDescr(rel), &isnull));
+	}
+	systable_endscan_ordered(scan);
+	return result;
+}
+
+/* A role that has rows in queue.inbox_version, and is no more; NULL if there is none. */
+static text *
+dropped_role(void)
+{
+	Oid			relid = extension_relation("inbox_version");
+	text	   *role = NULL;
+	Relation	rel;
+	Relation	index;
+
+	worker_lock(relid, AccessShareLock);
+	rel = table_open(relid, NoLock);
+	index = index_open(extension_relation("inbox_version_pkey"), NoLock);
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		role = next_role(rel, index, role);
+	} while (role != NULL && OidIsValid(get_role_oid(text_to_cstring(role), true)));
+	index_close(index, NoLock);
+	table_close(rel, NoLock);
+	return role;
+}
+
+/* Versions have no end unless they are given one, so those of dropped roles go here. */
+TimestampTz
+cleanup_versions(void)
+{
+	TimestampTz next = remove_expired("inbox_version", "inbox_version_expires_at",
+									  Anum_inbox_version_expires_at);
+	text	   *role;
+
+	worker_begin();
+	role = dropped_role();
+	if (role != NULL)
+	{
+		bool		skipped = false;
+		ScanKeyData key;
+
+		ScanKeyEntryInitialize(&key, 0, Anum_inbox_version_role, BTEqualStrategyNumber,
+							   InvalidOid, C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(role));
+		(void) delete_rows("inbox_version", "inbox_version_pkey", &key, &skipped);
+		next = skipped ? next : DT_NOBEGIN;
+	}
+	worker_end();
+	return next;
 }
 
 /* Tables in queue.queue_definition that are no more, in the current memory context. */

@@ -10,8 +10,13 @@
 
 #include "datatype/timestamp.h"
 
-/* Rows of queue.inbox older than queue.inbox_retention. */
+/*
+ * Rows that have expired: of queue.inbox, queue.idempotency and
+ * queue.inbox_version, and of the latter those of roles that were dropped.
+ */
 extern TimestampTz cleanup_inbox(void);
+extern TimestampTz cleanup_idempotency(void);
+extern TimestampTz cleanup_versions(void);
 
 /* What is left of queues whose table is no more. */
 extern TimestampTz cleanup_dropped_queues(void);

@@ -191,6 +191,8 @@ static Work works[] = {
 	{"settling expired leases", expire_leases, 0},
 	{"supervising relays", relay_supervise, 0},
 	{"removing old rows of queue.inbox", cleanup_inbox, CLEANUP_INTERVAL_MS},
+	{"removing old rows of queue.idempotency", cleanup_idempotency, CLEANUP_INTERVAL_MS},
+	{"removing old rows of queue.inbox_version", cleanup_versions, CLEANUP_INTERVAL_MS},
 	{"removing what is left of dropped queues", cleanup_dropped_queues, CLEANUP_INTERVAL_MS},
 };
 

@@ -45,7 +45,10 @@ foreach my $call (
 	q{queue.pop('q')}, q{queue.ack(1)},
 	q{queue.ack_batch('{1}')}, q{queue.nack(1)},
 	q{queue.nack_batch('{1}')}, q{queue.reject(1)},
-	q{queue.redrive('q')}, q{queue.purge_dead_letters('q')})
+	q{queue.redrive('q')}, q{queue.purge_dead_letters('q')},
+	q{queue.inbox_accept('c', 'm')}, q{queue.inbox_advance('c', 'e', 1)},
+	q{queue.idempotency_begin('s', 'k')}, q{queue.idempotency_complete('s', 'k')},
+	q{queue.idempotency_fail('s', 'k')})
 {
 	my ($rc, $stdout, $stderr) =
 	  $standby->psql('postgres', "\\set VERBOSITY verbose\nSELECT $call", on_error_stop => 0);

@@ -114,8 +114,8 @@ ok( $node->poll_query_until(
 # The inbox
 $node->safe_psql(
 	'shop', q{
-INSERT INTO queue.inbox SELECT 'queue.inbox', 'somewhere', n, now(), now() - interval '8 days' FROM generate_series(1, 25000) n;
-INSERT INTO queue.inbox VALUES ('queue.inbox', 'somewhere', 0, now(), now() - interval '6 days');
+INSERT INTO queue.inbox SELECT 'queue.inbox', '', 'somewhere', n, now() FROM generate_series(1, 25000) n;
+INSERT INTO queue.inbox VALUES ('queue.inbox', '', 'somewhere', 0, now() + interval '1 day');
 });
 replace_worker();
 ok($node->poll_query_until('shop', 'SELECT count(*) FROM queue.inbox', '1'),

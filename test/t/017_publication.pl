@@ -64,7 +64,9 @@ DROP TABLE queues.mail CASCADE;
 SELECT count(*) FROM queue.queue_definition;
 DELETE FROM queue.deferred;
 DELETE FROM queue.relay_definition;
-DELETE FROM queue.inbox}),
+DELETE FROM queue.inbox;
+DELETE FROM queue.inbox_version;
+DELETE FROM queue.idempotency}),
 	'0',
 	'and our own tables have keys');
 is($subscriber->safe_psql('postgres', q{SELECT payload FROM queue.pop('mail', 10)}),
