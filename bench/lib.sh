@@ -88,14 +88,15 @@ build()
 # pgbench
 #
 
-# CPU time of the backends that have ended, in ticks of 10 ms.
+# CPU time of the backends that have ended, in ticks of 10 ms; the one that pins a
+# snapshot stays.
 backend_ticks()
 {
 	local pid
 
 	read -r pid <"$run/data/postmaster.pid"
 	# shellcheck disable=SC2009 # one that is exiting has no arguments left
-	while ps --ppid "$pid" -o args= | grep -qE '\[local\]|^\['; do
+	while ps --ppid "$pid" -o args= | grep -v 'idle in transaction$' | grep -qE '\[local\]|^\['; do
 		sleep 0.05
 	done
 	awk '{ sub(/.*\) /, ""); print $14 + $15 }' "/proc/$pid/stat"

@@ -3,18 +3,18 @@
 
 ordered_keys=10000
 
-# ordered_one CONTESTANT no|pinned: prints messages per second and microseconds of CPU per message.
+# ordered_one CONTESTANT TABLE MESSAGES no|pinned: fills the table with as many messages
+# for each second; prints messages per second and microseconds of CPU per message.
 ordered_one()
 {
-	local contestant=$1 n tps micros each=20000 snapshot
+	local n tps micros snapshot
 
-	[[ $contestant != queue ]] || each=50000
-	sql_file "prefill_ordered_$contestant.sql" -v keys="$ordered_keys" \
-		-v n=$((seconds * each / ordered_keys * ordered_keys)) >/dev/null
+	sql_file "prefill_ordered_$2.sql" -v keys="$ordered_keys" \
+		-v n=$((seconds * $3 / ordered_keys * ordered_keys)) >/dev/null
 	sql -c CHECKPOINT || exit 1
-	[[ $2 == no ]] || hold_snapshot
-	read -r tps n micros <<<"$(run_pgbench "ordered_$contestant.sql" -T "$seconds")"
-	[[ $2 == no ]] || release_snapshot
+	[[ $4 == no ]] || hold_snapshot
+	read -r tps n micros <<<"$(run_pgbench "ordered_$1.sql" -T "$seconds")"
+	[[ $4 == no ]] || release_snapshot
 	[[ -n $n ]] || exit 1
 	sql -c "SELECT queue.purge('ordered')" -c 'TRUNCATE bench.ordered, bench.ordered_timeout' >/dev/null
 	printf '%s %s\n' "$tps" "$micros"
@@ -26,15 +26,26 @@ row_ordered()
 
 	sql_file setup_ordered.sql
 	for pinned in no pinned; do
-		rounds "ordered_$pinned" queue="ordered_one queue $pinned" \
-			handwritten="ordered_one handwritten $pinned" timeout="ordered_one timeout $pinned"
+		rounds "ordered_$pinned" queue="ordered_one queue queue 60000 $pinned" \
+			handwritten="ordered_one handwritten handwritten 20000 $pinned" \
+			timeout="ordered_one timeout timeout 20000 $pinned" \
+			pop="ordered_one pop queue 100000 $pinned" \
+			onecall="ordered_one onecall handwritten 30000 $pinned"
 	done
 	for pinned in no pinned; do
-		what=$([[ $pinned == no ]] || printf ', pinned snapshot')
+		what=$([[ $pinned == no ]] || printf ', pinned')
 		ratio "ordered receive + ack / hand-written$what" "ordered_$pinned" queue handwritten 1 '>=' 3
 		cpu "ordered receive + ack / hand-written$what" "ordered_$pinned" queue handwritten 2
-		ratio "ordered receive + ack / visibility timeout$what" "ordered_$pinned" queue timeout 1 '>=' 3
-		cpu "ordered receive + ack / visibility timeout$what" "ordered_$pinned" queue timeout 2
+		compare "ordered receive + ack / visibility timeout$what" "ordered_$pinned" queue timeout
+		compare "ordered pop / hand-written in one call$what" "ordered_$pinned" pop onecall
+		compare "ordered receive + ack / hand-written in one call$what" "ordered_$pinned" queue onecall
 	done
 	sql -c "SELECT queue.drop('ordered')" -c 'DROP TABLE bench.ordered, bench.ordered_timeout' >/dev/null
+}
+
+# A ratio that has no target, and that of CPU time: compare WHAT ROW OURS PEER
+compare()
+{
+	note "$1" "$(divide "$(median "$2" "$3")" "$(median "$2" "$4")")"
+	cpu "$1" "$2" "$3" "$4" 2
 }

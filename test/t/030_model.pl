@@ -35,7 +35,7 @@ queue.sweep_interval = 100000
 $node->safe_psql(
 	'postgres', q{
 SELECT queue.create('work', max_attempts => 1000, backoff => '10 ms', backoff_max => '50 ms');
-SELECT queue.create('few', max_attempts => 3, backoff => '10 ms', backoff_max => '50 ms');
+SELECT queue.create('few', max_attempts => 3, backoff => '10 ms', backoff_max => '50 ms', max_in_flight => 20);
 SELECT queue.create('line');
 
 CREATE SCHEMA model;
@@ -396,6 +396,11 @@ foreach my $gid (split(/\n/, $node->safe_psql('postgres', 'SELECT gid FROM pg_pr
 }
 
 # Take what is left, until leases have ended and nothing is deferred any more.
+$node->safe_psql(
+	'postgres', q{
+CREATE TABLE model.unlimited AS SELECT clock_timestamp() AS at;
+SELECT queue.alter('few', max_in_flight => 0);
+});
 my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
 my $left;
 do
@@ -464,6 +469,15 @@ SELECT q, id, attempts, previous FROM (
 	WINDOW w AS (PARTITION BY q, id ORDER BY at)) d
 WHERE attempts <= previous
 	AND NOT EXISTS (SELECT FROM model.crash c WHERE d.previously <= c.until AND d.at >= c.since)},
+	'more messages were in flight than may be' => q{
+WITH held AS (
+	SELECT d.receipt, d.at, g.at AS until FROM model.timely d JOIN model.gone g USING (q, id, receipt)
+	WHERE d.q = 'few' AND g.at < d.expires_at AND d.at < (SELECT u.at FROM model.unlimited u))
+SELECT h.receipt, h.at, count(*) FROM held h JOIN held o ON h.at BETWEEN o.at AND o.until
+GROUP BY h.receipt, h.at HAVING count(*) > 20},
+	'something is counted as in flight in the end' => q{
+SELECT queue, leased FROM queue.stats s
+WHERE leased <> (SELECT count(*) FROM queue.leases l WHERE l.queue = s.queue AND state <> 'returned')},
 	'messages of one key and sender came out of order' => q{
 SELECT key, seq, previous FROM (
 	SELECT *, lag(seq) OVER (PARTITION BY key ORDER BY n) AS previous FROM model.arrival) a

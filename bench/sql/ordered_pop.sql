@@ -1,0 +1,1 @@
+SELECT id, payload FROM queue.pop('ordered') \gset
