@@ -43,7 +43,7 @@ typedef struct Request
 
 #define KEY_TYPES		TEXTOID, TEXTOID, TEXTOID
 #define KEY_IS			" WHERE role = $1 AND scope = $2 AND key = $3"
-#define KEY_OF(request)	(request)->role, (request)->scope, (request)->key
+#define KEY_OF(r)		(r)->role, (r)->scope, (r)->key
 
 static OwnerStatement insert_key = {
 	"INSERT INTO queue.idempotency (role, scope, key, expires_at, fingerprint, completed)"
@@ -110,20 +110,22 @@ insert_request(const Request *request, NullableDatum fingerprint, int64 ttl)
 {
 	const char *nulls = fingerprint.isnull ? "    n" : NULL;
 	TimestampTz expires_at = GetCurrentTimestamp() + ttl;
+	Datum		values[] = {
+		KEY_OF(request), TimestampTzGetDatum(expires_at), fingerprint.value,
+		TimestampTzGetDatum(expires_at)
+	};
 	TimestampTz now;
 
-	if (owner_run(&insert_key,
-				  (Datum[]) {KEY_OF(request), TimestampTzGetDatum(expires_at), fingerprint.value},
-				  nulls) == 0)
+	if (owner_run(&insert_key, values, nulls) == 0)
 		return false;
 
 	/* Who waited for another transaction may have a row that has expired. */
 	now = GetCurrentTimestamp();
 	if (expires_at <= now)
-		(void) owner_run(&begin_again,
-						 (Datum[]) {KEY_OF(request), TimestampTzGetDatum(now + ttl),
-									fingerprint.value, TimestampTzGetDatum(expires_at)},
-						 fingerprint.isnull ? "    n " : NULL);
+	{
+		values[3] = TimestampTzGetDatum(now + ttl);
+		(void) owner_run(&begin_again, values, fingerprint.isnull ? "    n " : NULL);
+	}
 	return true;
 }
 
@@ -137,6 +139,7 @@ begin_request(const Request *request, NullableDatum fingerprint, int64 ttl,
 {
 	for (;;)
 	{
+		Datum		wanted[] = {KEY_OF(request), fingerprint.value};
 		TimestampTz now;
 		Datum		expires_at;
 		bool		isnull;
@@ -145,18 +148,18 @@ begin_request(const Request *request, NullableDatum fingerprint, int64 ttl,
 		if (insert_request(request, fingerprint, ttl))
 			return "started";
 		STOP_POINT("idempotency-known");
-		if (owner_run(&find_key, (Datum[]) {KEY_OF(request), fingerprint.value},
-					  fingerprint.isnull ? "   n" : NULL) == 0)
+		if (owner_run(&find_key, wanted, fingerprint.isnull ? "   n" : NULL) == 0)
 			continue;
 		now = GetCurrentTimestamp();
 		expires_at = owner_value(0, 1, &isnull);
 		if (DatumGetTimestampTz(expires_at) <= now)
 		{
+			Datum		again[] = {
+				KEY_OF(request), TimestampTzGetDatum(now + ttl), fingerprint.value, expires_at
+			};
+
 			STOP_POINT("idempotency-expired");
-			if (owner_run(&begin_again,
-						  (Datum[]) {KEY_OF(request), TimestampTzGetDatum(now + ttl),
-									 fingerprint.value, expires_at},
-						  fingerprint.isnull ? "    n " : NULL) > 0)
+			if (owner_run(&begin_again, again, fingerprint.isnull ? "    n " : NULL) > 0)
 				return "started";
 			continue;
 		}
@@ -239,10 +242,13 @@ queue_idempotency_complete(PG_FUNCTION_ARGS)
 		nulls[5] = 'n';
 
 	rel = open_requests(&caller_rights);
-	completed = owner_run(&complete_key,
-						  (Datum[]) {KEY_OF(&request), TimestampTzGetDatum(now), response,
-									 TimestampTzGetDatum(now + ttl)},
-						  nulls) > 0;
+	{
+		Datum		values[] = {
+			KEY_OF(&request), TimestampTzGetDatum(now), response, TimestampTzGetDatum(now + ttl)
+		};
+
+		completed = owner_run(&complete_key, values, nulls) > 0;
+	}
 	close_requests(rel, &caller_rights);
 	PG_RETURN_BOOL(completed);
 }
@@ -259,9 +265,11 @@ queue_idempotency_fail(PG_FUNCTION_ARGS)
 	PreventCommandIfParallelMode("queue.idempotency_fail()");
 	request = argument_request(fcinfo);
 	rel = open_requests(&caller_rights);
-	deleted = owner_run(&delete_key,
-						(Datum[]) {KEY_OF(&request), TimestampTzGetDatum(GetCurrentTimestamp())},
-						NULL) > 0;
+	{
+		Datum		values[] = {KEY_OF(&request), TimestampTzGetDatum(GetCurrentTimestamp())};
+
+		deleted = owner_run(&delete_key, values, NULL) > 0;
+	}
 	close_requests(rel, &caller_rights);
 	PG_RETURN_BOOL(deleted);
 }
