@@ -328,8 +328,15 @@ COMMENT ON FUNCTION queue.purge_dead_letters IS
 CREATE FUNCTION queue.inbox_accept(consumer text, message_id text, ttl interval DEFAULT NULL)
 RETURNS boolean
 AS 'MODULE_PATHNAME', 'queue_inbox_accept' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION queue.inbox_accept IS
+COMMENT ON FUNCTION queue.inbox_accept(text, text, interval) IS
 'Whether a consumer has this message for the first time: true, and remembered in the caller''s transaction; false after that. Waits for a transaction that is accepting the same. consumer: a name of the calling role''s choice; each role has its own. message_id: what the sender calls the message, as text, 1 to 1024 bytes like consumer. ttl: for how long it is remembered, queue.inbox_retention by default, ten years at most. Errors: 22004 NULL consumer or message_id, 22023 value out of range, 40001 accepted by another transaction meanwhile that a REPEATABLE READ or SERIALIZABLE one cannot see.';
+
+-- The only function there are two of: an untyped parameter is taken for a text.
+CREATE FUNCTION queue.inbox_accept(consumer text, message_id bigint, ttl interval DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'queue_inbox_accept_number' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.inbox_accept(text, bigint, interval) IS
+'The same for a message_id that is a number: 42 and ''42'' are the same message. consumer, ttl and errors: as there.';
 
 CREATE FUNCTION queue.inbox_advance(consumer text, entity text, version bigint,
 	gaps text DEFAULT 'allow', ttl interval DEFAULT NULL,

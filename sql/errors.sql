@@ -47,6 +47,7 @@ SELECT queue.relay_accept('here', 'e', '{}', '{}', '{}', '{}', NULL, '{}');
 SELECT queue.relay_accept('here', 'e', '{}', '{}', '{}', '{}', '{}', NULL);
 SELECT queue.inbox_accept(NULL, 'm');
 SELECT queue.inbox_accept('c', NULL);
+SELECT queue.inbox_accept('c', NULL::bigint);
 SELECT queue.inbox_advance(NULL, 'e', 1);
 SELECT queue.inbox_advance('c', NULL, 1);
 SELECT queue.inbox_advance('c', 'e', NULL);
@@ -183,6 +184,7 @@ SELECT queue.inbox_advance('c', 'e', 1, gaps => 'no');
 SELECT queue.idempotency_begin('s', 'k', ttl => '0');
 -- 22004 null_value_not_allowed
 SELECT queue.inbox_accept('c', NULL);
+SELECT queue.inbox_accept('c', NULL::bigint);
 SELECT queue.idempotency_begin('s', NULL);
 SELECT queue.send(NULL, '1');
 SELECT queue.send('e', NULL);

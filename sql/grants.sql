@@ -86,11 +86,11 @@ SELECT accepted FROM queue.inbox_advance('grants', 'e', 1);
 SELECT status FROM queue.idempotency_begin('grants', '1');
 -- EXECUTE is needed, and nothing else.
 RESET ROLE;
-REVOKE EXECUTE ON FUNCTION queue.inbox_accept FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION queue.inbox_accept(text, text, interval) FROM PUBLIC;
 SET ROLE regress_nobody;
 SELECT queue.inbox_accept('grants', '2');
 RESET ROLE;
-GRANT EXECUTE ON FUNCTION queue.inbox_accept TO PUBLIC;
+GRANT EXECUTE ON FUNCTION queue.inbox_accept(text, text, interval) TO PUBLIC;
 DELETE FROM queue.inbox;
 DELETE FROM queue.inbox_version;
 DELETE FROM queue.idempotency;

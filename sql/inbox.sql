@@ -5,11 +5,11 @@ SELECT queue.inbox_accept('billing', 'order-1');
 SELECT queue.inbox_accept('billing', 'order-1');
 -- Each consumer has its own.
 SELECT queue.inbox_accept('shipping', 'order-1');
--- Whatever the sender calls messages by, as text: a Kafka offset, a UUID, the id of a queue
-SELECT queue.inbox_accept('billing', '7/42'), queue.inbox_accept('billing', 42::text),
+-- Whatever the sender calls messages by: a Kafka offset, a UUID, the id in a queue
+SELECT queue.inbox_accept('billing', '7/42'), queue.inbox_accept('billing', 42),
 	queue.inbox_accept('billing', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'::uuid::text);
-SELECT queue.inbox_accept('billing', 42);
-SELECT queue.inbox_accept('billing', '42');
+-- A number is the same as its digits.
+SELECT queue.inbox_accept('billing', '42'), queue.inbox_accept('billing', 42::bigint);
 -- A driver's parameter that has no type
 PREPARE accept AS SELECT queue.inbox_accept($1, $2);
 EXECUTE accept('billing', '42');

@@ -24,24 +24,39 @@
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(queue_inbox_accept);
+PG_FUNCTION_INFO_V1(queue_inbox_accept_number);
 PG_FUNCTION_INFO_V1(queue_inbox_advance);
 
-Datum
-queue_inbox_accept(PG_FUNCTION_ARGS)
+/* Accept a message by what its sender calls it. */
+static bool
+accept_message(FunctionCallInfo fcinfo, Datum name)
 {
 	InboxOwner	owner = {.queue = InvalidOid};
-	Datum		name;
 	int64		ttl;
 	bool		fresh;
 
 	PreventCommandIfReadOnly("queue.inbox_accept()");
 	PreventCommandIfParallelMode("queue.inbox_accept()");
 	owner.consumer = argument_key(fcinfo, 0, "consumer");
-	name = PointerGetDatum(argument_key(fcinfo, 1, "message_id"));
 	ttl = argument_duration(fcinfo, 2, "ttl", 1, inbox_retention());
 	owner.role = inbox_role();
 	(void) inbox_enter(&owner, 1, &name, ttl, &fresh);
-	PG_RETURN_BOOL(fresh);
+	return fresh;
+}
+
+Datum
+queue_inbox_accept(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(accept_message(fcinfo, PointerGetDatum(argument_key(fcinfo, 1, "message_id"))));
+}
+
+/* The same for a number, which is as good as its digits. */
+Datum
+queue_inbox_accept_number(PG_FUNCTION_ARGS)
+{
+	argument_required(fcinfo, 1, "message_id");
+	PG_RETURN_BOOL(accept_message(fcinfo,
+								  CStringGetTextDatum(psprintf(INT64_FORMAT, PG_GETARG_INT64(1)))));
 }
 
 /* Parameters of the statements on queue.inbox_version: the first three are a row's key. */
