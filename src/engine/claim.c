@@ -90,14 +90,16 @@ claim_returned(ClaimScan *scan)
 		Relation	rel;
 		HeapTuple	tuple;
 		Verdict		verdict = VERDICT_DEAD;
+		bool		waits;
 
 		rel = deferred ? try_relation_open(lease.place.relid, AccessShareLock) :
 			scan_open(scan, lease.place.segment);
 		if (rel != NULL)
 			verdict = fetch_returned(scan, rel, &lease, &tuple);
+		waits = (verdict == VERDICT_LIVE && turns_return(scan, rel, &lease, tuple));
 		if (rel != NULL && deferred)
 			relation_close(rel, AccessShareLock);
-		if (verdict == VERDICT_LIVE && turns_return(scan, &lease))
+		if (waits)
 			continue;
 		if (verdict == VERDICT_LIVE)
 		{
@@ -208,6 +210,7 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 	QueueShared *q = queue->shared;
 	QueueSettings settings = queue->settings;
 	ClaimScan	scan;
+	bool		out_of_keys;
 	int			n;
 
 	/* A snapshot is needed at all times to fetch toasted values. */
@@ -223,7 +226,7 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 	{
 		scan.rule.claim = key_claim();
 		scan.rule.ordered = settings.ordered;
-		scan.rule.limit = settings.ordered ? 1 : settings.key_concurrency;
+		scan.rule.limit = settings_key_limit(&settings);
 	}
 	scan.kind = kind;
 	scan.now = GetCurrentTimestamp();
@@ -244,6 +247,10 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 	/* The allowance is for leases taken from here on. */
 	scan.max = scan.nclaims + lease_allowance(q, scan.max - scan.nclaims);
 	due_claim(&scan);
+
+	/* Turns free keys, and what is in the segments may have one already. */
+	out_of_keys = scan.out_of_keys;
+	scan.out_of_keys = false;
 	turns_claim(&scan);
 	while (!scan_full(&scan))
 	{
@@ -251,9 +258,9 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 		int			taken_back;
 
 		frontier_claim(&scan);
-		taken_back = turns_check(&scan, before);
 		if (counter_add(&q->counters, COUNTER_READY, before - scan.nclaims) < 0)
 			counter_write(&q->counters, COUNTER_READY, 0);
+		taken_back = turns_check(&scan, before);
 		if (taken_back == 0)
 			break;
 		turns_claim(&scan);
@@ -265,7 +272,7 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("all %d leases are in use", queue_max_leases),
 				 errhint("Increase queue.max_leases, or acknowledge messages sooner.")));
-	if (scan.nclaims == 0 && scan.out_of_keys)
+	if (scan.nclaims == 0 && (scan.out_of_keys || out_of_keys))
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("too many keys have messages on lease or waiting"),

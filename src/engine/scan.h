@@ -24,7 +24,8 @@ typedef struct Claim
 	int			attempts;
 	HeapTuple	tuple;
 	int			segment;		/* where it was found, or LEASE_IN_DEFERRED */
-	int			key;			/* taken for it, to be checked; or -1 */
+	bool		keyed;			/* its key was taken for it, to be checked */
+	int64		hash;			/* of the key; 0 without */
 	Message    *message;
 } Claim;
 

@@ -75,6 +75,16 @@ expire(const Lease *leases, int n, TimestampTz now, int *done)
 	return ok;
 }
 
+/* The first of a run of a key that was received together comes first: the others end with it. */
+static int
+compare_leases(const void *a, const void *b)
+{
+	int64		x = ((const Lease *) a)->id;
+	int64		y = ((const Lease *) b)->id;
+
+	return (x > y) - (x < y);
+}
+
 TimestampTz
 expire_leases(void)
 {
@@ -89,6 +99,7 @@ expire_leases(void)
 	n = lease_expired(now, expired, EXPIRE_BATCH, &next);
 	if (n > 0)
 		STOP_POINT("expiry-found");
+	qsort(expired, n, sizeof(Lease), compare_leases);
 
 	/* Together, or if that fails one by one, so that each has its own error. */
 	if (n > 0 && !expire(expired, n, now, &done))
