@@ -131,6 +131,20 @@ compare_claims(const void *a, const void *b)
 }
 
 /*
+ * The lease of a claim has ended by now: in an ordered queue those claimed of
+ * its key that follow it are not to go without it.
+ */
+static void
+give_back_run(ClaimScan *scan, int first)
+{
+	for (int i = first + 1; i < scan->nclaims && scan->settings->ordered; i++)
+	{
+		if (scan->claims[i].keyed && scan->claims[i].hash == scan->claims[first].hash)
+			lease_give_back(scan->claims[i].ref);
+	}
+}
+
+/*
  * Make messages of the claimed tuples; returns how many.  Those beyond
  * max_bytes are given back, and those that cannot be read are set aside.
  */
@@ -154,9 +168,12 @@ build_messages(ClaimScan *scan, Size max_bytes, Message **result)
 		/* Large values take their time. */
 		CHECK_FOR_INTERRUPTS();
 
-		/* Where keys are limited, what follows is not to go without it. */
 		if (scan->keyed && !OidIsValid(lease_queue(claim->ref)))
+		{
+			if (claim->keyed)
+				give_back_run(scan, i);
 			continue;
+		}
 		if (scan->keyed && full)
 		{
 			lease_give_back(claim->ref);
@@ -251,6 +268,7 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 	/* Turns free keys, and what is in the segments may have one already. */
 	out_of_keys = scan.out_of_keys;
 	scan.out_of_keys = false;
+	STOP_POINT("claim-due");
 	turns_claim(&scan);
 	while (!scan_full(&scan))
 	{
@@ -261,7 +279,9 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 		if (counter_add(&q->counters, COUNTER_READY, before - scan.nclaims) < 0)
 			counter_write(&q->counters, COUNTER_READY, 0);
 		taken_back = turns_check(&scan, before);
-		if (taken_back == 0)
+
+		/* Notes that have ended make keys ready, too. */
+		if (taken_back == 0 && (!scan.keyed || keys_ready(q) == 0))
 			break;
 		turns_claim(&scan);
 	}

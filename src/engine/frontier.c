@@ -162,7 +162,7 @@ claim_tuple(ClaimScan *scan, int segno, HeapTupleHeader header, uint32 len,
 		return taking == LEASE_TAKEN_ALREADY;
 	}
 	claim = scan_add_claim(scan, ref, id, 1, segno);
-	claim->keyed = keyno >= 0 && tuple_key_hash(header, &claim->hash);
+	claim->keyed = (keyno >= 0 && tuple_key_hash(header, &claim->hash));
 	claim->tuple = tuple_copy(header, len, place.relid, block, off);
 	return true;
 }

@@ -24,8 +24,8 @@ typedef struct Claim
 	int			attempts;
 	HeapTuple	tuple;
 	int			segment;		/* where it was found, or LEASE_IN_DEFERRED */
-	bool		keyed;			/* its key was taken for it, to be checked */
-	int64		hash;			/* of the key; 0 without */
+	bool		keyed;			/* its key is limited, and was taken for it */
+	int64		hash;			/* of that key */
 	Message    *message;
 } Claim;
 

@@ -228,6 +228,7 @@ lease_candidate(Turn *turn, const Candidate *candidate, Relation rel)
 		scan->out_of_leases |= (taking == LEASE_NONE_FREE);
 		return VERDICT_WAIT;
 	}
+	STOP_POINT("turn-taken");
 	verdict = leased_fetch(rel, &lease, turn->snapshot, &tuple);
 	if (verdict != VERDICT_LIVE)
 	{
@@ -238,6 +239,8 @@ lease_candidate(Turn *turn, const Candidate *candidate, Relation rel)
 	}
 	claim = scan_add_claim(scan, lease.ref, lease.id, candidate->attempts, lease.place.segment);
 	claim->tuple = tuple;
+	claim->keyed = true;
+	claim->hash = turn->key.hash;
 	turn->room--;
 	if (counter_read(&scan->q->counters, COUNTER_READY) > 0 && lease.place.segment != LEASE_IN_DEFERRED)
 		counter_add(&scan->q->counters, COUNTER_READY, -1);
@@ -316,6 +319,7 @@ run_turn(Turn *turn)
 		turn->room = scan->rule.limit - turn->key.leased;
 	if (scan->settings->block_on_dead)
 		(void) dead_letter_of_key(scan->relid, turn->key.hash, turn->snapshot, &turn->barrier);
+	STOP_POINT("turn-judged");
 	list_segments(turn);
 
 	deferred_begin_key(&deferred, scan->relid, turn->key.hash, turn->snapshot);
