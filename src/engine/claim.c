@@ -96,15 +96,17 @@ claim_returned(ClaimScan *scan)
 		Relation	rel;
 		HeapTuple	tuple;
 		Verdict		verdict = VERDICT_DEAD;
+		bool		waits;
 
 		rel = deferred ? try_relation_open(lease.place.relid, AccessShareLock) :
 			scan_open(scan, lease.place.segment);
 		if (rel != NULL)
 			verdict = fetch_returned(scan, rel, &lease, &tuple);
+		waits = (verdict == VERDICT_LIVE && turns_return(scan, rel, &lease, tuple));
 		if (rel != NULL && deferred)
 			relation_close(rel, AccessShareLock);
 		STOP_POINT("claim-checked");
-		if (verdict == VERDICT_LIVE && turns_return(scan, &lease))
+		if (waits)
 			continue;
 		if (verdict == VERDICT_LIVE &&
 			lease_renew(&lease.ref, lease.attempts, scan->kind, scan->now, scan->expires_at,
@@ -141,6 +143,20 @@ compare_claims(const void *a, const void *b)
 }
 
 /*
+ * The lease of a claim has ended by now: in an ordered queue those claimed of
+ * its key that follow it are not to go without it.
+ */
+static void
+give_back_run(ClaimScan *scan, int first)
+{
+	for (int i = first + 1; i < scan->nclaims && scan->settings->ordered; i++)
+	{
+		if (scan->claims[i].keyed && scan->claims[i].hash == scan->claims[first].hash)
+			lease_give_back(scan->claims[i].ref);
+	}
+}
+
+/*
  * Make messages of the claimed tuples; returns how many.  Those beyond
  * max_bytes are given back, and those that cannot be read are set aside.
  */
@@ -164,9 +180,12 @@ build_messages(ClaimScan *scan, Size max_bytes, Message **result)
 		/* Large values take their time. */
 		CHECK_FOR_INTERRUPTS();
 
-		/* Where keys are limited, what follows is not to go without it. */
 		if (scan->keyed && !OidIsValid(lease_queue(claim->ref)))
+		{
+			if (claim->keyed)
+				give_back_run(scan, i);
 			continue;
+		}
 		if (scan->keyed && full)
 		{
 			lease_give_back(claim->ref);
@@ -230,6 +249,7 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 	QueueShared *q = queue->shared;
 	QueueSettings settings = queue->settings;
 	ClaimScan	scan;
+	bool		out_of_keys;
 	int			n;
 
 	/* A snapshot is needed at all times to fetch toasted values. */
@@ -245,7 +265,7 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 	{
 		scan.rule.claim = key_claim();
 		scan.rule.ordered = settings.ordered;
-		scan.rule.limit = settings.ordered ? 1 : settings.key_concurrency;
+		scan.rule.limit = settings_key_limit(&settings);
 	}
 	scan.kind = kind;
 	scan.now = GetCurrentTimestamp();
@@ -277,6 +297,11 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 	/* The allowance is for leases taken from here on. */
 	scan.max = scan.nclaims + lease_allowance(q, scan.max - scan.nclaims);
 	due_claim(&scan);
+
+	/* Turns free keys, and what is in the segments may have one already. */
+	out_of_keys = scan.out_of_keys;
+	scan.out_of_keys = false;
+	STOP_POINT("claim-due");
 	turns_claim(&scan);
 	while (!scan_full(&scan))
 	{
@@ -284,10 +309,12 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 		int			taken_back;
 
 		frontier_claim(&scan);
-		taken_back = turns_check(&scan, before);
 		if (counter_add(&q->counters, COUNTER_READY, before - scan.nclaims) < 0)
 			counter_write(&q->counters, COUNTER_READY, 0);
-		if (taken_back == 0)
+		taken_back = turns_check(&scan, before);
+
+		/* Notes that have ended make keys ready, too. */
+		if (taken_back == 0 && (!scan.keyed || keys_ready(q) == 0))
 			break;
 		turns_claim(&scan);
 	}
@@ -298,7 +325,7 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("all %d leases are in use", queue_max_leases),
 				 errhint("Increase queue.max_leases, or acknowledge messages sooner.")));
-	if (scan.nclaims == 0 && scan.out_of_keys)
+	if (scan.nclaims == 0 && (scan.out_of_keys || out_of_keys))
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("too many keys have messages on lease or waiting"),

@@ -30,6 +30,7 @@ typedef struct PendingNews
 	int			deferred;
 	int			dead;
 	bool		unparked;
+	int			key_limit;		/* 0: as it was */
 	bool		purged;
 	bool		dropped;
 	TimestampTz due_at;			/* DT_NOEND if nothing was deferred */
@@ -66,6 +67,7 @@ pending_news(QueueShared *q)
 	news->subid = GetCurrentSubTransactionId();
 	news->messages = news->delayed = news->deferred = news->dead = 0;
 	news->unparked = news->purged = news->dropped = false;
+	news->key_limit = 0;
 	news->due_at = DT_NOEND;
 	return news;
 }
@@ -104,9 +106,13 @@ commit_dead(QueueShared *q, int n)
 }
 
 void
-commit_unpark(QueueShared *q)
+commit_unpark(QueueShared *q, int key_limit)
 {
-	pending_news(q)->unparked = true;
+	PendingNews *news = pending_news(q);
+
+	news->unparked = true;
+	if (key_limit > 0)
+		news->key_limit = key_limit;
 }
 
 void
@@ -166,7 +172,7 @@ tell(PendingNews *news)
 	{
 		int			cursor = 0;
 
-		keys_unpark(q, &cursor, INT_MAX);
+		keys_unpark(q, &cursor, INT_MAX, news->key_limit);
 	}
 }
 
@@ -218,6 +224,8 @@ hand_to_parent(SubTransactionId subid, SubTransactionId parent)
 			if (pending[i].purged)
 				news->messages = news->delayed = news->deferred = 0;
 			news->unparked |= pending[i].unparked;
+			if (pending[i].key_limit > 0)
+				news->key_limit = pending[i].key_limit;
 			news->purged |= pending[i].purged;
 			news->messages += pending[i].messages;
 			news->delayed += pending[i].delayed;

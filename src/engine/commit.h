@@ -26,8 +26,11 @@ extern void commit_due(QueueShared *q, TimestampTz due_at);
 /* The queue has n more dead letters, or fewer. */
 extern void commit_dead(QueueShared *q, int n);
 
-/* Keys of the queue that waited may go on: let them have a turn. */
-extern void commit_unpark(QueueShared *q);
+/*
+ * Keys of the queue that waited may go on: let them have a turn.  With
+ * key_limit that is how many leases each may have.
+ */
+extern void commit_unpark(QueueShared *q, int key_limit);
 
 /* All its messages were deleted, its tables locked exclusively. */
 extern void commit_purged(QueueShared *q);

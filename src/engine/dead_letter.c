@@ -190,6 +190,6 @@ dead_letter_redrive(Queue *queue, const text *key, int64 max)
 	int64		n = take_dead_letters(queue->relid, queue, key, max);
 
 	commit_dead(queue->shared, -n);
-	commit_unpark(queue->shared);
+	commit_unpark(queue->shared, 0);
 	return n;
 }

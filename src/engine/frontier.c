@@ -105,6 +105,35 @@ take_key(ClaimScan *scan, int segno, HeapTupleHeader header, SegmentPlace place,
 	return true;
 }
 
+/*
+ * A tuple cannot be judged yet, and is noted.  If that is because somebody
+ * deletes it, or has it locked, its key waits for it in an ordered queue.
+ * False if there is no space to remember that.
+ */
+static bool
+hold_key(ClaimScan *scan, int segno, HeapTupleHeader header, SegmentPlace place)
+{
+	KeyPlace	key_place = {.sequence = scan->q->segments[segno].sequence,.place = place};
+	int64		hash;
+
+	if (likely(!scan->settings->ordered) || !tuple_key_hash(header, &hash) ||
+		!tuple_inserted(header, scan->snapshot) ||
+		key_wait(scan->q, hash, &key_place, tuple_message_id(header), false))
+		return true;
+	scan->out_of_keys = true;
+	return false;
+}
+
+/* A tuple that was noted is gone: its key may have waited for it. */
+static void
+let_key_go(ClaimScan *scan, HeapTupleHeader header)
+{
+	int64		hash;
+
+	if (unlikely(scan->settings->ordered) && tuple_key_hash(header, &hash))
+		key_gone(scan->q, hash);
+}
+
 /* Lease a live tuple, whose page is still locked.  False if the scan can take no more. */
 static bool
 claim_tuple(ClaimScan *scan, int segno, HeapTupleHeader header, uint32 len,
@@ -133,7 +162,7 @@ claim_tuple(ClaimScan *scan, int segno, HeapTupleHeader header, uint32 len,
 		return taking == LEASE_TAKEN_ALREADY;
 	}
 	claim = scan_add_claim(scan, ref, id, 1, segno);
-	claim->key = keyno;
+	claim->keyed = (keyno >= 0 && tuple_key_hash(header, &claim->hash));
 	claim->tuple = tuple_copy(header, len, place.relid, block, off);
 	return true;
 }
@@ -180,13 +209,17 @@ scan_page(ClaimScan *scan, int segno, BlockNumber block, OffsetNumber off,
 		switch (tuple_judge(header, scan->snapshot, buffer, &xid))
 		{
 			case VERDICT_DEAD:
+				if (!advance)
+					let_key_go(scan, header);
 				break;
 			case VERDICT_LIVE:
 				if (!claim_tuple(scan, segno, header, ItemIdGetLength(item), block, off, !advance))
 					*stopped = true;
 				break;
 			case VERDICT_WAIT:
-				if (!notes_add(&q->reader.notes, segno, MakePlace(block, off), MakePlace(block, off),
+				if (advance && !hold_key(scan, segno, header, MakePlace(block, off)))
+					*stopped = true;
+				else if (!notes_add(&q->reader.notes, segno, MakePlace(block, off), MakePlace(block, off),
 							   tuple_message_id(header), xid,
 							   TransactionIdIsValid(xid) ? 0 : scan->now + LOOK_INTERVAL))
 					*stopped = true;

@@ -37,6 +37,7 @@ typedef struct KeySlot
 	KeyWaiting	waiting;
 	TimestampTz since;			/* when the waiting began */
 	int			turn;			/* process that has a turn; 0: none */
+	bool		news;			/* for which the key is to have another turn */
 
 	/*
 	 * On the ready list, or just taken off it; set under the bucket's lock.
@@ -329,6 +330,9 @@ make_ready(int keyno)
 	KeySlot    *slot = &slots[keyno];
 	KeyAccount *account = &shared->accounts[slot->queue];
 
+	/* Who has the turn may have looked already; what it does itself it knows. */
+	if (slot->turn != 0 && slot->turn != MyProcPid)
+		slot->news = true;
 	if (slot->listed || slot->turn != 0 || !any_waiting(slot) || slot->leased >= slot->limit)
 		return false;
 	slot->listed = true;
@@ -451,6 +455,19 @@ key_wait(QueueShared *q, int64 hash, const KeyPlace *place, int64 id, bool ready
 }
 
 void
+key_gone(QueueShared *q, int64 hash)
+{
+	int			bucket = bucket_of(QueueIndex(q), hash);
+	int			keyno;
+
+	LWLockAcquire(lock_of(bucket), LW_EXCLUSIVE);
+	keyno = find_slot(bucket, QueueIndex(q), hash);
+	if (keyno >= 0)
+		(void) make_ready(keyno);
+	LWLockRelease(lock_of(bucket));
+}
+
+void
 key_wait_again(int keyno, const KeyPlace *place, int64 id)
 {
 	LWLock	   *lock = lock_slot(keyno);
@@ -558,6 +575,7 @@ key_turn_begin(QueueShared *q, uint64 claim, KeyTurn *turn)
 		if (begun)
 		{
 			slot->turn = MyProcPid;
+			slot->news = false;
 			slot->claim = claim;
 			turn->hash = slot->hash;
 			turn->leased = slot->leased;
@@ -619,7 +637,7 @@ key_turn_end(KeyTurn *turn, bool again)
 	}
 	slot->waiting.in_deferred |= turn->waiting.in_deferred;
 	slot->turn = 0;
-	if (again)
+	if (again || slot->news)
 		ready = make_ready(turn->keyno);
 	free_if_unused(turn->keyno);
 	LWLockRelease(lock);
@@ -652,7 +670,7 @@ lock_if_used(int keyno)
 }
 
 void
-keys_unpark(QueueShared *q, int *cursor, int max)
+keys_unpark(QueueShared *q, int *cursor, int max, int limit)
 {
 	int			woken = 0;
 
@@ -665,7 +683,11 @@ keys_unpark(QueueShared *q, int *cursor, int max)
 		if (lock == NULL)
 			continue;
 		if (slots[*cursor].queue == QueueIndex(q))
+		{
+			if (limit > 0)
+				slots[*cursor].limit = limit;
 			woken += make_ready(*cursor);
+		}
 		LWLockRelease(lock);
 	}
 	if (woken > 0)

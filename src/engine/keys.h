@@ -81,7 +81,10 @@ extern KeyMeeting key_meet(QueueShared *q, int64 hash, const KeyRule *rule,
  */
 extern bool key_wait(QueueShared *q, int64 hash, const KeyPlace *place, int64 id, bool ready);
 
-/* The same for a message whose lease ends; raises nothing. */
+/* A message its key may have waited for is gone: have the key take its turn. */
+extern void key_gone(QueueShared *q, int64 hash);
+
+/* Remember that a message waits whose lease ends; raises nothing. */
 extern void key_wait_again(int keyno, const KeyPlace *place, int64 id);
 
 /*
@@ -120,10 +123,11 @@ extern void key_turn_take(KeyTurn *turn);
 extern void key_turn_end(KeyTurn *turn, bool again);
 
 /*
- * Let waiting keys of a queue that have none on lease have a turn: from the
- * slot *cursor on, which is moved, up to max of them.
+ * Let waiting keys of a queue that may have a turn have one: from the slot
+ * *cursor on, which is moved, up to max of them.  With limit that is how many
+ * leases they may have from now on.
  */
-extern void keys_unpark(QueueShared *q, int *cursor, int max);
+extern void keys_unpark(QueueShared *q, int *cursor, int max, int limit);
 
 /* Whether a waiting message of a queue is known: its key has a turn to come. */
 extern bool key_knows(QueueShared *q, int64 hash, const KeyPlace *place);

@@ -26,7 +26,8 @@ scan_add_claim(ClaimScan *scan, LeaseRef ref, int64 id, int attempts, int segmen
 	claim->id = id;
 	claim->attempts = attempts;
 	claim->segment = segment;
-	claim->key = -1;
+	claim->keyed = false;
+	claim->hash = 0;
 	claim->tuple = NULL;
 	claim->message = NULL;
 	return claim;

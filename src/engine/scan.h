@@ -25,7 +25,8 @@ typedef struct Claim
 	int			attempts;
 	HeapTuple	tuple;
 	int			segment;		/* where it was found, or LEASE_IN_DEFERRED */
-	int			key;			/* taken for it, to be checked; or -1 */
+	bool		keyed;			/* its key is limited, and was taken for it */
+	int64		hash;			/* of that key */
 	Message    *message;
 } Claim;
 

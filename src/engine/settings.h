@@ -56,6 +56,15 @@ settings_limit_keys(const QueueSettings *settings)
 	return settings->ordered || settings->key_concurrency > 0;
 }
 
+/* How many leases a key may have: on one message, for who takes a run of it, or on all. */
+static inline int
+settings_key_limit(const QueueSettings *settings)
+{
+	if (settings->ordered)
+		return 1;
+	return settings->key_concurrency > 0 ? settings->key_concurrency : PG_INT32_MAX;
+}
+
 /*
  * The settings in such a row, none of whose columns is NULL.  Raises 22023 for
  * a value that a setting must not have, alone or with the others.

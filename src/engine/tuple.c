@@ -26,6 +26,15 @@ top_level(TransactionId xid)
 	return SubTransGetTopmostTransaction(xid);
 }
 
+bool
+tuple_inserted(HeapTupleHeader tuple, Snapshot snapshot)
+{
+	TransactionId xid = HeapTupleHeaderGetRawXmin(tuple);
+
+	return HeapTupleHeaderXminFrozen(tuple) ||
+		(!TransactionIdIsCurrentTransactionId(xid) && !XidInMVCCSnapshot(xid, snapshot));
+}
+
 Verdict
 tuple_judge(HeapTupleHeader tuple, Snapshot snapshot, Buffer buffer, TransactionId *wait_for)
 {

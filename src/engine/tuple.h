@@ -46,6 +46,9 @@ tuple_key_hash(HeapTupleHeader tuple, int64 *hash)
 	return true;
 }
 
+/* Whether a tuple's insertion had ended as of a snapshot, whatever came of it. */
+extern bool tuple_inserted(HeapTupleHeader tuple, Snapshot snapshot);
+
 /*
  * Judge a tuple as of a snapshot.  Its page must be locked, shared at least.
  * With VERDICT_WAIT *wait_for is the transaction to wait for, invalid if it

@@ -93,7 +93,9 @@ search_page(Turn *turn, int segno, Relation rel, BlockNumber block, OffsetNumber
 		if (!tuple_key_hash(header, &hash) || hash != turn->key.hash)
 			continue;
 		candidate->verdict = tuple_judge(header, turn->snapshot, buffer, &xid);
-		if (candidate->verdict == VERDICT_DEAD)
+
+		/* One that is not sent yet comes when it is: it is noted. */
+		if (candidate->verdict == VERDICT_DEAD || !tuple_inserted(header, turn->snapshot))
 			continue;
 		candidate->found = true;
 		candidate->id = tuple_message_id(header);
@@ -226,6 +228,7 @@ lease_candidate(Turn *turn, const Candidate *candidate, Relation rel)
 		scan->out_of_leases |= (taking == LEASE_NONE_FREE);
 		return VERDICT_WAIT;
 	}
+	STOP_POINT("turn-taken");
 	verdict = leased_fetch(rel, &lease, turn->snapshot, &tuple);
 	if (verdict != VERDICT_LIVE)
 	{
@@ -236,6 +239,8 @@ lease_candidate(Turn *turn, const Candidate *candidate, Relation rel)
 	}
 	claim = scan_add_claim(scan, lease.ref, lease.id, candidate->attempts, lease.place.segment);
 	claim->tuple = tuple;
+	claim->keyed = true;
+	claim->hash = turn->key.hash;
 	turn->room--;
 	if (counter_read(&scan->q->counters, COUNTER_READY) > 0 && lease.place.segment != LEASE_IN_DEFERRED)
 		counter_add(&scan->q->counters, COUNTER_READY, -1);
@@ -259,9 +264,15 @@ take_messages(Turn *turn, DeferredScan *deferred)
 		Verdict		verdict;
 
 		CHECK_FOR_INTERRUPTS();
-		if (next->id > turn->barrier ||
-			(ordered && is_deferred && next->place.due_at > scan->now))
+		if (next->id > turn->barrier)
 		{
+			turn->parked = true;
+			return;
+		}
+		if (ordered && is_deferred && next->place.due_at > scan->now)
+		{
+			/* By now another claim may have found it due. */
+			(void) bound_lower(&scan->q->next_due, next->place.due_at);
 			turn->parked = true;
 			return;
 		}
@@ -308,6 +319,7 @@ run_turn(Turn *turn)
 		turn->room = scan->rule.limit - turn->key.leased;
 	if (scan->settings->block_on_dead)
 		(void) dead_letter_of_key(scan->relid, turn->key.hash, turn->snapshot, &turn->barrier);
+	STOP_POINT("turn-judged");
 	list_segments(turn);
 
 	deferred_begin_key(&deferred, scan->relid, turn->key.hash, turn->snapshot);
@@ -374,8 +386,8 @@ compare_keys(const void *a, const void *b)
 	const Claim *x = a;
 	const Claim *y = b;
 
-	if (x->key != y->key)
-		return x->key < y->key ? -1 : 1;
+	if (x->hash != y->hash)
+		return x->hash < y->hash ? -1 : 1;
 	return (x->id > y->id) - (x->id < y->id);
 }
 
@@ -403,26 +415,12 @@ barrier_of(ClaimScan *scan, int64 hash, Snapshot snapshot)
 	return barrier;
 }
 
-/* Give a claim up: its message waits for the key's turn. */
-static void
-take_back(ClaimScan *scan, const Claim *claim)
-{
-	KeyPlace	place = {
-		.sequence = scan->q->segments[claim->segment].sequence,
-		.place = place_of_tid(&claim->tuple->t_self)
-	};
-
-	key_wait_again(claim->key, &place, claim->id);
-	lease_drop(claim->ref);
-}
-
 int
 turns_check(ClaimScan *scan, int from)
 {
 	Snapshot	snapshot;
 	int			kept = from;
 	int			n = scan->nclaims;
-	int			key = -1;
 	int64		barrier = PG_INT64_MAX;
 
 	if (!scan->settings->ordered || from == n)
@@ -434,16 +432,15 @@ turns_check(ClaimScan *scan, int from)
 	{
 		Claim	   *claim = &scan->claims[i];
 
-		if (claim->key >= 0)
+		if (claim->keyed)
 		{
-			if (claim->key != key)
-			{
-				key = claim->key;
-				barrier = barrier_of(scan, key_hash(key), snapshot);
-			}
+			if (i == from || !claim[-1].keyed || claim->hash != claim[-1].hash)
+				barrier = barrier_of(scan, claim->hash, snapshot);
+
+			/* It waits for its key's turn then, unless its lease has ended. */
 			if (claim->id > barrier)
 			{
-				take_back(scan, claim);
+				lease_give_back(claim->ref);
 				continue;
 			}
 		}
@@ -454,19 +451,50 @@ turns_check(ClaimScan *scan, int from)
 	return n - kept;
 }
 
-bool
-turns_return(ClaimScan *scan, Lease *lease)
+/* The hash of the key of a message that is read; false if it has none. */
+static bool
+hash_of(Relation rel, const Lease *lease, HeapTuple tuple, int64 *hash)
 {
-	KeyPlace	place;
+	bool		isnull;
+	Datum		value;
 
-	if (lease->key < 0)
-		return false;
 	if (lease->place.segment != LEASE_IN_DEFERRED)
+		return tuple_key_hash(tuple->t_data, hash);
+	value = heap_getattr(tuple, Anum_deferred_key_hash, RelationGetDescr(rel), &isnull);
+	*hash = isnull ? 0 : DatumGetInt64(value);
+	return !isnull;
+}
+
+bool
+turns_return(ClaimScan *scan, Relation rel, const Lease *lease, HeapTuple tuple)
+{
+	QueueShared *q = scan->q;
+	bool		deferred = (lease->place.segment == LEASE_IN_DEFERRED);
+	KeyPlace	place = {0};
+	int64		hash;
+
+	if (lease->key < 0 && (!scan->keyed || !hash_of(rel, lease, tuple, &hash)))
+		return false;
+	if (!deferred)
 	{
-		place.sequence = scan->q->segments[lease->place.segment].sequence;
+		place.sequence = q->segments[lease->place.segment].sequence;
 		place.place = place_of_tid(&lease->place.tid);
 	}
-	key_wait_again(lease->key, lease->place.segment == LEASE_IN_DEFERRED ? NULL : &place, lease->id);
-	lease_drop(lease->ref);
+	if (lease->key >= 0)
+	{
+		key_wait_again(lease->key, deferred ? NULL : &place, lease->id);
+		lease_drop(lease->ref);
+	}
+	else if (key_wait(q, hash, deferred ? NULL : &place, lease->id, false))
+	{
+		/* The turn comes after the lease has ended, or would be in vain. */
+		lease_drop(lease->ref);
+		key_gone(q, hash);
+	}
+	else
+	{
+		scan->out_of_keys = true;
+		lease_put_back(lease->ref);
+	}
 	return true;
 }

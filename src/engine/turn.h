@@ -18,9 +18,9 @@ extern void turns_claim(ClaimScan *scan);
 extern int	turns_check(ClaimScan *scan, int from);
 
 /*
- * Have the message of a returned lease, which this transaction checks, wait
- * for its key's turn.  False if it has no key.
+ * Have the message of a returned lease, read and checked by this transaction,
+ * wait for its key's turn.  False if it has no key that is limited.
  */
-extern bool turns_return(ClaimScan *scan, Lease *lease);
+extern bool turns_return(ClaimScan *scan, Relation rel, const Lease *lease, HeapTuple tuple);
 
 #endif							/* QUEUE_ENGINE_TURN_H */

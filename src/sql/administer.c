@@ -347,7 +347,7 @@ change_settings(FunctionCallInfo fcinfo, Oid relid)
 	/* All backends keep the settings with the queue's table. */
 	CacheInvalidateRelcacheByRelid(relid);
 	CommandCounterIncrement();
-	commit_unpark(queue_by_relid(relid)->shared);
+	commit_unpark(queue_by_relid(relid)->shared, settings_key_limit(&settings));
 }
 
 Datum
@@ -524,6 +524,6 @@ queue_purge_dead_letters(PG_FUNCTION_ARGS)
 	int64		n = dead_letter_delete(queue->relid, key_argument(fcinfo, 1));
 
 	commit_dead(queue->shared, -n);
-	commit_unpark(queue->shared);
+	commit_unpark(queue->shared, 0);
 	PG_RETURN_INT64(n);
 }

@@ -259,5 +259,7 @@ queue_release(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("message " INT64_FORMAT " of queue \"%s\" is in the hands of a relay", lease.id, name),
 				 errhint("Pause the relay with queue.pause_relay().")));
-	PG_RETURN_BOOL(lease.kind == LEASE_TIMED && lease_release_run(&lease));
+	if (lease.kind != LEASE_TIMED)
+		PG_RETURN_BOOL(false);
+	PG_RETURN_BOOL(queue->settings.ordered ? lease_release_run(&lease) : lease_release(lease.ref));
 }

@@ -398,9 +398,14 @@ wait_for_turn(QueueShared *q, int segno, const HeapTuple tuple)
 	};
 	int64		hash;
 
-	return tuple_key_hash(tuple->t_data, &hash) &&
-		(key_knows(q, hash, &place) ||
-		 key_wait(q, hash, &place, tuple_message_id(tuple->t_data), true));
+	if (!tuple_key_hash(tuple->t_data, &hash))
+		return false;
+	if (key_knows(q, hash, &place))
+		return true;
+	if (!key_wait(q, hash, &place, tuple_message_id(tuple->t_data), true))
+		return false;
+	wake_waiters(&q->waiters, 1);
+	return true;
 }
 
 /*
@@ -535,7 +540,7 @@ reset_derived(QueueShared *q)
 	reader_refresh_notes(q);
 	lease_sweep();
 	keys_sweep();
-	keys_unpark(q, &q->unparked, UNPARKED_KEYS);
+	keys_unpark(q, &q->unparked, UNPARKED_KEYS, 0);
 	if (q->unparked >= queue_max_keys)
 		q->unparked = 0;
 }
