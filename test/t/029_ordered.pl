@@ -290,11 +290,7 @@ while (my $drained = $node->safe_psql('postgres', q{SELECT count(*) FROM queue.r
 	$n += $drained;
 }
 is($n, 4000, 'others do not wait for it');
-SKIP:
-{
-	skip 'waiting messages are not moved yet', 1 unless $ENV{QUEUE_MOVES};
-	ok($node->poll_query_until('postgres', qq{SELECT pg_relation_size('$tail') = 0}), 'its segment is emptied');
-}
+ok($node->poll_query_until('postgres', qq{SELECT pg_relation_size('$tail') = 0}), 'its segment is emptied');
 is($node->safe_psql('postgres', q{SELECT key, waiting_for, messages FROM queue.blocked_keys}),
 	'blocked|dead letter|4', 'it is blocked still');
 is(receive(10), '', 'and nobody receives it');
