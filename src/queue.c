@@ -4,6 +4,7 @@
  */
 #include "postgres.h"
 
+#include "engine/bucket.h"
 #include "engine/commit.h"
 #include "engine/lease.h"
 #include "engine/lease_account.h"
@@ -47,6 +48,7 @@ static const struct
 	{database_shmem_size, database_shmem_init},
 	{relay_shmem_size, relay_shmem_init},
 	{problem_shmem_size, problem_shmem_init},
+	{bucket_shmem_size, bucket_shmem_init},
 };
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
@@ -101,4 +103,5 @@ _PG_init(void)
 	registry_init();
 	lease_init();
 	commit_init();
+	bucket_init();
 }
