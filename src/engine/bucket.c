@@ -242,7 +242,7 @@ buckets_discard(Queue *queue, uint32 load)
 }
 
 void
-buckets_add(Queue *queue, Oid relid)
+buckets_add(Queue *queue, Oid relid, bool empty)
 {
 	BucketsShared *s = shared_of(queue);
 	Bucket	   *unused = NULL;
@@ -263,7 +263,36 @@ buckets_add(Queue *queue, Oid relid)
 	if (unused != NULL && is_loaded(s, queue->generation))
 	{
 		unused->relid = relid;
-		unused->state = BUCKET_POOLED;
+		unused->state = empty ? BUCKET_POOLED : BUCKET_ACTIVE;
+		unused->opened_at = unused->last_end = GetCurrentTimestamp();
+		unused->prepared = !empty;
+		unused->writers = 0;
+	}
+	LWLockRelease(&s->lock);
+}
+
+bool
+bucket_unused(const Buckets *buckets, int bucket)
+{
+	const Bucket *b = &buckets->buckets[bucket];
+
+	return b->state == BUCKET_POOLED || (b->state == BUCKET_ACTIVE && b->opened_at == 0);
+}
+
+void
+bucket_found(Queue *queue, uint32 load, int bucket)
+{
+	BucketsShared *s = shared_of(queue);
+
+	/* Whoever writes to it after we read that it is unused opens it first. */
+	LWLockAcquire(&s->lock, LW_EXCLUSIVE);
+	if (is_load(s, queue, load) && bucket_unused(&s->buckets, bucket))
+	{
+		Bucket	   *b = &s->buckets.buckets[bucket];
+
+		b->state = BUCKET_ACTIVE;
+		b->opened_at = b->last_end = GetCurrentTimestamp();
+		b->prepared = true;
 	}
 	LWLockRelease(&s->lock);
 }

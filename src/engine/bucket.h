@@ -86,8 +86,12 @@ extern void buckets_install(Queue *queue, int n, const Oid *relids, const bool *
 /* Forget what was loaded under this number: a table is gone. */
 extern void buckets_discard(Queue *queue, uint32 load);
 
-/* Add a table that is new and empty, unless it is known. */
-extern void buckets_add(Queue *queue, Oid relid);
+/* Add a table that is new, unless it is known. */
+extern void buckets_add(Queue *queue, Oid relid, bool empty);
+
+/* Whether a bucket should hold nothing; and there is something in it all the same, as after a restore. */
+extern bool bucket_unused(const Buckets *buckets, int bucket);
+extern void bucket_found(Queue *queue, uint32 load, int bucket);
 
 /*
  * This transaction is about to write to a bucket, whose table it has locked to

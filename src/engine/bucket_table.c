@@ -27,6 +27,7 @@
 #include "engine/creation.h"
 #include "engine/extension.h"
 #include "engine/owner.h"
+#include "engine/tables.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "nodes/execnodes.h"
@@ -63,27 +64,40 @@ static const struct
  * Which tables there are
  */
 
-List *
-bucket_tables(Oid queue)
+/* A column of the rows of queue.dedup_bucket, of all or of one queue. */
+static List *
+list_column(AttrNumber column, int nkeys, ScanKey key)
 {
 	Relation	rel = table_open(extension_relation("dedup_bucket"), AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, nkeys, key);
 	List	   *result = NIL;
 	HeapTuple	tuple;
 
-	ScanKeyInit(&key, Anum_bucket_queue, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(queue));
-	scan = systable_beginscan(rel, InvalidOid, false, NULL, 1, &key);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		bool		isnull;
-		Datum		relid = heap_getattr(tuple, Anum_bucket_relid, RelationGetDescr(rel), &isnull);
+		Datum		relid = heap_getattr(tuple, column, RelationGetDescr(rel), &isnull);
 
-		result = lappend_oid(result, DatumGetObjectId(relid));
+		result = list_append_unique_oid(result, DatumGetObjectId(relid));
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return result;
+}
+
+List *
+bucket_tables(Oid queue)
+{
+	ScanKeyData key;
+
+	ScanKeyInit(&key, Anum_bucket_queue, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(queue));
+	return list_column(Anum_bucket_relid, 1, &key);
+}
+
+List *
+bucket_queues(void)
+{
+	return list_column(Anum_bucket_queue, 0, NULL);
 }
 
 /* Whether queue.dedup_bucket says that a table is a queue's. */
@@ -284,7 +298,7 @@ bucket_table_open(Oid relid, Oid queue, LOCKMODE lockmode, BucketTable *table)
 	List	   *indexes;
 	ListCell   *lc;
 
-	table->heap = try_relation_open(relid, lockmode);
+	table->heap = table_open_if_any(relid, lockmode);
 	if (table->heap == NULL)
 		return false;
 	if (!check(table->heap, queue))

@@ -53,8 +53,9 @@ typedef enum BucketFinding
 	BUCKET_IN_PROGRESS			/* a transaction in progress is entering it */
 } BucketFinding;
 
-/* The tables of a queue, or NIL. */
+/* The tables of a queue, or NIL; and the queues that have some. */
 extern List *bucket_tables(Oid queue);
+extern List *bucket_queues(void);
 
 /* Make one for a queue, which the caller has locked against others that do. */
 extern Oid	bucket_table_create(Oid queue);

@@ -154,8 +154,9 @@ dedup_entry(Queue *queue, NullableDatum key, const Message *message, BucketEntry
  * The buckets' tables
  */
 
-bool
-dedup_load(Queue *queue, bool make)
+/* Load what tables there are, or with make have at least one. */
+static void
+load_tables(Queue *queue, bool make)
 {
 	List	   *relids = bucket_tables(queue->relid);
 	Oid			known[QUEUE_MAX_BUCKETS];
@@ -190,7 +191,53 @@ dedup_load(Queue *queue, bool make)
 	STOP_POINT("dedup-gathered");
 	if (n > 0)
 		buckets_install(queue, n, known, empty);
-	return n > 0;
+}
+
+/*
+ * A restore can have filled buckets after they were loaded as empty ones.  One
+ * that is gone is left to whoever opens it next.
+ */
+static void
+find_restored(Queue *queue, const Buckets *buckets)
+{
+	for (int i = 0; i < QUEUE_MAX_BUCKETS; i++)
+	{
+		BucketTable table;
+
+		if (!bucket_unused(buckets, i) ||
+			!bucket_table_open(buckets->buckets[i].relid, queue->relid, AccessShareLock, &table))
+			continue;
+		if (RelationGetNumberOfBlocks(table.heap) > 0)
+			bucket_found(queue, buckets->load, i);
+		bucket_table_close(&table);
+	}
+}
+
+bool
+dedup_refresh(Queue *queue)
+{
+	Buckets		buckets;
+	bool		known = buckets_read(queue, &buckets);
+	ListCell   *lc;
+
+	if (known)
+		find_restored(queue, &buckets);
+	foreach(lc, bucket_tables(queue->relid))
+	{
+		BucketTable table;
+
+		if (!bucket_table_open(lfirst_oid(lc), queue->relid, AccessShareLock, &table))
+			continue;
+		if (known)
+			buckets_add(queue, lfirst_oid(lc), RelationGetNumberOfBlocks(table.heap) == 0);
+		else if (RelationGetNumberOfBlocks(table.heap) > 0)
+		{
+			load_tables(queue, false);
+			known = buckets_read(queue, &buckets);
+		}
+		bucket_table_close(&table);
+	}
+	return known;
 }
 
 static void
@@ -258,8 +305,14 @@ open_tables(Dedup *dedup)
 		buckets_rotate(queue);
 		if (!buckets_read(queue, &dedup->buckets))
 		{
-			(void) dedup_load(queue, true);
+			load_tables(queue, true);
 			continue;
+		}
+		if (unlikely(dedup->buckets.buckets[dedup->buckets.current].opened_at == 0))
+		{
+			find_restored(queue, &dedup->buckets);
+			if (!buckets_read(queue, &dedup->buckets))
+				continue;
 		}
 		if (dedup->load != dedup->buckets.load)
 			close_tables(dedup);

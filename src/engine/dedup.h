@@ -54,7 +54,10 @@ extern DedupOutcome dedup_enter(Dedup *dedup, const BucketEntry *entry, int64 *i
  */
 extern void dedup_await(Queue *queue, const BucketEntry *entry, TransactionId xid, bool wait);
 
-/* Have the buckets' tables loaded, made if need be and if the caller may. */
-extern bool dedup_load(Queue *queue, bool make);
+/*
+ * For maintenance, which has the buckets' tables locked: make known what has
+ * come meanwhile.  False if there are no keys.
+ */
+extern bool dedup_refresh(Queue *queue);
 
 #endif							/* QUEUE_ENGINE_DEDUP_H */

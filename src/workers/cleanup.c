@@ -14,6 +14,7 @@
 #include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "compat.h"
+#include "engine/bucket_table.h"
 #include "engine/dead_letter.h"
 #include "engine/deferred.h"
 #include "engine/extension.h"
@@ -118,7 +119,7 @@ cleanup_inbox(void)
 	return more ? DT_NOBEGIN : DT_NOEND;
 }
 
-/* Tables in queue.queue_definition that are no more, in the current memory context. */
+/* Queues of which there is something left though their tables are no more, in the current memory context. */
 static List *
 dropped_queues(void)
 {
@@ -128,7 +129,8 @@ dropped_queues(void)
 
 	worker_begin();
 	worker_lock(extension_relation("queue_definition"), AccessShareLock);
-	foreach(lc, queue_list())
+	worker_lock(extension_relation("dedup_bucket"), AccessShareLock);
+	foreach(lc, list_concat_unique_oid(queue_list(), bucket_queues()))
 	{
 		Oid			relid = lfirst_oid(lc);
 		MemoryContext old;
@@ -144,6 +146,23 @@ dropped_queues(void)
 	}
 	worker_end();
 	return result;
+}
+
+/*
+ * Drop the tables of dedup keys of a queue that is gone.  They go with it, but
+ * where a restore had lost that; so it is asked for the queues they are of.
+ */
+static void
+remove_buckets(Oid relid)
+{
+	ListCell   *lc;
+
+	worker_begin();
+	worker_lock(extension_relation("dedup_bucket"), RowExclusiveLock);
+	foreach(lc, bucket_tables(relid))
+		worker_lock(lfirst_oid(lc), AccessExclusiveLock);
+	bucket_tables_drop(relid);
+	worker_end();
 }
 
 /* Delete what is left of a queue, its row in queue.queue_definition if all else has gone. */
@@ -177,7 +196,10 @@ cleanup_dropped_queues(void)
 	ListCell   *lc;
 
 	foreach(lc, relids)
+	{
+		remove_buckets(lfirst_oid(lc));
 		remove_queue(lfirst_oid(lc));
+	}
 
 	worker_begin();
 	queue_forget_dropped(false);
