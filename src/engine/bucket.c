@@ -20,7 +20,7 @@
 #define STRIPES		128
 
 /* The current bucket is written to for this part of the window, and at least so long. */
-#define SLICES		4
+#define SLICES		2
 #define MIN_SLICE	USECS_PER_SEC
 
 typedef struct BucketsShared
@@ -32,7 +32,7 @@ typedef struct BucketsShared
 	 * time, so that an element that is given up need not be reset here.
 	 */
 	uint32		generation;
-	int64		window;			/* of who read the settings last */
+	int64		window;			/* as whoever wrote last knew it, for maintenance */
 	Buckets		buckets;
 } BucketsShared;
 
@@ -154,28 +154,33 @@ slice(int64 window)
 	return Max(window / SLICES, MIN_SLICE);
 }
 
-void
-buckets_rotate(Queue *queue)
+/* The pooled bucket to go on with, or -1 if it is not time, or there is none. */
+static int
+next_current(const Buckets *buckets, int64 window, TimestampTz now)
+{
+	const Bucket *current = &buckets->buckets[buckets->current];
+
+	if (current->opened_at == 0 || current->opened_at + slice(window) > now)
+		return -1;
+	return find_pooled(buckets);
+}
+
+bool
+buckets_rotate(Queue *queue, const Buckets *copy, TimestampTz now)
 {
 	BucketsShared *s = shared_of(queue);
+	int64		window = queue->settings.dedup_window;
+	int			next = -1;
 
+	if (likely(next_current(copy, window, now) < 0))
+		return false;
 	LWLockAcquire(&s->lock, LW_EXCLUSIVE);
-	if (is_loaded(s, queue->generation))
-	{
-		Bucket	   *current = &s->buckets.buckets[s->buckets.current];
-		int64		window = queue->settings.dedup_window;
-
-		s->window = window;
-		if (current->opened_at != 0 &&
-			current->opened_at + slice(window) <= GetCurrentTimestamp())
-		{
-			int			pooled = find_pooled(&s->buckets);
-
-			if (pooled >= 0)
-				make_current(&s->buckets, pooled);
-		}
-	}
+	if (is_load(s, queue, copy->load))
+		next = next_current(&s->buckets, window, now);
+	if (next >= 0)
+		make_current(&s->buckets, next);
 	LWLockRelease(&s->lock);
+	return next >= 0;
 }
 
 bool
@@ -328,6 +333,7 @@ bucket_join(Queue *queue, uint32 load, int bucket)
 		Bucket	   *b = &s->buckets.buckets[bucket];
 
 		b->writers++;
+		s->window = queue->settings.dedup_window;
 		first = (b->opened_at == 0);
 		if (first)
 			b->opened_at = GetCurrentTimestamp();

@@ -73,8 +73,11 @@ extern LWLock *bucket_stripe(QueueShared *q, uint64 hash);
 /* A copy of what is known; false if nothing is loaded. */
 extern bool buckets_read(Queue *queue, Buckets *copy);
 
-/* If the current bucket is old enough, make an empty one the current, if there is one. */
-extern void buckets_rotate(Queue *queue);
+/*
+ * If the current bucket is old enough, and there is an empty one, make that
+ * the current one; true if this was done, and the copy is out of date.
+ */
+extern bool buckets_rotate(Queue *queue, const Buckets *copy, TimestampTz now);
 
 /*
  * Make known which tables there are, and which of them are empty; nothing is

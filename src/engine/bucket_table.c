@@ -204,13 +204,14 @@ bucket_table_provide(Oid queue)
  * Opening and closing
  */
 
-/* Tables this backend has checked, with their queues, until something changes. */
+/* Tables this backend has checked, until something about them changes. */
 #define CHECKED_TABLES	64
 
 static struct
 {
 	Oid			relid;
 	Oid			queue;
+	Oid			index;			/* the only one; InvalidOid if there are more */
 }			checked_tables[CHECKED_TABLES];
 static uint64 invalidations = 0;
 
@@ -263,62 +264,30 @@ table_altered(Relation heap)
 			 errhint("Drop it, and its dedup keys are forgotten.")));
 }
 
-/* Whether an open table is a queue's bucket. */
-static bool
-check(Relation heap, Oid queue)
+/* Open an index without a lock: see bucket_table_open. */
+static Relation
+open_index(Relation heap, Oid indexid)
 {
-	static bool registered = false;
-	Oid			relid = RelationGetRelid(heap);
-	uint64		before;
+	Relation	index = RelationIdGetRelation(indexid);
 
-	if (likely(checked_tables[relid % CHECKED_TABLES].relid == relid &&
-			   checked_tables[relid % CHECKED_TABLES].queue == queue))
-		return true;
-	if (!registered)
-	{
-		CacheRegisterRelcacheCallback(forget_checked, (Datum) 0);
-		registered = true;
-	}
-	before = invalidations;
-	if (!recorded(relid, queue))
-		return false;
-	if (!heap_is_ours(heap))
+	if (!RelationIsValid(index))
 		table_altered(heap);
-	if (before == invalidations)
-	{
-		checked_tables[relid % CHECKED_TABLES].relid = relid;
-		checked_tables[relid % CHECKED_TABLES].queue = queue;
-	}
-	return true;
+	return index;
 }
 
-bool
-bucket_table_open(Oid relid, Oid queue, LOCKMODE lockmode, BucketTable *table)
+static void
+open_indexes(BucketTable *table)
 {
-	List	   *indexes;
+	List	   *indexes = RelationGetIndexList(table->heap);
 	ListCell   *lc;
 
-	table->heap = table_open_if_any(relid, lockmode);
-	if (table->heap == NULL)
-		return false;
-	if (!check(table->heap, queue))
-	{
-		relation_close(table->heap, lockmode);
-		return false;
-	}
-	table->lockmode = lockmode;
-	table->nindexes = 0;
-	table->valid = NULL;
-	table->scan = NULL;
-
-	indexes = RelationGetIndexList(table->heap);
 	foreach(lc, indexes)
 	{
-		Relation	index = index_open(lfirst_oid(lc), lockmode);
+		Relation	index = open_index(table->heap, lfirst_oid(lc));
 
 		if (!index->rd_index->indisready)
 		{
-			index_close(index, lockmode);
+			RelationClose(index);
 			continue;
 		}
 		if (table->nindexes == BUCKET_MAX_INDEXES || !index_is_ours(index))
@@ -330,19 +299,82 @@ bucket_table_open(Oid relid, Oid queue, LOCKMODE lockmode, BucketTable *table)
 	list_free(indexes);
 	if (table->valid == NULL)
 		table_altered(table->heap);
+}
+
+/* Whether an open table is a queue's bucket; its indexes are opened. */
+static bool
+check(BucketTable *table, Oid queue)
+{
+	static bool registered = false;
+	Relation	heap = table->heap;
+	Oid			relid = RelationGetRelid(heap);
+	int			slot = relid % CHECKED_TABLES;
+	uint64		before;
+
+	if (likely(checked_tables[slot].relid == relid && checked_tables[slot].queue == queue))
+	{
+		if (likely(OidIsValid(checked_tables[slot].index)))
+			table->valid = table->indexes[table->nindexes++] =
+				open_index(heap, checked_tables[slot].index);
+		else
+			open_indexes(table);
+		return true;
+	}
+	if (!registered)
+	{
+		CacheRegisterRelcacheCallback(forget_checked, (Datum) 0);
+		registered = true;
+	}
+	before = invalidations;
+	if (!recorded(relid, queue))
+		return false;
+	if (!heap_is_ours(heap))
+		table_altered(heap);
+	open_indexes(table);
+	if (before == invalidations)
+	{
+		List	   *indexes = RelationGetIndexList(heap);
+
+		checked_tables[slot].relid = relid;
+		checked_tables[slot].queue = queue;
+		checked_tables[slot].index = list_length(indexes) == 1 ? linitial_oid(indexes) : InvalidOid;
+		list_free(indexes);
+	}
+	return true;
+}
+
+/*
+ * All who use a bucket have its table locked with RowExclusiveLock.  That
+ * keeps away everything that would change its indexes, which so need no lock.
+ * Who writes locks them all the same, to the transaction's end: ShareLock on
+ * an index is free when nobody has anything left to write (forget.c), whoever
+ * looks meanwhile.
+ */
+bool
+bucket_table_open(Oid relid, Oid queue, bool write, BucketTable *table)
+{
+	table->heap = table_open_if_any(relid, RowExclusiveLock);
+	if (table->heap == NULL)
+		return false;
+	table->write = write;
+	table->nindexes = 0;
+	table->valid = NULL;
+	if (!check(table, queue))
+	{
+		relation_close(table->heap, RowExclusiveLock);
+		return false;
+	}
+	for (int i = 0; write && i < table->nindexes; i++)
+		LockRelationOid(RelationGetRelid(table->indexes[i]), RowExclusiveLock);
 	return true;
 }
 
 void
 bucket_table_close(BucketTable *table)
 {
-	LOCKMODE	unlock = (table->lockmode == AccessShareLock) ? AccessShareLock : NoLock;
-
-	if (table->scan != NULL)
-		index_endscan(table->scan);
 	for (int i = 0; i < table->nindexes; i++)
-		index_close(table->indexes[i], unlock);
-	relation_close(table->heap, unlock);
+		RelationClose(table->indexes[i]);
+	relation_close(table->heap, table->write ? NoLock : RowExclusiveLock);
 }
 
 /*
@@ -383,39 +415,28 @@ row_matches(TupleTableSlot *slot, const BucketEntry *entry, BucketEntry *found)
 	return true;
 }
 
-BucketFinding
-bucket_table_find(BucketTable *table, const BucketEntry *entry, BucketEntry *found,
-				  TransactionId *xid)
+/* The entries for a key among those with its hash. */
+static BucketFinding
+find_among(Relation heap, IndexScanDesc scan, const BucketEntry *entry, BucketEntry *found,
+		   TransactionId *xid)
 {
 	BucketFinding finding = BUCKET_HAS_NOT;
-	ScanKeyData key;
-	TupleTableSlot *slot;
-	BucketEntry row;
-	bool		more;
+	TupleTableSlot *slot = table_slot_create(heap, NULL);
+	bool		more = index_fetch_heap(scan, slot) ||
+		index_getnext_slot(scan, ForwardScanDirection, slot);
 
-	if (table->scan == NULL)
-	{
-		InitDirtySnapshot(table->snapshot);
-		table->scan = INDEX_BEGINSCAN(table->heap, table->valid, &table->snapshot, 1);
-	}
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum((int64) entry->hash));
-	index_rescan(table->scan, &key, 1, NULL, 0);
-	if (likely(index_getnext_tid(table->scan, ForwardScanDirection) == NULL))
-		return BUCKET_HAS_NOT;
-
-	slot = table_slot_create(table->heap, NULL);
-	more = index_fetch_heap(table->scan, slot) ||
-		index_getnext_slot(table->scan, ForwardScanDirection, slot);
 	for (; more && finding != BUCKET_IN_PROGRESS;
-		 more = index_getnext_slot(table->scan, ForwardScanDirection, slot))
+		 more = index_getnext_slot(scan, ForwardScanDirection, slot))
 	{
+		BucketEntry row;
+
 		if (!row_matches(slot, entry, &row))
 			continue;
 
 		/* Set by the snapshot: who is inserting it. */
-		if (TransactionIdIsValid(table->snapshot.xmin))
+		if (TransactionIdIsValid(scan->xs_snapshot->xmin))
 		{
-			*xid = table->snapshot.xmin;
+			*xid = scan->xs_snapshot->xmin;
 			finding = BUCKET_IN_PROGRESS;
 		}
 		else if (finding == BUCKET_HAS_NOT || row.id > found->id)
@@ -428,6 +449,29 @@ bucket_table_find(BucketTable *table, const BucketEntry *entry, BucketEntry *fou
 	return finding;
 }
 
+/*
+ * The scan is ended each time: it takes 27 kB, and what several take at once
+ * malloc() gives back to the system.
+ */
+BucketFinding
+bucket_table_find(BucketTable *table, const BucketEntry *entry, BucketEntry *found,
+				  TransactionId *xid)
+{
+	BucketFinding finding = BUCKET_HAS_NOT;
+	SnapshotData snapshot;
+	ScanKeyData key;
+	IndexScanDesc scan;
+
+	InitDirtySnapshot(snapshot);
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum((int64) entry->hash));
+	scan = INDEX_BEGINSCAN(table->heap, table->valid, &snapshot, 1);
+	index_rescan(scan, &key, 1, NULL, 0);
+	if (index_getnext_tid(scan, ForwardScanDirection) != NULL)
+		finding = find_among(table->heap, scan, entry, found, xid);
+	index_endscan(scan);
+	return finding;
+}
+
 void
 bucket_table_insert(BucketTable *table, const BucketEntry *entry)
 {
@@ -436,7 +480,7 @@ bucket_table_insert(BucketTable *table, const BucketEntry *entry)
 	bool		isnull[Natts_entry] = {false};
 	HeapTuple	tuple;
 
-	Assert(table->lockmode == RowExclusiveLock);
+	Assert(table->write);
 	if (info == NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);

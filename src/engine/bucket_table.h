@@ -10,11 +10,8 @@
 #ifndef QUEUE_ENGINE_BUCKET_TABLE_H
 #define QUEUE_ENGINE_BUCKET_TABLE_H
 
-#include "access/genam.h"
 #include "nodes/pg_list.h"
-#include "storage/lockdefs.h"
 #include "utils/rel.h"
-#include "utils/snapshot.h"
 
 /* Columns of queue.dedup_bucket. */
 #define Anum_bucket_relid	1
@@ -38,12 +35,10 @@ typedef struct BucketEntry
 typedef struct BucketTable
 {
 	Relation	heap;
-	LOCKMODE	lockmode;
+	bool		write;
 	int			nindexes;
 	Relation	indexes[BUCKET_MAX_INDEXES];
 	Relation	valid;			/* one that has all entries */
-	IndexScanDesc scan;			/* NULL until something is looked up */
-	SnapshotData snapshot;
 } BucketTable;
 
 typedef enum BucketFinding
@@ -63,13 +58,10 @@ extern Oid	bucket_table_create(Oid queue);
 /* The same unless the queue has one. */
 extern void bucket_table_provide(Oid queue);
 
-/*
- * Open one, with RowExclusiveLock to write to it or AccessShareLock to look.
- * False if it is gone, or none of the queue's any more.
- */
-extern bool bucket_table_open(Oid relid, Oid queue, LOCKMODE lockmode, BucketTable *table);
+/* Open one.  False if it is gone, or none of the queue's any more. */
+extern bool bucket_table_open(Oid relid, Oid queue, bool write, BucketTable *table);
 
-/* Close it; the lock is kept if it is to be written to. */
+/* Close it; it stays locked if it was opened to be written to. */
 extern void bucket_table_close(BucketTable *table);
 
 /*

@@ -175,7 +175,7 @@ load_tables(Queue *queue, bool make)
 	{
 		BucketTable table;
 
-		if (!bucket_table_open(lfirst_oid(lc), queue->relid, AccessShareLock, &table))
+		if (!bucket_table_open(lfirst_oid(lc), queue->relid, false, &table))
 			continue;
 		if (n == QUEUE_MAX_BUCKETS)
 			ereport(ERROR,
@@ -205,7 +205,7 @@ find_restored(Queue *queue, const Buckets *buckets)
 		BucketTable table;
 
 		if (!bucket_unused(buckets, i) ||
-			!bucket_table_open(buckets->buckets[i].relid, queue->relid, AccessShareLock, &table))
+			!bucket_table_open(buckets->buckets[i].relid, queue->relid, false, &table))
 			continue;
 		if (RelationGetNumberOfBlocks(table.heap) > 0)
 			bucket_found(queue, buckets->load, i);
@@ -226,7 +226,7 @@ dedup_refresh(Queue *queue)
 	{
 		BucketTable table;
 
-		if (!bucket_table_open(lfirst_oid(lc), queue->relid, AccessShareLock, &table))
+		if (!bucket_table_open(lfirst_oid(lc), queue->relid, false, &table))
 			continue;
 		if (known)
 			buckets_add(queue, lfirst_oid(lc), RelationGetNumberOfBlocks(table.heap) == 0);
@@ -261,7 +261,7 @@ tables_suffice(Dedup *dedup)
 	int			current = dedup->buckets.current;
 
 	if (dedup->load != dedup->buckets.load || !dedup->open[current] ||
-		dedup->tables[current].lockmode != RowExclusiveLock)
+		!dedup->tables[current].write)
 		return false;
 	for (int i = 0; i < QUEUE_MAX_BUCKETS; i++)
 	{
@@ -273,15 +273,15 @@ tables_suffice(Dedup *dedup)
 
 /* Open a bucket that is not open in that way; false if it is gone. */
 static bool
-open_table(Dedup *dedup, int i, LOCKMODE lockmode)
+open_table(Dedup *dedup, int i, bool write)
 {
 	Oid			relid = dedup->buckets.buckets[i].relid;
 
-	if (dedup->open[i] && dedup->tables[i].lockmode >= lockmode)
+	if (dedup->open[i] && dedup->tables[i].write >= write)
 		return true;
 	if (dedup->open[i])
 		bucket_table_close(&dedup->tables[i]);
-	dedup->open[i] = bucket_table_open(relid, dedup->queue->relid, lockmode, &dedup->tables[i]);
+	dedup->open[i] = bucket_table_open(relid, dedup->queue->relid, write, &dedup->tables[i]);
 	if (!dedup->open[i])
 		buckets_discard(dedup->queue, dedup->buckets.load);
 	return dedup->open[i];
@@ -302,12 +302,14 @@ open_tables(Dedup *dedup)
 		if (pg_atomic_read_u32(&queue->shared->generation) != queue->generation)
 			queue_missing(NameStr(queue->name));
 		complete = false;
-		buckets_rotate(queue);
 		if (!buckets_read(queue, &dedup->buckets))
 		{
 			load_tables(queue, true);
 			continue;
 		}
+		now = GetCurrentTimestamp();
+		if (buckets_rotate(queue, &dedup->buckets, now))
+			continue;
 		if (unlikely(dedup->buckets.buckets[dedup->buckets.current].opened_at == 0))
 		{
 			find_restored(queue, &dedup->buckets);
@@ -317,12 +319,11 @@ open_tables(Dedup *dedup)
 		if (dedup->load != dedup->buckets.load)
 			close_tables(dedup);
 		dedup->load = dedup->buckets.load;
-		now = GetCurrentTimestamp();
-		complete = open_table(dedup, dedup->buckets.current, RowExclusiveLock);
+		complete = open_table(dedup, dedup->buckets.current, true);
 		for (int i = 0; complete && i < QUEUE_MAX_BUCKETS; i++)
 		{
 			if (bucket_remembers(&dedup->buckets.buckets[i], queue->settings.dedup_window, now))
-				complete = open_table(dedup, i, AccessShareLock);
+				complete = open_table(dedup, i, false);
 		}
 	} while (!complete);
 }

@@ -31,7 +31,7 @@ try_lock_buckets(ReclaimRound *round, int *n)
 		return false;
 	foreach(lc, bucket_tables(round->relid))
 	{
-		if (!reclaim_try_lock(round, lfirst_oid(lc), AccessShareLock))
+		if (!reclaim_try_lock(round, lfirst_oid(lc), RowExclusiveLock))
 			return false;
 		(*n)++;
 	}
@@ -48,6 +48,7 @@ learn(ReclaimRound *round)
 	Queue	   *queue = reclaim_begin(round);
 	bool		attached = round->attached;
 	bool		known = false;
+	Buckets		buckets;
 	int			n;
 
 	if (queue == NULL)
@@ -57,8 +58,9 @@ learn(ReclaimRound *round)
 		if (!attached)
 			bucket_tables_attach(round->relid);
 		attached = true;
-		known = dedup_refresh(queue);
-		buckets_rotate(queue);
+		known = dedup_refresh(queue) && buckets_read(queue, &buckets);
+		if (known)
+			(void) buckets_rotate(queue, &buckets, GetCurrentTimestamp());
 	}
 	worker_end();
 	round->attached = attached;
@@ -92,9 +94,29 @@ read_bucket(Queue *queue, int i, Buckets *buckets, Bucket *bucket)
 	return bucket->state == BUCKET_ACTIVE;
 }
 
+/* Whether nobody has an index locked to write to it: see bucket_table_open. */
+static bool
+no_writers(Oid relid)
+{
+	Relation	rel;
+	bool		locked = true;
+	ListCell   *lc;
+
+	/* Who looks has this lock too, so that it is mostly free. */
+	if (!ConditionalLockRelationOid(relid, RowExclusiveLock))
+		return false;
+	rel = try_relation_open(relid, NoLock);
+	if (rel == NULL)
+		return false;
+	foreach(lc, RelationGetIndexList(rel))
+		locked &= ConditionalLockRelationOid(lfirst_oid(lc), ShareLock);
+	relation_close(rel, NoLock);
+	return locked;
+}
+
 /*
  * Find out whether a bucket's writers have all ended that are not counted:
- * they have its table locked to their end, prepared transactions too.
+ * they have it locked to their end, prepared transactions too.
  */
 static void
 await_writers(ReclaimRound *round, int i)
@@ -106,7 +128,7 @@ await_writers(ReclaimRound *round, int i)
 	if (queue == NULL)
 		return;
 	if (read_bucket(queue, i, &buckets, &bucket) && bucket.prepared &&
-		worker_try_lock(bucket.relid, ShareLock))
+		no_writers(bucket.relid))
 		bucket_no_writers(queue, buckets.load, i);
 	worker_end();
 }
@@ -152,7 +174,7 @@ pool_bucket(ReclaimRound *round, int i)
 	if (queue == NULL)
 		return;
 	if (read_bucket(queue, i, &buckets, &bucket) && buckets.current != i &&
-		worker_try_lock(bucket.relid, ShareLock))
+		no_writers(bucket.relid))
 	{
 		Relation	rel = try_relation_open(bucket.relid, NoLock);
 
