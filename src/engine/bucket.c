@@ -13,6 +13,7 @@
 #include "engine/round.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "stop_point.h"
 #include "storage/shmem.h"
 #include "utils/memutils.h"
 
@@ -354,6 +355,8 @@ bucket_join(Queue *queue, uint32 load, int bucket)
 static void
 leave_all(bool prepared)
 {
+	if (nwritings > 0)
+		STOP_POINT("dedup-visible");
 	for (int i = 0; i < nwritings; i++)
 	{
 		BucketsShared *s = &shared->queues[writings[i].queue];

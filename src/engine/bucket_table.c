@@ -154,7 +154,7 @@ bucket_table_create(Oid queue)
 	Oid			namespace = RelationGetNamespace(catalog);
 	Relation	rel = relation_open(queue, NoLock);
 	CreateStmt *stmt = makeNode(CreateStmt);
-	char	   *name = creation_free_name(RelationGetRelationName(rel), '$', namespace);
+	char	   *name = creation_free_name(RelationGetRelationName(rel), '#', namespace);
 	char	   *tablespace = get_tablespace_name(MyDatabaseTableSpace);
 	Datum		values[Natts_bucket];
 	bool		isnull[Natts_bucket] = {false};

@@ -316,6 +316,7 @@ open_tables(Dedup *dedup)
 			if (!buckets_read(queue, &dedup->buckets))
 				continue;
 		}
+		STOP_POINT("dedup-view");
 		if (dedup->load != dedup->buckets.load)
 			close_tables(dedup);
 		dedup->load = dedup->buckets.load;
@@ -418,6 +419,7 @@ dedup_enter(Dedup *dedup, const BucketEntry *entry, int64 *id, TransactionId *xi
 		{
 			STOP_POINT("dedup-looked");
 			done = bucket_join(queue, dedup->load, dedup->buckets.current);
+			STOP_POINT("dedup-joined");
 			if (done)
 				bucket_table_insert(&dedup->tables[dedup->buckets.current], entry);
 		}

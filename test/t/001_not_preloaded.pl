@@ -20,7 +20,7 @@ is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE ba
 my @calls = (
 	q{queue.create('q')}, q{queue.alter('q', max_attempts => 2)},
 	q{queue.drop('q')}, q{queue.purge('q')},
-	q{queue.send('q', '1')}, q{queue.send_bytes('q', 'x')},
+	q{queue.send('q', '1')}, q{queue.send_bytes('q', 'x')}, q{queue.send_once('q', 'k', '1')},
 	q{queue.send_batch('q', '{1}')}, q{queue.receive('q')},
 	q{queue.pop('q')}, q{queue.peek('q')},
 	q{queue.ack(1)}, q{queue.ack_batch('{1}')},
