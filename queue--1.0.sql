@@ -176,7 +176,7 @@ CREATE FUNCTION queue.purge(queue text)
 RETURNS void
 AS 'MODULE_PATHNAME', 'queue_purge' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.purge IS
-'Removes every message of a queue, leased and deferred ones included, by TRUNCATE; dead letters stay. Waits for transactions that are sending to it. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 22004 NULL queue.';
+'Removes every message of a queue, leased and deferred ones included, by TRUNCATE; dead letters and dedup keys stay. Waits for transactions that are sending to it. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 22004 NULL queue.';
 
 --
 -- Send

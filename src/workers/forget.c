@@ -13,7 +13,6 @@
 #include "engine/bucket_table.h"
 #include "engine/dedup.h"
 #include "engine/extension.h"
-#include "stop_point.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "workers/empty.h"
@@ -154,7 +153,6 @@ empty_bucket(ReclaimRound *round, int i)
 			read_bucket(queue, i, &buckets, &bucket) && buckets.current != i &&
 			bucket_expired(&bucket, queue->settings.dedup_window, GetCurrentTimestamp()))
 		{
-			STOP_POINT("forget-emptying");
 			empty_table(rel);
 		}
 		if (rel != NULL)
