@@ -33,7 +33,8 @@ typedef struct BucketsShared
 	 * time, so that an element that is given up need not be reset here.
 	 */
 	uint32		generation;
-	int64		window;			/* as whoever wrote last knew it, for maintenance */
+	int64		window;			/* as whoever wrote last knew it, for
+								 * maintenance */
 	Buckets		buckets;
 } BucketsShared;
 
@@ -338,7 +339,10 @@ bucket_join(Queue *queue, uint32 load, int bucket)
 		first = (b->opened_at == 0);
 		if (first)
 			b->opened_at = GetCurrentTimestamp();
-		writings[nwritings++] = (Writing) {index, load, bucket};
+		writings[nwritings++] = (Writing)
+		{
+			index, load, bucket
+		};
 	}
 	LWLockRelease(&s->lock);
 

@@ -28,16 +28,20 @@ typedef struct Bucket
 {
 	Oid			relid;
 	BucketState state;
-	TimestampTz opened_at;		/* first written to as the current one; 0: not yet */
-	int			writers;		/* transactions that have written here and are open */
-	bool		prepared;		/* there may be more, that this server's memory has lost */
+	TimestampTz opened_at;		/* first written to as the current one; 0: not
+								 * yet */
+	int			writers;		/* transactions that have written here and are
+								 * open */
+	bool		prepared;		/* there may be more, that this server's
+								 * memory has lost */
 	TimestampTz last_end;		/* when a writer last ended */
 } Bucket;
 
 /* What is known of a queue's buckets. */
 typedef struct Buckets
 {
-	uint32		load;			/* differs for each time they were loaded; 0: not loaded */
+	uint32		load;			/* differs for each time they were loaded; 0:
+								 * not loaded */
 	int			current;
 	Bucket		buckets[QUEUE_MAX_BUCKETS];
 } Buckets;

@@ -147,7 +147,7 @@ copy_indexes(Relation parent, Oid segment, bool evaluate)
 			IndexStmt  *statement = generateClonedIndexStmt(NULL, index, map, &constraint);
 
 			statement->idxname = creation_free_name(psprintf("%s_idx", RelationGetRelationName(rel)), '_',
-												 RelationGetNamespace(rel));
+													RelationGetNamespace(rel));
 			table_close(rel, NoLock);
 			DEFINE_INDEX(segment, statement);
 			free_attrmap(map);

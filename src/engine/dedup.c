@@ -32,7 +32,8 @@
 struct Dedup
 {
 	Queue	   *queue;
-	uint32		load;			/* what the open tables are of; 0: none is open */
+	uint32		load;			/* what the open tables are of; 0: none is
+								 * open */
 	Buckets		buckets;
 	bool		open[QUEUE_MAX_BUCKETS];
 	BucketTable tables[QUEUE_MAX_BUCKETS];
@@ -383,7 +384,11 @@ look_up(Dedup *dedup, const BucketEntry *entry, BucketEntry *found, TransactionI
 			case BUCKET_IN_PROGRESS:
 				return DEDUP_IN_PROGRESS;
 			case BUCKET_HAS:
-				/* An entry whose window is over can come to light again; ids tell. */
+
+				/*
+				 * An entry whose window is over can come to light again; ids
+				 * tell.
+				 */
 				if (outcome == DEDUP_NEW || row.id > found->id)
 					*found = row;
 				outcome = DEDUP_DUPLICATE;

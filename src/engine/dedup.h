@@ -19,8 +19,10 @@
 typedef enum DedupOutcome
 {
 	DEDUP_NEW,					/* entered: the message is to be sent */
-	DEDUP_DUPLICATE,			/* sent before, by a transaction that has committed, or this one */
-	DEDUP_IN_PROGRESS			/* a transaction that has not ended is sending it */
+	DEDUP_DUPLICATE,			/* sent before, by a transaction that has
+								 * committed, or this one */
+	DEDUP_IN_PROGRESS			/* a transaction that has not ended is sending
+								 * it */
 } DedupOutcome;
 
 /*

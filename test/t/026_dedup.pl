@@ -18,7 +18,8 @@ sub once
 {
 	my ($queue, $key, $where, $database) = @_;
 	return ($where // $node)
-	  ->safe_psql($database // 'postgres', "SELECT id, duplicate FROM queue.send_once('$queue', '$key', '1')");
+	  ->safe_psql($database // 'postgres',
+		"SELECT id, duplicate FROM queue.send_once('$queue', '$key', '1')");
 }
 
 # Bytes of keys of a queue.
@@ -46,7 +47,8 @@ once('fast', 'k');
 
 my $open = $node->background_psql('postgres');
 $open->query_safe(q{BEGIN; SELECT queue.send_once('orders', 'open', '1')});
-$node->safe_psql('postgres',
+$node->safe_psql(
+	'postgres',
 	q{BEGIN; SELECT queue.send_once('orders', 'rolled back', '1'); ROLLBACK;
 	BEGIN; SELECT queue.send_once('orders', 'prepared', '1'); PREPARE TRANSACTION 'p';
 	BEGIN; SELECT queue.send_once('orders', 'prepared 2', '1'); PREPARE TRANSACTION 'p2'});
@@ -56,17 +58,20 @@ sub check
 	my ($test) = @_;
 
 	is(once('orders', 'committed'), "$first|t", "$test: a key is there");
-	my ($status, $stdout, $stderr) = $node->psql('postgres',
+	my ($status, $stdout, $stderr) = $node->psql(
+		'postgres',
 		q{\set VERBOSITY verbose
 		SELECT queue.send('orders', '1', dedup_key => 'prepared', dedup_wait => false)});
-	like($stderr, qr/QM409: dedup key "prepared" is being used/, "$test: one of a prepared transaction is in use");
+	like(
+		$stderr,
+		qr/QM409: dedup key "prepared" is being used/,
+		"$test: one of a prepared transaction is in use");
 	return;
 }
 
 my $victim = $open->query_safe('SELECT pg_backend_pid()');
 PostgreSQL::Test::Utils::system_log('pg_ctl', 'kill', 'KILL', $victim);
-ok( wait_for { $node->safe_psql('postgres', 'SELECT 1') },
-	'the server is back after a backend was killed');
+ok(wait_for { $node->safe_psql('postgres', 'SELECT 1') }, 'the server is back after a backend was killed');
 check('crash');
 like(once('orders', 'open'), qr/\|f$/, 'one of a transaction that the crash ended is not');
 like(once('orders', 'rolled back'), qr/\|f$/, 'nor one that was rolled back');
@@ -76,18 +81,21 @@ eval { $open->quit };
 
 $node->restart;
 check('restart');
-is($node->safe_psql('postgres', q{SELECT queue.send('content', '{"a": 1}') - min(id), count(*) FROM queues.content}),
-	'0|1', 'restart: a message is known by its content');
+is( $node->safe_psql(
+		'postgres', q{SELECT queue.send('content', '{"a": 1}') - min(id), count(*) FROM queues.content}),
+	'0|1',
+	'restart: a message is known by its content');
 $node->safe_psql('postgres', q{COMMIT PREPARED 'p'});
 $node->safe_psql('postgres', q{ROLLBACK PREPARED 'p2'});
-like(once('orders', 'prepared'),   qr/\|t$/, 'then it has committed');
+like(once('orders', 'prepared'), qr/\|t$/, 'then it has committed');
 like(once('orders', 'prepared 2'), qr/\|f$/, 'or been rolled back');
 
 #
 # Dump and restore, with or without the queue being used before it is dropped
 #
 
-my $tables = q{SELECT count(*) FROM pg_class WHERE relnamespace = 'queue'::regnamespace AND relname LIKE '%#%'};
+my $tables =
+  q{SELECT count(*) FROM pg_class WHERE relnamespace = 'queue'::regnamespace AND relname LIKE '%#%'};
 command_ok([ 'pg_dump', '-Fc', '-d', $node->connstr('postgres'), '-f', "$dir/dump" ], 'dump');
 foreach my $way ('used', 'unused', 'cascade')
 {
@@ -97,8 +105,8 @@ foreach my $way ('used', 'unused', 'cascade')
 	{
 		is(once('orders', 'committed', $node, $way), "$first|t", "$way: a key is there");
 		like(once('orders', 'prepared', $node, $way), qr/\|t$/, "$way: another, too");
-		like(once('orders', 'new', $node, $way),      qr/\|f$/, "$way: a new one is new");
-		like(once('orders', 'new', $node, $way),      qr/\|t$/, "$way: once");
+		like(once('orders', 'new', $node, $way), qr/\|f$/, "$way: a new one is new");
+		like(once('orders', 'new', $node, $way), qr/\|t$/, "$way: once");
 	}
 	$node->safe_psql($way,
 		$way eq 'cascade'
@@ -121,7 +129,7 @@ my $late = one_id(once('orders', 'late'));
 $node->wait_for_catchup($standby);
 $standby->promote;
 is(once('orders', 'committed', $standby), "$first|t", 'promotion: a key is there');
-is(once('orders', 'late', $standby),      "$late|t",  'promotion: so is one replicated');
+is(once('orders', 'late', $standby), "$late|t", 'promotion: so is one replicated');
 like(once('orders', 'after', $standby), qr/\|f$/, 'promotion: a new one is new');
 like(once('orders', 'after', $standby), qr/\|t$/, 'promotion: once');
 $standby->stop;
@@ -130,11 +138,15 @@ $standby->stop;
 # Forgetting, while a snapshot is held, and a transaction is prepared
 #
 
-$node->safe_psql('postgres', q{CREATE TABLE note (what text); SELECT queue.create('short', dedup_window => '1 day')});
+$node->safe_psql(
+	'postgres', q{CREATE TABLE note (what text);
+	SELECT queue.create('short', dedup_window => '1 day')});
 my $reader = $node->background_psql('postgres');
 $reader->query_safe(
-	q{BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM note; INSERT INTO note VALUES ('has an xid')});
-$node->safe_psql('postgres',
+	q{BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM note; INSERT INTO note VALUES ('has an xid')}
+);
+$node->safe_psql(
+	'postgres',
 	q{SELECT count(*) FROM queue.send_batch('short', array_fill('1'::jsonb, ARRAY[20000]),
 	dedup_keys => ARRAY(SELECT 'key ' || n FROM generate_series(1, 20000) n))});
 my $size = $node->safe_psql('postgres', sprintf($bytes, 'short'));
@@ -148,9 +160,10 @@ ok( $node->poll_query_until(
 SELECT count(*) > 1 FROM queue.dedup_bucket, queue.send_once('short', clock_timestamp()::text, '1')
 WHERE queue = 'queues.short'::regclass AND pg_relation_size(relid) > 0}),
 	'another table is written to');
-cmp_ok($node->safe_psql('postgres', sprintf($bytes, 'short')), '>', $size, 'what a prepared transaction wrote to is kept');
+cmp_ok($node->safe_psql('postgres', sprintf($bytes, 'short')),
+	'>', $size, 'what a prepared transaction wrote to is kept');
 $node->safe_psql('postgres', q{COMMIT PREPARED 'p'});
-ok( $node->poll_query_until('postgres', 'SELECT (' . sprintf($bytes, 'short') . ') = 0'),
+ok($node->poll_query_until('postgres', 'SELECT (' . sprintf($bytes, 'short') . ') = 0'),
 	'keys are forgotten, and the tables emptied')
   or diag($node->safe_psql('postgres', 'SELECT * FROM queue.maintenance'));
 is($reader->query_safe('SELECT count(*) FROM note'), '1', 'while a snapshot is held');
