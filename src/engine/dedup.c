@@ -155,23 +155,14 @@ dedup_entry(Queue *queue, NullableDatum key, const Message *message, BucketEntry
  * The buckets' tables
  */
 
-/* Load what tables there are, or with make have at least one. */
-static void
-load_tables(Queue *queue, bool make)
+/* The tables of a queue that are there, and which of them are empty; returns how many. */
+static int
+gather_tables(Queue *queue, Oid *known, bool *empty)
 {
 	List	   *relids = bucket_tables(queue->relid);
-	Oid			known[QUEUE_MAX_BUCKETS];
-	bool		empty[QUEUE_MAX_BUCKETS];
 	int			n = 0;
 	ListCell   *lc;
 
-	if (relids == NIL && make)
-	{
-		/* One sender makes the first, and the others wait for it. */
-		LockRelationOid(queue->relid, ShareUpdateExclusiveLock);
-		bucket_table_provide(queue->relid);
-		relids = bucket_tables(queue->relid);
-	}
 	foreach(lc, relids)
 	{
 		BucketTable table;
@@ -189,7 +180,28 @@ load_tables(Queue *queue, bool make)
 		n++;
 	}
 	list_free(relids);
-	STOP_POINT("dedup-gathered");
+	return n;
+}
+
+/* Load what tables there are, or with make have at least one. */
+static void
+load_tables(Queue *queue, bool make)
+{
+	Oid			known[QUEUE_MAX_BUCKETS];
+	bool		empty[QUEUE_MAX_BUCKETS];
+	int			n = gather_tables(queue, known, empty);
+
+	if (n == 0 && make)
+	{
+		/* One sender makes the first, and the others wait for it. */
+		LockRelationOid(queue->relid, ShareUpdateExclusiveLock);
+		n = gather_tables(queue, known, empty);
+		if (n == 0)
+		{
+			(void) bucket_table_create(queue->relid);
+			n = gather_tables(queue, known, empty);
+		}
+	}
 	if (n > 0)
 		buckets_install(queue, n, known, empty);
 }
@@ -253,11 +265,10 @@ close_tables(Dedup *dedup)
 	dedup->load = 0;
 }
 
-/* Whether all buckets that count are open, as they are to be. */
+/* Whether all buckets that count now are open, as they are to be. */
 static bool
-tables_suffice(Dedup *dedup)
+tables_suffice(Dedup *dedup, TimestampTz now)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	int64		window = dedup->queue->settings.dedup_window;
 	int			current = dedup->buckets.current;
 
@@ -366,11 +377,11 @@ mismatch(Queue *queue, const BucketEntry *entry, int64 id)
 			 errhint("Send each message with a dedup key of its own.")));
 }
 
-/* Look in all buckets that remember something, under the stripe. */
+/* Look in all buckets that remember something as of now, under the stripe. */
 static DedupOutcome
-look_up(Dedup *dedup, const BucketEntry *entry, BucketEntry *found, TransactionId *xid)
+look_up(Dedup *dedup, const BucketEntry *entry, TimestampTz now, BucketEntry *found,
+		TransactionId *xid)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	DedupOutcome outcome = DEDUP_NEW;
 
 	for (int i = 0; i < QUEUE_MAX_BUCKETS; i++)
@@ -411,13 +422,16 @@ dedup_enter(Dedup *dedup, const BucketEntry *entry, int64 *id, TransactionId *xi
 
 	do
 	{
+		TimestampTz now;
+
 		open_tables(dedup);
 		STOP_POINT("dedup-opened");
 		LWLockAcquire(stripe, LW_EXCLUSIVE);
 		outcome = DEDUP_NEW;
-		if (buckets_read(queue, &dedup->buckets) && tables_suffice(dedup))
+		now = GetCurrentTimestamp();
+		if (buckets_read(queue, &dedup->buckets) && tables_suffice(dedup, now))
 		{
-			outcome = look_up(dedup, entry, &found, xid);
+			outcome = look_up(dedup, entry, now, &found, xid);
 			done = true;
 		}
 		if (done && outcome == DEDUP_NEW)
