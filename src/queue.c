@@ -6,6 +6,7 @@
 
 #include "engine/bucket.h"
 #include "engine/commit.h"
+#include "engine/filter.h"
 #include "engine/lease.h"
 #include "engine/lease_account.h"
 #include "engine/leased_place.h"
@@ -48,6 +49,7 @@ static const struct
 	{database_shmem_size, database_shmem_init},
 	{relay_shmem_size, relay_shmem_init},
 	{problem_shmem_size, problem_shmem_init},
+	{filter_shmem_size, filter_shmem_init},
 	{bucket_shmem_size, bucket_shmem_init},
 };
 

@@ -10,6 +10,7 @@
 
 #include "access/xact.h"
 #include "engine/bucket.h"
+#include "engine/filter.h"
 #include "engine/round.h"
 #include "guc.h"
 #include "miscadmin.h"
@@ -123,6 +124,35 @@ buckets_read(Queue *queue, Buckets *copy)
 	return loaded;
 }
 
+/* The keys of a bucket are gone, or not all known. */
+static void
+drop_filter(Bucket *b)
+{
+	filter_give_back(b->filter);
+	b->filter = 0;
+}
+
+/* Take back filters from elements that have been given up, but where that is not free at once. */
+static void
+recover_filters(void)
+{
+	for (int i = 0; i < queue_max_queues; i++)
+	{
+		BucketsShared *s = &shared->queues[i];
+
+		if (s->generation == pg_atomic_read_u32(&queue_state->queues[i].generation) ||
+			LWLockHeldByMe(&s->lock) || !LWLockConditionalAcquire(&s->lock, LW_EXCLUSIVE))
+			continue;
+		if (s->generation != pg_atomic_read_u32(&queue_state->queues[i].generation))
+		{
+			s->buckets.load = 0;
+			for (int j = 0; j < QUEUE_MAX_BUCKETS; j++)
+				drop_filter(&s->buckets.buckets[j]);
+		}
+		LWLockRelease(&s->lock);
+	}
+}
+
 /* Make a bucket with no key in it the current one. */
 static void
 make_current(Buckets *buckets, int bucket)
@@ -134,6 +164,12 @@ make_current(Buckets *buckets, int bucket)
 	b->writers = 0;
 	b->prepared = false;
 	b->last_end = 0;
+	b->filter = filter_take();
+	if (b->filter == 0)
+	{
+		recover_filters();
+		b->filter = filter_take();
+	}
 	buckets->current = bucket;
 }
 
@@ -214,6 +250,8 @@ buckets_install(Queue *queue, int n, const Oid *relids, const bool *empty)
 		bool		first = (s->generation != queue->generation);
 		int			pooled;
 
+		for (int i = 0; i < QUEUE_MAX_BUCKETS; i++)
+			drop_filter(&s->buckets.buckets[i]);
 		memset(&s->buckets, 0, sizeof(Buckets));
 		for (int i = 0; i < n; i++)
 		{
@@ -300,6 +338,7 @@ bucket_found(Queue *queue, uint32 load, int bucket)
 		b->state = BUCKET_ACTIVE;
 		b->opened_at = b->last_end = GetCurrentTimestamp();
 		b->prepared = true;
+		drop_filter(b);
 	}
 	LWLockRelease(&s->lock);
 }
@@ -314,8 +353,14 @@ bucket_join(Queue *queue, uint32 load, int bucket)
 
 	for (int i = nwritings - 1; i >= 0; i--)
 	{
-		if (writings[i].queue == index && writings[i].load == load && writings[i].bucket == bucket)
-			return true;
+		if (writings[i].queue != index || writings[i].load != load || writings[i].bucket != bucket)
+			continue;
+
+		/* What was looked up in a filter may be about the past, if it is loaded again. */
+		LWLockAcquire(&s->lock, LW_SHARED);
+		joined = is_load(s, queue, load);
+		LWLockRelease(&s->lock);
+		return joined;
 	}
 	if (nwritings == max_writings)
 	{
@@ -419,6 +464,7 @@ bucket_pool(Queue *queue, uint32 load, int bucket)
 	{
 		Assert(s->buckets.buckets[bucket].writers == 0);
 		s->buckets.buckets[bucket].state = BUCKET_POOLED;
+		drop_filter(&s->buckets.buckets[bucket]);
 	}
 	LWLockRelease(&s->lock);
 }

@@ -35,6 +35,12 @@ typedef struct Bucket
 	bool		prepared;		/* there may be more, that this server's
 								 * memory has lost */
 	TimestampTz last_end;		/* when a writer last ended */
+
+	/*
+	 * Of the hashes of all keys in it; 0 if there is none, as where the keys
+	 * were not entered since this was loaded.
+	 */
+	int			filter;
 } Bucket;
 
 /* What is known of a queue's buckets. */

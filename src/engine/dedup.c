@@ -22,6 +22,7 @@
 #include "compat.h"
 #include "engine/bucket.h"
 #include "engine/dedup.h"
+#include "engine/filter.h"
 #include "engine/tables.h"
 #include "miscadmin.h"
 #include "stop_point.h"
@@ -386,9 +387,11 @@ look_up(Dedup *dedup, const BucketEntry *entry, TimestampTz now, BucketEntry *fo
 
 	for (int i = 0; i < QUEUE_MAX_BUCKETS; i++)
 	{
+		Bucket	   *bucket = &dedup->buckets.buckets[i];
 		BucketEntry row;
 
-		if (!bucket_remembers(&dedup->buckets.buckets[i], dedup->queue->settings.dedup_window, now))
+		if (!bucket_remembers(bucket, dedup->queue->settings.dedup_window, now) ||
+			(bucket->filter != 0 && !filter_may_have(bucket->filter, entry->hash)))
 			continue;
 		switch (bucket_table_find(&dedup->tables[i], entry, &row, xid))
 		{
@@ -409,6 +412,17 @@ look_up(Dedup *dedup, const BucketEntry *entry, TimestampTz now, BucketEntry *fo
 		}
 	}
 	return outcome;
+}
+
+/* Enter a key in the current bucket, under the stripe. */
+static void
+write_entry(Dedup *dedup, const BucketEntry *entry)
+{
+	int			current = dedup->buckets.current;
+
+	if (dedup->buckets.buckets[current].filter != 0)
+		filter_add(dedup->buckets.buckets[current].filter, entry->hash);
+	bucket_table_insert(&dedup->tables[current], entry);
 }
 
 DedupOutcome
@@ -440,7 +454,7 @@ dedup_enter(Dedup *dedup, const BucketEntry *entry, int64 *id, TransactionId *xi
 			done = bucket_join(queue, dedup->load, dedup->buckets.current);
 			STOP_POINT("dedup-joined");
 			if (done)
-				bucket_table_insert(&dedup->tables[dedup->buckets.current], entry);
+				write_entry(dedup, entry);
 		}
 		LWLockRelease(stripe);
 	} while (!done);
