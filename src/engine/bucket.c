@@ -22,7 +22,7 @@
 #define STRIPES		128
 
 /* The current bucket is written to for this part of the window, and at least so long. */
-#define SLICES		2
+#define SLICES		4
 #define MIN_SLICE	USECS_PER_SEC
 
 typedef struct BucketsShared
