@@ -356,7 +356,10 @@ bucket_join(Queue *queue, uint32 load, int bucket)
 		if (writings[i].queue != index || writings[i].load != load || writings[i].bucket != bucket)
 			continue;
 
-		/* What was looked up in a filter may be about the past, if it is loaded again. */
+		/*
+		 * What was looked up in a filter may be about the past, if it is
+		 * loaded again.
+		 */
 		LWLockAcquire(&s->lock, LW_SHARED);
 		joined = is_load(s, queue, load);
 		LWLockRelease(&s->lock);

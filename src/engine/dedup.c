@@ -2,8 +2,8 @@
  * dedup.c
  *		Dedup keys: messages that were sent before.
  *
- * A key is looked up in all buckets that remember something, and entered in
- * the current one, under one lightweight lock that all senders of the key
+ * A key is looked up in all buckets that may remember it, and entered in the
+ * current one, under one lightweight lock that all senders of the key
  * take: a stripe.  The tables are locked before it, as a lightweight lock must
  * not be held while one waits for a heavyweight one; so what was known of the
  * buckets is compared again under it.
@@ -266,11 +266,24 @@ close_tables(Dedup *dedup)
 	dedup->load = 0;
 }
 
-/* Whether all buckets that count now are open, as they are to be. */
+/*
+ * Whether a key of this hash may be remembered in a bucket.  The filter may by
+ * now be another bucket's: then this one has expired meanwhile, or it was
+ * loaded again, which bucket_join finds out.
+ */
 static bool
-tables_suffice(Dedup *dedup, TimestampTz now)
+may_remember(Dedup *dedup, int i, uint64 hash, TimestampTz now)
 {
-	int64		window = dedup->queue->settings.dedup_window;
+	Bucket	   *bucket = &dedup->buckets.buckets[i];
+
+	return bucket_remembers(bucket, dedup->queue->settings.dedup_window, now) &&
+		(bucket->filter == 0 || filter_may_have(bucket->filter, hash));
+}
+
+/* Whether all buckets that count now for a hash are open, as they are to be. */
+static bool
+tables_suffice(Dedup *dedup, uint64 hash, TimestampTz now)
+{
 	int			current = dedup->buckets.current;
 
 	if (dedup->load != dedup->buckets.load || !dedup->open[current] ||
@@ -278,7 +291,7 @@ tables_suffice(Dedup *dedup, TimestampTz now)
 		return false;
 	for (int i = 0; i < QUEUE_MAX_BUCKETS; i++)
 	{
-		if (!dedup->open[i] && bucket_remembers(&dedup->buckets.buckets[i], window, now))
+		if (!dedup->open[i] && may_remember(dedup, i, hash, now))
 			return false;
 	}
 	return true;
@@ -302,7 +315,7 @@ open_table(Dedup *dedup, int i, bool write)
 
 /* Open what a look-up needs as of now.  It may need more once that is done. */
 static void
-open_tables(Dedup *dedup)
+open_tables(Dedup *dedup, uint64 hash)
 {
 	Queue	   *queue = dedup->queue;
 	bool		complete;
@@ -336,7 +349,7 @@ open_tables(Dedup *dedup)
 		complete = open_table(dedup, dedup->buckets.current, true);
 		for (int i = 0; complete && i < QUEUE_MAX_BUCKETS; i++)
 		{
-			if (bucket_remembers(&dedup->buckets.buckets[i], queue->settings.dedup_window, now))
+			if (may_remember(dedup, i, hash, now))
 				complete = open_table(dedup, i, false);
 		}
 	} while (!complete);
@@ -387,11 +400,10 @@ look_up(Dedup *dedup, const BucketEntry *entry, TimestampTz now, BucketEntry *fo
 
 	for (int i = 0; i < QUEUE_MAX_BUCKETS; i++)
 	{
-		Bucket	   *bucket = &dedup->buckets.buckets[i];
 		BucketEntry row;
 
-		if (!bucket_remembers(bucket, dedup->queue->settings.dedup_window, now) ||
-			(bucket->filter != 0 && !filter_may_have(bucket->filter, entry->hash)))
+		/* Again: a bit may have been set since, for another key. */
+		if (!dedup->open[i] || !may_remember(dedup, i, entry->hash, now))
 			continue;
 		switch (bucket_table_find(&dedup->tables[i], entry, &row, xid))
 		{
@@ -438,12 +450,12 @@ dedup_enter(Dedup *dedup, const BucketEntry *entry, int64 *id, TransactionId *xi
 	{
 		TimestampTz now;
 
-		open_tables(dedup);
+		open_tables(dedup, entry->hash);
 		STOP_POINT("dedup-opened");
 		LWLockAcquire(stripe, LW_EXCLUSIVE);
 		outcome = DEDUP_NEW;
 		now = GetCurrentTimestamp();
-		if (buckets_read(queue, &dedup->buckets) && tables_suffice(dedup, now))
+		if (buckets_read(queue, &dedup->buckets) && tables_suffice(dedup, entry->hash, now))
 		{
 			outcome = look_up(dedup, entry, now, &found, xid);
 			done = true;

@@ -17,7 +17,10 @@
 
 typedef struct FilterShared
 {
-	/* 1: taken; by compare-and-swap, so that the words are one process's then. */
+	/*
+	 * 1: taken; by compare-and-swap, so that the words are one process's
+	 * then.
+	 */
 	pg_atomic_uint32 taken[FILTERS];
 
 	/* Bits are set without a lock. */

@@ -177,7 +177,8 @@ $reader->quit;
 # The tables in use are bounded, however long it goes on.
 ok( $node->poll_query_until(
 		'postgres', q{
-SELECT count(*) BETWEEN 3 AND 8 FROM queue.dedup_bucket, queue.send_once('short', clock_timestamp()::text, '1')
+SELECT count(*) BETWEEN 3 AND 8
+FROM queue.dedup_bucket, queue.send_once('short', clock_timestamp()::text, '1')
 WHERE queue = 'queues.short'::regclass}),
 	'a queue has a few tables');
 
