@@ -62,15 +62,16 @@ dedup_one()
 
 row_dedup()
 {
-	local commit=off clients=8 held snapshot=
+	local commit=off clients=8 held snapshot held_backend=
 
 	dedup_fill
 	for held in free pinned; do
 		if [[ $held == pinned ]]; then
 			exec {snapshot}> >(sql >/dev/null)
 			printf 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM bench.timeout;\n' >&"$snapshot"
-			until [[ $(sql -c "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'") == 1 ]]; do
+			until [[ -n $held_backend ]]; do
 				sleep 0.1
+				held_backend=$(sql -c "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction'")
 			done
 		fi
 		rounds "dedup_$held" queue='dedup_one dedup_queue.sql' insert='dedup_one dedup_insert.sql' \
