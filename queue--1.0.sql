@@ -151,6 +151,13 @@ CREATE TABLE queue.idempotency (
 ) WITH (fillfactor = 80);
 CREATE INDEX idempotency_expires_at ON queue.idempotency (expires_at);
 SELECT pg_catalog.pg_extension_config_dump('queue.idempotency', '');
+-- The tables in which dedup keys lie, and whose they are: see
+-- src/engine/bucket_table.h.
+CREATE TABLE queue.dedup_bucket (
+	relid regclass PRIMARY KEY,
+	queue regclass NOT NULL
+);
+SELECT pg_catalog.pg_extension_config_dump('queue.dedup_bucket', '');
 
 --
 -- Administration
@@ -203,32 +210,43 @@ CREATE FUNCTION queue.purge(queue text)
 RETURNS void
 AS 'MODULE_PATHNAME', 'queue_purge' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.purge IS
-'Removes every message of a queue, leased and deferred ones included, by TRUNCATE; dead letters stay. Waits for transactions that are sending to it. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 22004 NULL queue.';
+'Removes every message of a queue, leased and deferred ones included, by TRUNCATE; dead letters and dedup keys stay. Waits for transactions that are sending to it. Owner only. Errors: 42704 unknown queue, 42501 not the owner, 22004 NULL queue.';
 
 --
 -- Send
 --
 
 CREATE FUNCTION queue.send(queue text, payload jsonb,
-	key text DEFAULT NULL, headers jsonb DEFAULT NULL, delay interval DEFAULT NULL)
+	key text DEFAULT NULL, headers jsonb DEFAULT NULL, delay interval DEFAULT NULL,
+	dedup_key text DEFAULT NULL, dedup_wait boolean DEFAULT true)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'queue_send' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.send IS
-'Sends one message in the caller''s transaction and returns its id, unique in the queue and never reused. payload: any jsonb value. key: what the message is about; relays keep messages of one key in order. headers: a JSON object. delay: not to be received before this much later, ten years at most. Needs INSERT on queues.<queue>. Errors: 42704 unknown queue, 42501 no right, 22004 NULL queue or payload, 22023 bad headers or delay, 23502 or 23514 a constraint of the owner''s is violated.';
+'Sends one message in the caller''s transaction and returns its id, unique in the queue and never reused. payload: any jsonb value. key: what the message is about; relays keep messages of one key in order. headers: a JSON object. delay: not to be received before this much later, ten years at most. dedup_key: names the message, 1 to 1024 bytes; if the queue was sent a message with it within its dedup_window, none is sent and the first one''s id returned. dedup_wait: whether to wait for a transaction in progress that sends with the same dedup_key; else QM409 is raised. Needs INSERT on queues.<queue>. Errors: 42704 unknown queue, 42501 no right, 22004 NULL queue, payload or dedup_wait, 22023 bad headers, delay or dedup_key, 55000 dedup_key in a queue with dedup off, QM409 dedup_key of a transaction in progress, QM422 dedup_key of another message, 23502 or 23514 a constraint of the owner''s is violated.';
 
 CREATE FUNCTION queue.send_bytes(queue text, body bytea,
-	key text DEFAULT NULL, headers jsonb DEFAULT NULL, delay interval DEFAULT NULL)
+	key text DEFAULT NULL, headers jsonb DEFAULT NULL, delay interval DEFAULT NULL,
+	dedup_key text DEFAULT NULL, dedup_wait boolean DEFAULT true)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'queue_send_bytes' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.send_bytes IS
-'Like queue.send, for a body of bytes instead of a jsonb payload. key, headers, delay: as there. Errors: as queue.send; 22004 NULL queue or body.';
+'Like queue.send, for a body of bytes instead of a jsonb payload. key, headers, delay, dedup_key, dedup_wait: as there. Errors: as queue.send; 22004 NULL queue, body or dedup_wait.';
+
+CREATE FUNCTION queue.send_once(queue text, dedup_key text, payload jsonb,
+	key text DEFAULT NULL, headers jsonb DEFAULT NULL, delay interval DEFAULT NULL,
+	dedup_wait boolean DEFAULT true,
+	OUT id bigint, OUT duplicate boolean)
+AS 'MODULE_PATHNAME', 'queue_send_once' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION queue.send_once IS
+'Like queue.send with a dedup_key, and tells whether the message is sent now. duplicate: true if it was sent before; id is that of the first one then. dedup_key, payload, key, headers, delay, dedup_wait: as there. Errors: as queue.send; 22004 NULL queue, dedup_key, payload or dedup_wait.';
 
 CREATE FUNCTION queue.send_batch(queue text, payloads jsonb[],
-	keys text[] DEFAULT NULL, headers jsonb[] DEFAULT NULL, delay interval DEFAULT NULL)
+	keys text[] DEFAULT NULL, headers jsonb[] DEFAULT NULL, delay interval DEFAULT NULL,
+	dedup_keys text[] DEFAULT NULL, dedup_wait boolean DEFAULT true)
 RETURNS SETOF bigint
 AS 'MODULE_PATHNAME', 'queue_send_batch' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1000;
 COMMENT ON FUNCTION queue.send_batch IS
-'Sends one message for each payload and returns their ids in the same order. keys, headers: with as many elements as payloads, or NULL for none. delay: for all of them. An empty array sends nothing. Errors: as queue.send, and 22004 a NULL among payloads, 2202E arrays of different lengths, 54000 more than ten million elements.';
+'Sends one message for each payload and returns their ids in the same order. keys, headers: with as many elements as payloads, or NULL for none. delay: for all of them. dedup_keys: as many, NULL among them for none; of messages with the same one the first is sent, and the others return its id. dedup_wait: as for queue.send. An empty array sends nothing. Errors: as queue.send, and 22004 a NULL among payloads, 2202E arrays of different lengths, 54000 more than ten million elements.';
 
 --
 -- Receive and settle

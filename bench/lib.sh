@@ -88,15 +88,16 @@ build()
 # pgbench
 #
 
-# CPU time of the backends that have ended, in ticks of 10 ms; the one that pins a
-# snapshot stays.
+# CPU time of the backends that have ended, in ticks of 10 ms, once all have but
+# the caller's held_backend, if it has one.
 backend_ticks()
 {
 	local pid
 
 	read -r pid <"$run/data/postmaster.pid"
 	# shellcheck disable=SC2009 # one that is exiting has no arguments left
-	while ps --ppid "$pid" -o args= | grep -v 'idle in transaction$' | grep -qE '\[local\]|^\['; do
+	while ps --ppid "$pid" -o pid=,args= | awk -v held="${held_backend:-0}" '
+		$1 != held && (/\[local\]/ || $2 ~ /^\[/) { found = 1 } END { exit !found }'; do
 		sleep 0.05
 	done
 	awk '{ sub(/.*\) /, ""); print $14 + $15 }' "/proc/$pid/stat"

@@ -86,6 +86,15 @@
 #define COLUMNS_BY_NAME(to, from)	build_attrmap_by_name(to, from)
 #endif
 
+/* A scan of an index, of which nobody counts the searches. */
+#if PG_VERSION_NUM >= 180000
+#define INDEX_BEGINSCAN(rel, index, snapshot, nkeys) \
+	index_beginscan(rel, index, snapshot, NULL, nkeys, 0)
+#else
+#define INDEX_BEGINSCAN(rel, index, snapshot, nkeys) \
+	index_beginscan(rel, index, snapshot, nkeys, 0)
+#endif
+
 /* How the array of namespaces of reloptions is declared. */
 #if PG_VERSION_NUM >= 180000
 #define RELOPT_NAMESPACE_ARRAY	static const char *const

@@ -4,10 +4,12 @@
  */
 #include "postgres.h"
 
+#include "engine/bucket.h"
 #include "engine/commit.h"
-#include "engine/lease_end.h"
+#include "engine/filter.h"
 #include "engine/keys.h"
 #include "engine/lease_account.h"
+#include "engine/lease_end.h"
 #include "engine/lease_slot.h"
 #include "engine/leased_place.h"
 #include "engine/problem.h"
@@ -50,6 +52,8 @@ static const struct
 	{database_shmem_size, database_shmem_init},
 	{relay_shmem_size, relay_shmem_init},
 	{problem_shmem_size, problem_shmem_init},
+	{filter_shmem_size, filter_shmem_init},
+	{bucket_shmem_size, bucket_shmem_init},
 };
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
@@ -104,4 +108,5 @@ _PG_init(void)
 	registry_init();
 	lease_end_init();
 	commit_init();
+	bucket_init();
 }

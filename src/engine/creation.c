@@ -67,12 +67,8 @@ name_in_catalog(Oid catalog, Oid index, AttrNumber name_column, const char *name
 	return found;
 }
 
-/*
- * A name for a table or an index: base, mark and the lowest number that is
- * free, in transactions in progress too, so that we need not wait.
- */
-static char *
-free_table_name(const char *base, char mark, Oid namespace)
+char *
+creation_free_name(const char *base, char mark, Oid namespace)
 {
 	int			len = pg_mbcliplen(base, strlen(base), NAMEDATALEN - 1 - SEGMENT_SUFFIX);
 	int			number = 0;
@@ -150,8 +146,8 @@ copy_indexes(Relation parent, Oid segment, bool evaluate)
 			Oid			constraint;
 			IndexStmt  *statement = generateClonedIndexStmt(NULL, index, map, &constraint);
 
-			statement->idxname = free_table_name(psprintf("%s_idx", RelationGetRelationName(rel)), '_',
-												 RelationGetNamespace(rel));
+			statement->idxname = creation_free_name(psprintf("%s_idx", RelationGetRelationName(rel)), '_',
+													RelationGetNamespace(rel));
 			table_close(rel, NoLock);
 			DEFINE_INDEX(segment, statement);
 			free_attrmap(map);
@@ -162,8 +158,8 @@ copy_indexes(Relation parent, Oid segment, bool evaluate)
 	list_free(indexes);
 }
 
-static DefElem *
-off(char *namespace, char *option)
+DefElem *
+creation_off(char *namespace, char *option)
 {
 	return makeDefElemExtended(namespace, option, (Node *) makeString("false"),
 							   DEFELEM_UNSPEC, -1);
@@ -200,12 +196,13 @@ segment_create(Oid parent, bool wait)
 	}
 
 	namespace = get_namespace_name(RelationGetNamespace(rel));
-	name = free_table_name(RelationGetRelationName(rel), '$', RelationGetNamespace(rel));
+	name = creation_free_name(RelationGetRelationName(rel), '$', RelationGetNamespace(rel));
 	stmt->relation = makeRangeVar(namespace, name, -1);
 	stmt->relation->relpersistence = rel->rd_rel->relpersistence;
 	stmt->inhRelations = list_make1(makeRangeVar(namespace, pstrdup(RelationGetRelationName(rel)), -1));
-	stmt->options = list_make3(off(NULL, "autovacuum_enabled"), off("toast", "autovacuum_enabled"),
-							   off(NULL, "vacuum_truncate"));
+	stmt->options = list_make3(creation_off(NULL, "autovacuum_enabled"),
+							   creation_off("toast", "autovacuum_enabled"),
+							   creation_off(NULL, "vacuum_truncate"));
 	stmt->oncommit = ONCOMMIT_NOOP;
 	stmt->accessMethod = "heap";
 	stmt->tablespacename = get_tablespace_name(OidIsValid(rel->rd_rel->reltablespace) ?

@@ -15,6 +15,7 @@
 #include "catalog/pg_class.h"
 #include "commands/trigger.h"
 #include "compat.h"
+#include "engine/bucket_table.h"
 #include "engine/commit.h"
 #include "engine/creation.h"
 #include "engine/dead_letter.h"
@@ -300,7 +301,10 @@ queue_create(PG_FUNCTION_ARGS)
 	{
 		deferred_delete_all(relid);
 		(void) dead_letter_delete(relid, NULL);
+		bucket_tables_drop(relid);
 	}
+	if (settings.dedup != DEDUP_OFF)
+		bucket_table_provide(relid);
 
 	rel = table_open(extension_relation("queue_definition"), RowExclusiveLock);
 	values[Anum_queue_relid - 1] = ObjectIdGetDatum(relid);
@@ -343,6 +347,8 @@ change_settings(FunctionCallInfo fcinfo, Oid relid)
 	CatalogTupleUpdate(rel, &tuple->t_self, heap_form_tuple(RelationGetDescr(rel), values, isnull));
 	systable_endscan(scan);
 	table_close(rel, NoLock);
+	if (settings.dedup != DEDUP_OFF)
+		bucket_table_provide(relid);
 
 	/* All backends keep the settings with the queue's table. */
 	CacheInvalidateRelcacheByRelid(relid);
@@ -450,6 +456,9 @@ queue_drop(PG_FUNCTION_ARGS)
 	check_no_relay(relid, name);
 	queue_lock(relid, name, AccessExclusiveLock);
 	queue_check_owner(relid, name);
+
+	/* A restore has not told that these go with the queue. */
+	bucket_tables_attach(relid);
 
 	/* All in one call, so that a view on any of them makes it fail. */
 	ObjectAddressSet(object, RelationRelationId, relid);

@@ -41,7 +41,7 @@
 
 static object_access_hook_type prev_object_access_hook = NULL;
 
-/* Delete a queue's rows from a table of the extension that has it in its first column. */
+/* Delete the rows of a table of the extension that have this table in their first column. */
 static void
 delete_rows(const char *table, const char *index, Oid relid)
 {
@@ -73,7 +73,8 @@ static bool
 storage_exists(void)
 {
 	static const char *const relations[] = {
-		"deferred", "deferred_due", "dead", "dead_pkey", "inbox", "inbox_pkey"
+		"deferred", "deferred_due", "dead", "dead_pkey", "inbox", "inbox_pkey",
+		"dedup_bucket", "dedup_bucket_pkey"
 	};
 	Oid			namespace = get_namespace_oid("queue", true);
 
@@ -102,6 +103,9 @@ relation_dropped(Oid relid)
 		deferred_delete_all(relid);
 		(void) dead_letter_delete(relid, NULL);
 	}
+	else if (get_rel_namespace(relid) == get_namespace_oid("queue", true) && storage_exists() &&
+			 extension_exists())
+		delete_rows("dedup_bucket", "dedup_bucket_pkey", relid);
 	q = queue_find_shared(relid);
 	if (q != NULL)
 		commit_dropped(q);

@@ -1,13 +1,15 @@
 /*
  * send.c
- *		Send messages: send, send_bytes and send_batch.
+ *		Send messages: send, send_bytes, send_once and send_batch.
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "argument.h"
 #include "compat.h"
 #include "engine/commit.h"
+#include "engine/dedup.h"
 #include "engine/deferred.h"
 #include "engine/insert.h"
 #include "engine/registry.h"
@@ -19,6 +21,7 @@
 
 PG_FUNCTION_INFO_V1(queue_send);
 PG_FUNCTION_INFO_V1(queue_send_bytes);
+PG_FUNCTION_INFO_V1(queue_send_once);
 PG_FUNCTION_INFO_V1(queue_send_batch);
 
 static const NullableDatum absent = {.isnull = true};
@@ -47,52 +50,231 @@ send_later(Queue *queue, int n, Message *messages, int64 delay)
 	commit_delayed(queue->shared, n);
 }
 
-/* queue.send and queue.send_bytes: (queue, contents, key, headers, delay). */
-static Datum
-send_one(FunctionCallInfo fcinfo, const char *function, const char *contents_name, bool bytes)
+/* What a message is sent with, by the number of its argument. */
+typedef struct SendArguments
+{
+	int			contents;
+	const char *contents_name;
+	bool		bytes;
+	int			key;
+	int			headers;
+	int			delay;
+	int			dedup_key;
+	int			dedup_wait;
+} SendArguments;
+
+static const SendArguments send_arguments = {
+	.contents = 1,.contents_name = "payload",.key = 2,.headers = 3,.delay = 4,
+	.dedup_key = 5,.dedup_wait = 6
+};
+static const SendArguments send_bytes_arguments = {
+	.contents = 1,.contents_name = "body",.bytes = true,.key = 2,.headers = 3,.delay = 4,
+	.dedup_key = 5,.dedup_wait = 6
+};
+static const SendArguments send_once_arguments = {
+	.dedup_key = 1,.contents = 2,.contents_name = "payload",.key = 3,.headers = 4,.delay = 5,
+	.dedup_wait = 6
+};
+
+/*
+ * Give a message its id, and enter its dedup key if it has one.  True if it
+ * was sent before: then it has the id of the first, and is not to be sent.
+ * *ordered is what insert_lock_order has returned; nothing is locked that way
+ * while another transaction is waited for.
+ */
+static bool
+give_id(Queue *queue, Message *message, NullableDatum dedup_key, bool wait, bool *ordered)
+{
+	BucketEntry entry;
+	bool		recognised = dedup_entry(queue, dedup_key, message, &entry);
+
+	for (;;)
+	{
+		Dedup	   *dedup;
+		DedupOutcome outcome;
+		TransactionId xid;
+
+		*ordered = insert_lock_order(queue);
+		queue_allocate_ids(queue, 1, &message->id);
+		if (likely(!recognised))
+			return false;
+		entry.id = message->id;
+		dedup = dedup_begin(queue);
+		outcome = dedup_enter(dedup, &entry, &message->id, &xid);
+		dedup_end(dedup);
+		if (outcome != DEDUP_IN_PROGRESS)
+			return outcome == DEDUP_DUPLICATE;
+		insert_unlock_order(queue, *ordered);
+		dedup_await(queue, &entry, xid, wait);
+	}
+}
+
+/* Send one message; *duplicate says whether it was sent before. */
+static int64
+send_one(FunctionCallInfo fcinfo, const char *function, const SendArguments *a, bool *duplicate)
 {
 	Message		message;
 	text	   *name;
 	int64		delay;
-	int64		id;
 	bool		ordered;
 	Queue	   *queue;
 
 	PreventCommandIfReadOnly(function);
 	PreventCommandIfParallelMode(function);
 	name = argument_text(fcinfo, 0, "queue");
-	argument_required(fcinfo, 1, contents_name);
-	if (!PG_ARGISNULL(3))
-		argument_headers(PG_GETARG_DATUM(3));
-	delay = argument_duration(fcinfo, 4, "delay", 0, 0);
+	argument_required(fcinfo, a->contents, a->contents_name);
+	if (!PG_ARGISNULL(a->headers))
+		argument_headers(PG_GETARG_DATUM(a->headers));
+	delay = argument_duration(fcinfo, a->delay, "delay", 0, 0);
+	argument_required(fcinfo, a->dedup_wait, "dedup_wait");
 
 	queue = queue_by_name(name, ACL_INSERT);
-	ordered = insert_lock_order(queue);
-	queue_allocate_ids(queue, 1, &id);
-	message_set(&message, id, fcinfo->args[2], fcinfo->args[3],
-				bytes ? absent : fcinfo->args[1], bytes ? fcinfo->args[1] : absent);
+	message_set(&message, 0, fcinfo->args[a->key], fcinfo->args[a->headers],
+				a->bytes ? absent : fcinfo->args[a->contents],
+				a->bytes ? fcinfo->args[a->contents] : absent);
+	*duplicate = give_id(queue, &message, fcinfo->args[a->dedup_key], PG_GETARG_BOOL(a->dedup_wait),
+						 &ordered);
+	if (*duplicate)
+	{
+		insert_unlock_order(queue, ordered);
+		return message.id;
+	}
 	if (delay == 0)
 		insert_message(queue, &message);
 	else
 		send_later(queue, 1, &message, delay);
 	insert_unlock_order(queue, ordered);
-	return Int64GetDatum(id);
+	return message.id;
 }
 
 Datum
 queue_send(PG_FUNCTION_ARGS)
 {
-	return send_one(fcinfo, "queue.send()", "payload", false);
+	bool		duplicate;
+
+	PG_RETURN_INT64(send_one(fcinfo, "queue.send()", &send_arguments, &duplicate));
 }
 
 Datum
 queue_send_bytes(PG_FUNCTION_ARGS)
 {
-	return send_one(fcinfo, "queue.send_bytes()", "body", true);
+	bool		duplicate;
+
+	PG_RETURN_INT64(send_one(fcinfo, "queue.send_bytes()", &send_bytes_arguments, &duplicate));
+}
+
+/* Returns (id, duplicate). */
+Datum
+queue_send_once(PG_FUNCTION_ARGS)
+{
+	TupleDesc	desc;
+	Datum		values[2];
+	bool		isnull[2] = {false};
+	bool		duplicate;
+
+	argument_required(fcinfo, send_once_arguments.dedup_key, "dedup_key");
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "queue.send_once() must return a row");
+	values[0] = Int64GetDatum(send_one(fcinfo, "queue.send_once()", &send_once_arguments, &duplicate));
+	values[1] = BoolGetDatum(duplicate);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, isnull)));
+}
+
+/* A message of a batch that has a dedup key. */
+typedef struct BatchEntry
+{
+	BucketEntry entry;
+	int			number;			/* of the message */
+} BatchEntry;
+
+/*
+ * In order of their hashes, so that two batches with the same keys rarely wait
+ * for each other, and of equal keys the first message first.
+ */
+static int
+compare_entries(const void *a, const void *b)
+{
+	const BatchEntry *x = a;
+	const BatchEntry *y = b;
+
+	if (x->entry.hash != y->entry.hash)
+		return x->entry.hash < y->entry.hash ? -1 : 1;
+	return (x->number > y->number) - (x->number < y->number);
+}
+
+/* Enter a batch's dedup keys.  Messages that were sent before get that id, and drop is set. */
+static void
+enter_batch(Queue *queue, int n, BatchEntry *entries, int64 *ids, bool *drop, bool wait,
+			bool *ordered)
+{
+	Dedup	   *dedup = dedup_begin(queue);
+
+	qsort(entries, n, sizeof(BatchEntry), compare_entries);
+	for (int i = 0; i < n;)
+	{
+		int			number = entries[i].number;
+		TransactionId xid;
+
+		CHECK_FOR_INTERRUPTS();
+		entries[i].entry.id = ids[number];
+		switch (dedup_enter(dedup, &entries[i].entry, &ids[number], &xid))
+		{
+			case DEDUP_IN_PROGRESS:
+				dedup_end(dedup);
+				insert_unlock_order(queue, *ordered);
+				dedup_await(queue, &entries[i].entry, xid, wait);
+				*ordered = insert_lock_order(queue);
+				dedup = dedup_begin(queue);
+				continue;
+			case DEDUP_DUPLICATE:
+				drop[number] = true;
+				break;
+			case DEDUP_NEW:
+				break;
+		}
+		i++;
+	}
+	dedup_end(dedup);
 }
 
 /*
- * queue.send_batch: (queue, payloads, keys, headers, delay).  The ids come
+ * Enter the dedup keys of messages that have their ids, and drop those that
+ * were sent before; returns how many are left.
+ */
+static int
+drop_duplicates(Queue *queue, int n, Message *messages, const ArgumentArray *dedup_keys, int64 *ids,
+				bool wait, bool *ordered)
+{
+	BatchEntry *entries;
+	bool	   *drop;
+	int			nentries = 0;
+	int			kept = 0;
+
+	if (likely(dedup_keys->values == NULL && queue->settings.dedup != DEDUP_CONTENT))
+		return n;
+	entries = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(BatchEntry) * (Size) n);
+	drop = palloc0(n);
+	for (int i = 0; i < n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (dedup_entry(queue, argument_element(dedup_keys, i), &messages[i],
+						&entries[nentries].entry))
+			entries[nentries++].number = i;
+	}
+	enter_batch(queue, nentries, entries, ids, drop, wait, ordered);
+	for (int i = 0; i < n; i++)
+	{
+		if (!drop[i])
+			messages[kept++] = messages[i];
+	}
+	pfree(drop);
+	pfree(entries);
+	return kept;
+}
+
+/*
+ * queue.send_batch: (queue, payloads, keys, headers, delay, dedup_keys,
+ * dedup_wait).  The ids come
  * back one call at a time, which is cheaper here than a tuplestore.
  */
 Datum
@@ -107,6 +289,7 @@ queue_send_batch(PG_FUNCTION_ARGS)
 		ArgumentArray payloads;
 		ArgumentArray keys;
 		ArgumentArray headers;
+		ArgumentArray dedup_keys;
 		Message    *messages;
 		int64	   *ids;
 		int64		delay;
@@ -119,11 +302,13 @@ queue_send_batch(PG_FUNCTION_ARGS)
 		name = argument_text(fcinfo, 0, "queue");
 		argument_required(fcinfo, 1, "payloads");
 		delay = argument_duration(fcinfo, 4, "delay", 0, 0);
+		argument_required(fcinfo, 6, "dedup_wait");
 		queue = queue_by_name(name, ACL_INSERT);
 
 		argument_array(fcinfo, 1, "payloads", NULL, &payloads);
 		argument_array(fcinfo, 2, "keys", &payloads, &keys);
 		argument_array(fcinfo, 3, "headers", &payloads, &headers);
+		argument_array(fcinfo, 5, "dedup_keys", &payloads, &dedup_keys);
 		argument_elements_required(&payloads);
 		n = payloads.n;
 		messages = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(Message) * (Size) Max(n, 1));
@@ -145,6 +330,9 @@ queue_send_batch(PG_FUNCTION_ARGS)
 		for (int i = 0; i < n; i++)
 			message_set(&messages[i], ids[i], argument_element(&keys, i),
 						argument_element(&headers, i), argument_element(&payloads, i), absent);
+		if (n > 0)
+			n = drop_duplicates(queue, n, messages, &dedup_keys, ids, PG_GETARG_BOOL(6),
+								&ordered);
 		if (n > 0 && delay == 0)
 			insert_batch(queue, n, messages);
 		else if (n > 0)

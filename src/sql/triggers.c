@@ -81,6 +81,12 @@ queue_before_insert(PG_FUNCTION_ARGS)
 				 errmsg("cannot insert into ordered queue \"%s\" by INSERT or COPY", NameStr(queue->name)),
 				 errdetail("Rows that SQL inserts have no place in the order of its messages."),
 				 errhint("Use queue.send().")));
+	if (queue->settings.dedup == DEDUP_CONTENT)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot insert into queue \"%s\", which recognises messages by their content",
+						NameStr(queue->name)),
+				 errhint("Send with queue.send().")));
 	refuse_given(queue, row, desc, Anum_message_id);
 	refuse_given(queue, row, desc, Anum_message_key_hash);
 	value = heap_getattr(row, Anum_message_headers, desc, &null);

@@ -15,6 +15,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
 #include "compat.h"
+#include "engine/bucket_table.h"
 #include "engine/dead_letter.h"
 #include "engine/deferred.h"
 #include "engine/extension.h"
@@ -209,7 +210,7 @@ cleanup_versions(void)
 	return next;
 }
 
-/* Tables in queue.queue_definition that are no more, in the current memory context. */
+/* Queues of which there is something left though their tables are no more, in the current memory context. */
 static List *
 dropped_queues(void)
 {
@@ -219,7 +220,8 @@ dropped_queues(void)
 
 	worker_begin();
 	worker_lock(extension_relation("queue_definition"), AccessShareLock);
-	foreach(lc, queue_list())
+	worker_lock(extension_relation("dedup_bucket"), AccessShareLock);
+	foreach(lc, list_concat_unique_oid(queue_list(), bucket_queues()))
 	{
 		Oid			relid = lfirst_oid(lc);
 		MemoryContext old;
@@ -235,6 +237,23 @@ dropped_queues(void)
 	}
 	worker_end();
 	return result;
+}
+
+/*
+ * Drop the tables of dedup keys of a queue that is gone.  They go with it, but
+ * where a restore had lost that; so it is asked for the queues they are of.
+ */
+static void
+remove_buckets(Oid relid)
+{
+	ListCell   *lc;
+
+	worker_begin();
+	worker_lock(extension_relation("dedup_bucket"), RowExclusiveLock);
+	foreach(lc, bucket_tables(relid))
+		worker_lock(lfirst_oid(lc), AccessExclusiveLock);
+	bucket_tables_drop(relid);
+	worker_end();
 }
 
 /* Delete what is left of a queue, its row in queue.queue_definition if all else has gone. */
@@ -268,7 +287,10 @@ cleanup_dropped_queues(void)
 	ListCell   *lc;
 
 	foreach(lc, relids)
+	{
+		remove_buckets(lfirst_oid(lc));
 		remove_queue(lfirst_oid(lc));
+	}
 
 	worker_begin();
 	queue_forget_dropped(false);

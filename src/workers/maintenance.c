@@ -16,6 +16,7 @@
 #include "background.h"
 #include "backoff.h"
 #include "compat.h"
+#include "engine/bucket.h"
 #include "engine/extension.h"
 #include "engine/problem.h"
 #include "engine/registry.h"
@@ -39,6 +40,7 @@
 #include "workers/cleanup.h"
 #include "workers/database.h"
 #include "workers/expiry.h"
+#include "workers/forget.h"
 #include "workers/maintenance.h"
 #include "workers/reclaim.h"
 #include "workers/transaction.h"
@@ -101,6 +103,7 @@ typedef enum QueueTask
 	TASK_PROVIDE,
 	TASK_SWEEP,
 	TASK_STRAGGLERS,
+	TASK_FORGET,
 	NTASKS
 } QueueTask;
 
@@ -258,6 +261,7 @@ do_task(QueueWatch *watch, QueueTask task)
 		[TASK_PROVIDE] = {"providing an empty segment", reclaim_provide},
 		[TASK_SWEEP] = {"sweeping", reclaim_sweep},
 		[TASK_STRAGGLERS] = {"moving stragglers", reclaim_stragglers},
+		[TASK_FORGET] = {"forgetting dedup keys", forget_keys},
 	};
 	TaskRun		run = {tasks[task].run, &watch->round};
 	char	   *details;
@@ -286,6 +290,7 @@ maintain_queue(QueueWatch *watch)
 		watch->due = DT_NOEND;
 		(void) do_task(watch, TASK_RECLAIM);
 		(void) do_task(watch, TASK_PROVIDE);
+		(void) do_task(watch, TASK_FORGET);
 		if (do_task(watch, TASK_SWEEP))
 			watch->due = watch->round.next_sweep;
 		if (watch->round.left)
@@ -312,6 +317,18 @@ wanted_at(QueueWatch *watch, QueueTask task, pg_atomic_uint32 *wanted)
 		TimestampTzPlusMilliseconds(watch->maintained_at, WANTED_INTERVAL_MS);
 }
 
+/* When there are dedup keys to forget; a table that was locked is tried again. */
+static TimestampTz
+forget_at(QueueWatch *watch)
+{
+	TimestampTz soonest = TimestampTzPlusMilliseconds(watch->maintained_at, ACTIVE_INTERVAL_MS);
+	TimestampTz due = buckets_due(watch->shared, watch->generation);
+
+	if (watch->backoff[TASK_FORGET].failures > 0)
+		return watch->backoff[TASK_FORGET].not_before;
+	return Max(due, soonest);
+}
+
 /* Maintain a queue if it is time.  Returns when to look at it again. */
 static TimestampTz
 visit_queue(QueueWatch *watch)
@@ -331,17 +348,25 @@ visit_queue(QueueWatch *watch)
 	{
 		TimestampTz segment_due = wanted_at(watch, TASK_PROVIDE, &watch->shared->wants_segment);
 		TimestampTz sweep_due = wanted_at(watch, TASK_SWEEP, &watch->shared->wants_sweep);
+		TimestampTz forget_due = forget_at(watch);
 
 		active = (queue_traffic(watch->shared) != watch->traffic);
 		if (active)
 			due = Min(due, active_due);
 		due = Min(due, segment_due);
 		due = Min(due, sweep_due);
+		due = Min(due, forget_due);
 	}
 	if (GetCurrentTimestamp() < due)
 		return due;
 
 	maintain_queue(watch);
+	if (watch->shared)
+	{
+		TimestampTz forget_due = forget_at(watch);
+
+		watch->due = Min(watch->due, forget_due);
+	}
 
 	/* A queue with traffic is visited again soon, as there will be more. */
 	active_due = TimestampTzPlusMilliseconds(watch->maintained_at, ACTIVE_INTERVAL_MS);

@@ -15,8 +15,6 @@
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/index.h"
-#include "commands/tablecmds.h"
 #include "compat.h"
 #include "engine/claim.h"
 #include "engine/creation.h"
@@ -27,24 +25,21 @@
 #include "engine/keys.h"
 #include "engine/lease_account.h"
 #include "engine/leased.h"
-#include "engine/owner.h"
 #include "engine/reader.h"
 #include "engine/segment.h"
 #include "engine/tables.h"
 #include "engine/tuple.h"
 #include "guc.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "stop_point.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
-#include "storage/predicate.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
-#include "utils/relcache.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "workers/empty.h"
 #include "workers/reclaim.h"
 #include "workers/transaction.h"
 
@@ -63,9 +58,8 @@
 /* Messages moved out of a segment in one transaction. */
 #define STRAGGLER_BATCH		500
 
-/* Lock a table; if the lock is not free, false, and round->locked is set. */
-static bool
-try_lock(ReclaimRound *round, Oid relid, LOCKMODE lockmode)
+bool
+reclaim_try_lock(ReclaimRound *round, Oid relid, LOCKMODE lockmode)
 {
 	if (worker_try_lock(relid, lockmode))
 		return true;
@@ -82,24 +76,20 @@ try_lock_segments(ReclaimRound *round)
 
 	foreach(lc, children)
 	{
-		if (!try_lock(round, lfirst_oid(lc), AccessShareLock))
+		if (!reclaim_try_lock(round, lfirst_oid(lc), AccessShareLock))
 			return false;
 	}
 	return true;
 }
 
-/*
- * Begin a transaction of maintenance; NULL (and none begun) if there is no
- * such queue, or it is locked, as other queues must not wait.
- */
-static Queue *
-begin(ReclaimRound *round)
+Queue *
+reclaim_begin(ReclaimRound *round)
 {
 	Queue	   *queue = NULL;
 
 	worker_begin();
-	if (try_lock(round, extension_relation("queue_definition"), AccessShareLock) &&
-		try_lock(round, round->relid, AccessShareLock))
+	if (reclaim_try_lock(round, extension_relation("queue_definition"), AccessShareLock) &&
+		reclaim_try_lock(round, round->relid, AccessShareLock))
 	{
 		QueueShared *q = queue_find_shared(round->relid);
 
@@ -111,9 +101,8 @@ begin(ReclaimRound *round)
 	return queue;
 }
 
-/* End a round: raise 55P03 if a table was locked and passed over. */
-static void
-finish_round(ReclaimRound *round)
+void
+reclaim_finish(ReclaimRound *round)
 {
 	Oid			locked = round->locked;
 
@@ -127,7 +116,7 @@ finish_round(ReclaimRound *round)
 QueueShared *
 reclaim_open(ReclaimRound *round, uint32 *generation)
 {
-	Queue	   *queue = begin(round);
+	Queue	   *queue = reclaim_begin(round);
 	QueueShared *q = NULL;
 
 	if (queue != NULL)
@@ -136,7 +125,7 @@ reclaim_open(ReclaimRound *round, uint32 *generation)
 		*generation = queue->generation;
 		worker_end();
 	}
-	finish_round(round);
+	reclaim_finish(round);
 	return q;
 }
 
@@ -205,54 +194,6 @@ leave_idle_tail(QueueShared *q, int segno)
 }
 
 /*
- * Give a table new, empty files, its indexes and its toast table with it.  An
- * index is built without its expressions: there is nothing to index, and the
- * planner could evaluate parts of them for ever.
- */
-static void
-set_new_files(Relation rel)
-{
-	List	   *indexes = RelationGetIndexList(rel);
-	ListCell   *lc;
-
-	Assert(CheckRelationLockedByMe(rel, AccessExclusiveLock, false));
-	RELATION_SET_NEW_FILE(rel);
-	foreach(lc, indexes)
-	{
-		Relation	index = index_open(lfirst_oid(lc), AccessExclusiveLock);
-
-		RELATION_SET_NEW_FILE(index);
-		index_build(rel, index, BuildDummyIndexInfo(index), true, false);
-		index_close(index, NoLock);
-	}
-	list_free(indexes);
-	if (OidIsValid(rel->rd_rel->reltoastrelid))
-	{
-		Relation	toast = relation_open(rel->rd_rel->reltoastrelid, AccessExclusiveLock);
-
-		set_new_files(toast);
-		relation_close(toast, NoLock);
-	}
-}
-
-/*
- * Empty a table that this transaction has locked exclusively.  TRUNCATE would
- * run its owner's triggers, and empty the copies of subscribers too.
- */
-static void
-set_new_storage(Relation rel)
-{
-	OwnerContext rights;
-
-	owner_begin(rel->rd_rel->relowner, &rights);
-	CheckTableNotInUse(rel, "truncate");
-	CheckTableForSerializableConflictIn(rel);
-	set_new_files(rel);
-	pgstat_count_truncate(rel);
-	owner_end(&rights);
-}
-
-/*
  * Empty a segment if it is drained.  Everything is checked again under the
  * exclusive lock: a sender that read it as the tail, and had it locked, has
  * ended by then and its message is seen.
@@ -264,7 +205,7 @@ truncate_if_drained(ReclaimRound *round, QueueShared *q, int segno)
 	Relation	rel;
 	bool		drained;
 
-	if (!try_lock(round, seg->relid, AccessShareLock) ||
+	if (!reclaim_try_lock(round, seg->relid, AccessShareLock) ||
 		(rel = segment_open(q, segno, AccessShareLock)) == NULL)
 		return false;
 	seg->drained = drained_up_to(rel, seg->drained);
@@ -275,7 +216,7 @@ truncate_if_drained(ReclaimRound *round, QueueShared *q, int segno)
 
 	if (!drained ||
 		(pg_atomic_read_u32(&q->lane.tail) == segno && !leave_idle_tail(q, segno)) ||
-		!try_lock(round, seg->relid, AccessExclusiveLock))
+		!reclaim_try_lock(round, seg->relid, AccessExclusiveLock))
 		return false;
 	rel = try_relation_open(seg->relid, NoLock);
 	if (rel == NULL)
@@ -283,7 +224,7 @@ truncate_if_drained(ReclaimRound *round, QueueShared *q, int segno)
 	drained = pg_atomic_read_u32(&q->lane.tail) != segno && table_columns_valid(rel) &&
 		drained_up_to(rel, 0) >= RelationGetNumberOfBlocks(rel);
 	if (drained)
-		set_new_storage(rel);
+		empty_table(rel);
 	relation_close(rel, NoLock);
 	STOP_POINT("reclaim-decided");
 
@@ -308,7 +249,7 @@ worth_truncating(QueueShared *q, int segno)
 void
 reclaim_segments(ReclaimRound *round)
 {
-	Queue	   *queue = begin(round);
+	Queue	   *queue = reclaim_begin(round);
 	int			nsegments = queue ? queue->shared->nsegments : 0;
 
 	round->left = false;
@@ -320,7 +261,7 @@ reclaim_segments(ReclaimRound *round)
 		Segment    *seg;
 		bool		empty;
 
-		if ((queue = begin(round)) == NULL)
+		if ((queue = reclaim_begin(round)) == NULL)
 			break;
 		q = queue->shared;
 		seg = &q->segments[segno];
@@ -338,7 +279,7 @@ reclaim_segments(ReclaimRound *round)
 		worker_end();
 		round->left |= !empty && worth_truncating(q, segno);
 	}
-	finish_round(round);
+	reclaim_finish(round);
 }
 
 /* Switch a tail that grew beyond its size while no segment was pooled. */
@@ -358,7 +299,7 @@ leave_full_tail(QueueShared *q)
 void
 reclaim_provide(ReclaimRound *round)
 {
-	Queue	   *queue = begin(round);
+	Queue	   *queue = reclaim_begin(round);
 	bool		pooled = false;
 
 	if (queue != NULL)
@@ -367,13 +308,13 @@ reclaim_provide(ReclaimRound *round)
 		for (int i = 0; i < queue->shared->nsegments; i++)
 			pooled |= pg_atomic_read_u32(&queue->shared->segments[i].state) == SEGMENT_POOLED;
 		if (!pooled && queue->shared->nsegments < QUEUE_MAX_SEGMENTS &&
-			try_lock(round, round->relid, ShareUpdateExclusiveLock))
+			reclaim_try_lock(round, round->relid, ShareUpdateExclusiveLock))
 			(void) segment_create(round->relid, false);
 		if (pooled)
 			pg_atomic_write_u32(&queue->shared->wants_segment, 0);
 		worker_end();
 
-		if (!pooled && (queue = begin(round)) != NULL)
+		if (!pooled && (queue = reclaim_begin(round)) != NULL)
 		{
 			if (try_lock_segments(round))
 			{
@@ -383,7 +324,7 @@ reclaim_provide(ReclaimRound *round)
 			worker_end();
 		}
 	}
-	finish_round(round);
+	reclaim_finish(round);
 }
 
 /*
@@ -518,8 +459,8 @@ count_stored(ReclaimRound *round, Queue *queue)
 
 	if (q->counted && deferred + dead > RECOUNT_ROWS)
 		return;
-	if (!try_lock(round, extension_relation("deferred"), AccessShareLock) ||
-		!try_lock(round, extension_relation("dead"), AccessShareLock))
+	if (!reclaim_try_lock(round, extension_relation("deferred"), AccessShareLock) ||
+		!reclaim_try_lock(round, extension_relation("dead"), AccessShareLock))
 		return;
 	good &= counter_correct(&q->counters, COUNTER_DEFERRED, deferred,
 							count_rows("deferred", "deferred_due", Anum_deferred_relid, queue->relid));
@@ -549,7 +490,7 @@ reset_derived(QueueShared *q)
 static void
 sweep(ReclaimRound *round)
 {
-	Queue	   *queue = begin(round);
+	Queue	   *queue = reclaim_begin(round);
 	TimestampTz started_at = GetCurrentTimestamp();
 	int			nsegments;
 
@@ -564,10 +505,10 @@ sweep(ReclaimRound *round)
 
 	for (int segno = 0; segno < nsegments; segno++)
 	{
-		if ((queue = begin(round)) == NULL)
+		if ((queue = reclaim_begin(round)) == NULL)
 			return;
 		if (pg_atomic_read_u32(&queue->shared->segments[segno].state) == SEGMENT_ACTIVE &&
-			try_lock(round, queue->shared->segments[segno].relid, AccessShareLock))
+			reclaim_try_lock(round, queue->shared->segments[segno].relid, AccessShareLock))
 			sweep_segment(queue->shared, segno, settings_limit_keys(&queue->settings));
 		if (segno == nsegments - 1 && !OidIsValid(round->locked))
 			queue->shared->swept_at = started_at;
@@ -578,7 +519,7 @@ sweep(ReclaimRound *round)
 void
 reclaim_sweep(ReclaimRound *round)
 {
-	Queue	   *queue = begin(round);
+	Queue	   *queue = reclaim_begin(round);
 	TimestampTz now = GetCurrentTimestamp();
 	int64		interval = queue_sweep_interval * INT64CONST(1000);
 
@@ -602,7 +543,7 @@ reclaim_sweep(ReclaimRound *round)
 		else
 			round->next_sweep = due;
 	}
-	finish_round(round);
+	reclaim_finish(round);
 }
 
 /* Move the message of a lease to queue.deferred, due now; *place is where it is then. */
@@ -749,7 +690,7 @@ move_returned(Queue *queue, Relation rel, int segno)
 static void
 move_stragglers(ReclaimRound *round, int segno)
 {
-	Queue	   *queue = begin(round);
+	Queue	   *queue = reclaim_begin(round);
 	QueueShared *q;
 	Segment    *seg;
 	LeaseRef	refs[STRAGGLER_BATCH];
@@ -768,8 +709,8 @@ move_stragglers(ReclaimRound *round, int segno)
 		(lease_count_in_segment(q, segno) == 0 && !settings_limit_keys(&queue->settings)) ||
 		lease_count_in_segment(q, segno) > STRAGGLER_BATCH ||
 		!TimestampDifferenceExceeds(seg->sealed_at, GetCurrentTimestamp(), queue_straggler_age * 1000) ||
-		!try_lock(round, seg->relid, RowExclusiveLock) ||
-		!try_lock(round, extension_relation("deferred"), RowExclusiveLock) ||
+		!reclaim_try_lock(round, seg->relid, RowExclusiveLock) ||
+		!reclaim_try_lock(round, extension_relation("deferred"), RowExclusiveLock) ||
 		(rel = segment_open(q, segno, RowExclusiveLock)) == NULL)
 	{
 		worker_end();
@@ -809,12 +750,12 @@ move_stragglers(ReclaimRound *round, int segno)
 void
 reclaim_stragglers(ReclaimRound *round)
 {
-	Queue	   *queue = begin(round);
+	Queue	   *queue = reclaim_begin(round);
 	int			nsegments = queue ? queue->shared->nsegments : 0;
 
 	if (queue != NULL)
 		worker_end();
 	for (int segno = 1; segno < nsegments; segno++)
 		move_stragglers(round, segno);
-	finish_round(round);
+	reclaim_finish(round);
 }

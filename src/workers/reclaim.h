@@ -10,6 +10,7 @@
 #define QUEUE_WORKERS_RECLAIM_H
 
 #include "engine/registry.h"
+#include "storage/lockdefs.h"
 
 typedef struct ReclaimRound
 {
@@ -17,7 +18,18 @@ typedef struct ReclaimRound
 	bool		left;			/* out: segments with messages are left */
 	TimestampTz next_sweep;		/* out: when one is due */
 	Oid			locked;			/* a table passed over as it was locked */
+	bool		attached;		/* the buckets of dedup keys go with the queue */
 } ReclaimRound;
+
+/*
+ * For each task: begin a transaction; NULL (and none begun) if there is no
+ * such queue, or it is locked, as other queues must not wait.  Lock a table;
+ * if the lock is not free, false, and round->locked is set.  In the end, raise
+ * 55P03 if a table was locked and passed over.
+ */
+extern Queue *reclaim_begin(ReclaimRound *round);
+extern bool reclaim_try_lock(ReclaimRound *round, Oid relid, LOCKMODE lockmode);
+extern void reclaim_finish(ReclaimRound *round);
 
 /* Load what is known of a queue; NULL if it is gone. */
 extern QueueShared *reclaim_open(ReclaimRound *round, uint32 *generation);

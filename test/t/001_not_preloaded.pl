@@ -18,18 +18,31 @@ is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE ba
 	'0', 'the extension can be created, and starts nothing');
 
 my @calls = (
-	q{queue.create('q')}, q{queue.alter('q', max_attempts => 2)},
-	q{queue.drop('q')}, q{queue.purge('q')},
-	q{queue.send('q', '1')}, q{queue.send_bytes('q', 'x')},
-	q{queue.send_batch('q', '{1}')}, q{queue.receive('q')},
-	q{queue.pop('q')}, q{queue.peek('q')},
-	q{queue.ack(1)}, q{queue.ack_batch('{1}')},
-	q{queue.nack(1)}, q{queue.nack_batch('{1}')},
-	q{queue.reject(1)}, q{queue.extend(1)},
-	q{queue.extend_batch('{1}')}, q{queue.redrive('q')},
-	q{queue.purge_dead_letters('q')}, q{queue.queue_stats('queue.queue_definition')},
-	q{queue.lease_list()}, q{queue.create_relay('r', 'q')},
-	q{queue.relay_list()}, q{queue.relay_accept('s', 'q', '{}', '{}', '{}', '{}', '{}', '{}')});
+	q{queue.create('q')},
+	q{queue.alter('q', max_attempts => 2)},
+	q{queue.drop('q')},
+	q{queue.purge('q')},
+	q{queue.send('q', '1')},
+	q{queue.send_bytes('q', 'x')},
+	q{queue.send_once('q', 'k', '1')},
+	q{queue.send_batch('q', '{1}')},
+	q{queue.receive('q')},
+	q{queue.pop('q')},
+	q{queue.peek('q')},
+	q{queue.ack(1)},
+	q{queue.ack_batch('{1}')},
+	q{queue.nack(1)},
+	q{queue.nack_batch('{1}')},
+	q{queue.reject(1)},
+	q{queue.extend(1)},
+	q{queue.extend_batch('{1}')},
+	q{queue.redrive('q')},
+	q{queue.purge_dead_letters('q')},
+	q{queue.queue_stats('queue.queue_definition')},
+	q{queue.lease_list()},
+	q{queue.create_relay('r', 'q')},
+	q{queue.relay_list()},
+	q{queue.relay_accept('s', 'q', '{}', '{}', '{}', '{}', '{}', '{}')});
 
 foreach my $call (@calls)
 {

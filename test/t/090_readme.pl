@@ -50,10 +50,12 @@ is($node->safe_psql('shop', 'SELECT number, customer FROM orders'),
 is($node->safe_psql('shop', 'SELECT count(*) FROM parcels'), '4', 'pop and receive took what was sent');
 is( $node->safe_psql(
 		'shop', "SELECT ready, leased, deferred, dead, failed FROM queue.stats WHERE queue = 'orders'"),
-	'1001|0|1|0|2',
+	'1003|0|1|0|2',
 	'nothing else is left of the orders');
 is($node->safe_psql('shop', "SELECT leased FROM queue.stats WHERE queue = 'emails'"),
 	'5', 'five e-mails are in flight');
+is($node->safe_psql('shop', 'SELECT count(*) FROM queues.readings'),
+	'1', 'a message is recognised by its content');
 is( $node->safe_psql('shop', "SELECT payload FROM queues.orders ORDER BY id DESC LIMIT 1"),
 	'{"order": 1010}',
 	'a plain INSERT sends');
