@@ -601,7 +601,7 @@ SELECT (SELECT count(*) FROM model.sent), (SELECT count(*) FROM model.delivery W
 	(SELECT count(*) FROM model.arrival), (SELECT count(*) FROM model.crash),
 	(SELECT count(*) FROM model.gone WHERE how = 'pop'), (SELECT count(*) FROM model.gone WHERE how = 'raw'),
 	(SELECT count(*) FROM model.gone WHERE q = 'keys' AND how = 'ack'),
-	(SELECT count(*) FROM model.delivery d JOIN model.delivery e USING (run, key) WHERE d.q = 'keys' AND d.id < e.id),
+	(SELECT count(*) FROM (SELECT FROM model.delivery WHERE q = 'keys' GROUP BY run, key HAVING count(*) > 1) r),
 	(SELECT count(*) FROM model.gone WHERE q = 'fair' AND how = 'ack'), (SELECT count(*) FROM model.released)}));
 diag(
 	"sent $happened[0], delivered again $happened[1], nacked $happened[2], dead $happened[3], in line $happened[4], crashes $happened[5], popped $happened[6], raw $happened[7], of ordered keys $happened[8], in runs $happened[9], of limited keys $happened[10], released $happened[11]"
