@@ -223,7 +223,9 @@ sub put
 	my $n = $how eq 'bytes' ? 1 : pick(1, 1, 2, 10, $how eq 'batch' ? 300 : 3);
 	my $size = pick(10, 10, 100, 1000, $n < 20 ? 9000 : 10);
 
-	return sprintf("SELECT model.put('%s', '%s', %d, %d);\n", pick('work', 'work', 'few', 'fair'), $how, $n, $size);
+	return
+	  sprintf("SELECT model.put('%s', '%s', %d, %d);\n", pick('work', 'work', 'few', 'fair'), $how, $n,
+		$size);
 }
 
 sub produce
@@ -302,9 +304,11 @@ sub produce_keys
 	for (0 .. int(rand(4)))
 	{
 		$sql .= "SAVEPOINT s;\n" if rand() < 0.2;
-		$sql .= sprintf("SELECT model.put_key('%s', %d, %s);\n",
+		$sql .= sprintf(
+			"SELECT model.put_key('%s', %d, %s);\n",
 			($free ? 'free' : $name) . ' ' . pick(1, 1, 2, 3),
-			pick(1, 1, 3, 20), rand() < 0.1 ? "'50 ms'" : 'NULL');
+			pick(1, 1, 3, 20),
+			rand() < 0.1 ? "'50 ms'" : 'NULL');
 		$sql .= "ROLLBACK TO s;\n" if $sql =~ /SAVEPOINT/ && rand() < 0.2;
 	}
 	return $sql . ($free ? end_transaction() : pick("COMMIT;\n", "COMMIT;\n", "ROLLBACK;\n"));
