@@ -285,5 +285,37 @@ SELECT queue.pop('e');
 SELECT queue.peek('e');
 SELECT queue.nack(:receipt);
 SELECT queue.drop('e');
+-- order and limits of keys: 22023 invalid_parameter_value
+SELECT queue.create('f', ordered => true, key_concurrency => 2);
+SELECT queue.create('f', on_dead => 'block');
+SELECT queue.create('f', ordered => true, on_dead => 'stop');
+SELECT queue.create('f', ordered => true, on_dead => '');
+SELECT queue.create('f', key_concurrency => -1);
+SELECT queue.create('f', key_concurrency => 2147483647);
+SELECT queue.alter('f', ordered => true);
+SELECT queue.alter('f', on_dead => 'block');
+SELECT queue.alter('f', key_concurrency => -1);
+SELECT queue.alter('f', key_concurrency => 0, ordered => true, on_dead => 'block');
+SELECT queue.alter('f', ordered => false);
+SELECT queue.alter('f', key_concurrency => 1);
+SELECT ordered, on_dead, key_concurrency FROM queue.queue_definition WHERE relid = 'queues.f'::regclass;
+-- 22004 null_value_not_allowed
+SELECT queue.create('g', ordered => NULL);
+SELECT queue.create('g', on_dead => NULL);
+SELECT queue.create('g', key_concurrency => NULL);
+SELECT queue.redrive(NULL, key => 'a');
+SELECT queue.purge_dead_letters(NULL, 'a');
+-- 0A000 feature_not_supported
+INSERT INTO queues.f (payload, key) VALUES ('1', 'a');
+COPY queues.f (payload, key) FROM stdin;
+1	a
+\.
+INSERT INTO queues.f (payload) VALUES ('1');
+-- keys that are not there
+SELECT queue.redrive('f', key => '');
+SELECT queue.redrive('f', 1, 'a');
+SELECT queue.redrive('f', 0, 'a');
+SELECT queue.purge_dead_letters('f', 'a');
+SELECT queue.drop('f');
 \set VERBOSITY default
 SELECT name FROM queue.queues;

@@ -69,6 +69,12 @@ SELECT queue.send('o', '3', 'b') IS NOT NULL AS sent;
 SELECT payload FROM queue.receive('o', 10);
 SELECT queue.purge('o');
 
+-- One that is due does not go before those sent earlier, which no receiver has come to yet.
+SELECT queue.send('o', '1', 'a') IS NOT NULL AS sent;
+SELECT queue.send('o', '2', 'a', delay => '1 us') IS NOT NULL AS sent;
+SELECT payload, queue.ack(receipt) FROM queue.receive('o', wait => '1 min');
+SELECT payload, queue.ack(receipt) FROM queue.receive('o', wait => '1 min');
+
 -- A rollback gives a run back; savepoints too.
 SELECT count(*) FROM queue.send_batch('o', '{1, 2, 3}', '{a, a, a}');
 BEGIN;

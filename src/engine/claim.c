@@ -312,6 +312,7 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 		if (counter_add(&q->counters, COUNTER_READY, before - scan.nclaims) < 0)
 			counter_write(&q->counters, COUNTER_READY, 0);
 		taken_back = turns_check(&scan, before);
+		turns_wake(&scan);
 
 		/* Notes that have ended make keys ready, too. */
 		if (taken_back == 0 && (!scan.keyed || keys_ready(q) == 0))

@@ -181,6 +181,7 @@ scan_page(ClaimScan *scan, int segno, BlockNumber block, OffsetNumber off,
 	Segment    *seg = &q->segments[segno];
 	Buffer		buffer;
 	Page		page;
+	int64		passed = 0;
 
 	Assert(LWLockHeldByMeInMode(&q->lock, LW_EXCLUSIVE));
 	buffer = ReadBuffer(scan->rels[segno], block);
@@ -220,18 +221,22 @@ scan_page(ClaimScan *scan, int segno, BlockNumber block, OffsetNumber off,
 				if (advance && !hold_key(scan, segno, header, MakePlace(block, off)))
 					*stopped = true;
 				else if (!notes_add(&q->reader.notes, segno, MakePlace(block, off), MakePlace(block, off),
-							   tuple_message_id(header), xid,
-							   TransactionIdIsValid(xid) ? 0 : scan->now + LOOK_INTERVAL))
+									tuple_message_id(header), xid,
+									TransactionIdIsValid(xid) ? 0 : scan->now + LOOK_INTERVAL))
 					*stopped = true;
 				break;
 		}
 		if (*stopped)
 			break;
+		passed = tuple_message_id(header);
 	}
 
 	if (advance)
 	{
 		SegmentPlace next;
+
+		if (unlikely(scan->settings->ordered))
+			reader_pass(q, passed);
 
 		/* The cursor stays in the last page: more tuples may come to it. */
 		if (!*stopped && block + 1 < space_blocks(&seg->space))

@@ -38,6 +38,7 @@ typedef struct KeySlot
 	TimestampTz since;			/* when the waiting began */
 	int			turn;			/* process that has a turn; 0: none */
 	bool		news;			/* for which the key is to have another turn */
+	int64		awaits;			/* id that the cursors are to pass first; 0: none */
 
 	/*
 	 * On the ready list, or just taken off it; set under the bucket's lock.
@@ -576,6 +577,7 @@ key_turn_begin(QueueShared *q, uint64 claim, KeyTurn *turn)
 		{
 			slot->turn = MyProcPid;
 			slot->news = false;
+			slot->awaits = turn->awaits = 0;
 			slot->claim = claim;
 			turn->hash = slot->hash;
 			turn->leased = slot->leased;
@@ -637,6 +639,7 @@ key_turn_end(KeyTurn *turn, bool again)
 	}
 	slot->waiting.in_deferred |= turn->waiting.in_deferred;
 	slot->turn = 0;
+	slot->awaits = turn->awaits;
 	if (again || slot->news)
 		ready = make_ready(turn->keyno);
 	free_if_unused(turn->keyno);
@@ -713,6 +716,35 @@ key_knows(QueueShared *q, int64 hash, const KeyPlace *place)
 	}
 	LWLockRelease(lock_of(bucket));
 	return known;
+}
+
+int64
+keys_passed(QueueShared *q, int64 passed)
+{
+	int64		next = PG_INT64_MAX;
+	int			woken = 0;
+
+	for (int i = 0; i < queue_max_keys; i++)
+	{
+		LWLock	   *lock = slots[i].queue == QueueIndex(q) && slots[i].awaits != 0 ?
+			lock_if_used(i) : NULL;
+
+		if (lock == NULL)
+			continue;
+		if (slots[i].queue != QueueIndex(q) || slots[i].awaits == 0)
+			;
+		else if (slots[i].awaits > passed)
+			next = Min(next, slots[i].awaits);
+		else
+		{
+			slots[i].awaits = 0;
+			woken += make_ready(i);
+		}
+		LWLockRelease(lock);
+	}
+	if (woken > 0)
+		wake_waiters(&q->waiters, woken);
+	return next;
 }
 
 void

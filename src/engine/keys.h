@@ -60,6 +60,7 @@ typedef struct KeyTurn
 	int64		hash;
 	int			leased;			/* when the turn began */
 	KeyWaiting	waiting;		/* taken off the slot, to be put back */
+	int64		awaits;			/* 0 when it begins */
 } KeyTurn;
 
 extern Size keys_shmem_size(void);
@@ -119,8 +120,17 @@ extern bool key_turn_begin(QueueShared *q, uint64 claim, KeyTurn *turn);
 /* A lease is to begin on a message of the key, or key_leave is called. */
 extern void key_turn_take(KeyTurn *turn);
 
-/* End it: turn->waiting is what is left.  With again the key is ready at once. */
+/*
+ * End it: turn->waiting is what is left.  With again the key is ready at once;
+ * with an id in turn->awaits when the cursors have passed that (keys_passed).
+ */
 extern void key_turn_end(KeyTurn *turn, bool again);
+
+/*
+ * The cursors have passed all ids up to this one: keys that await that are
+ * ready.  Returns the lowest id that one still awaits, PG_INT64_MAX if none.
+ */
+extern int64 keys_passed(QueueShared *q, int64 passed);
 
 /*
  * Let waiting keys of a queue that may have a turn have one: from the slot

@@ -11,8 +11,8 @@
 #include "access/xact.h"
 #include "engine/reader.h"
 
-void
-reader_restart_segment(QueueShared *q, int segno)
+static void
+set_to_start(QueueShared *q, int segno)
 {
 	Assert(LWLockHeldByMeInMode(&q->lock, LW_EXCLUSIVE));
 	notes_forget_segment(&q->reader.notes, segno);
@@ -20,10 +20,37 @@ reader_restart_segment(QueueShared *q, int segno)
 }
 
 void
+reader_restart_segment(QueueShared *q, int segno)
+{
+	set_to_start(q, segno);
+	pg_atomic_write_u64(&q->reader.passed_id, 0);
+}
+
+void
 reader_skip_segment(QueueShared *q, int segno)
 {
-	reader_restart_segment(q, segno);
+	set_to_start(q, segno);
 	q->reader.segments[segno].scanned = pg_atomic_read_u64(&q->segments[segno].appended);
+}
+
+void
+reader_pass(QueueShared *q, int64 id)
+{
+	Assert(LWLockHeldByMeInMode(&q->lock, LW_EXCLUSIVE));
+	if (id > (int64) pg_atomic_read_u64(&q->reader.passed_id))
+		pg_atomic_write_u64(&q->reader.passed_id, (uint64) id);
+}
+
+int64
+reader_passed(QueueShared *q)
+{
+	int64		passed;
+
+	LWLockAcquire(&q->lock, LW_SHARED);
+	passed = q->reader.scanned == pg_atomic_read_u64(&q->lane.appended) ? PG_INT64_MAX :
+		(int64) pg_atomic_read_u64(&q->reader.passed_id);
+	LWLockRelease(&q->lock);
+	return passed;
 }
 
 /*
@@ -54,6 +81,7 @@ reader_note(QueueShared *q, int segno, SegmentPlace first, SegmentPlace last,
 	{
 		/* All notes are taken: set the cursor back. */
 		pg_atomic_write_u64(cursor, first);
+		pg_atomic_write_u64(&q->reader.passed_id, 0);
 		pg_atomic_fetch_add_u64(&seg->appended, 1);
 		pg_atomic_fetch_add_u64(&q->lane.appended, 1);
 	}

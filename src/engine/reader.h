@@ -35,6 +35,19 @@ extern void reader_note(QueueShared *q, int segno, SegmentPlace first,
 extern void reader_appended(QueueShared *q, int segno, SegmentPlace first,
 							SegmentPlace last, int64 first_id);
 
+/*
+ * The cursors have passed a message of an ordered queue, whose ids ascend as
+ * places do.  The caller holds the queue's lock exclusively.
+ */
+extern void reader_pass(QueueShared *q, int64 id);
+
+/*
+ * The id up to which the cursors have passed all messages that had been
+ * inserted before the call, PG_INT64_MAX if they are at the end.  Takes the
+ * queue's lock.
+ */
+extern int64 reader_passed(QueueShared *q);
+
 /* Make notes due whose transaction has ended (see notes_refresh). */
 extern void reader_refresh_notes(QueueShared *q);
 

@@ -37,6 +37,8 @@ init_element(QueueShared *q)
 	pg_atomic_init_u32(&q->lane.tail, 0);
 	pg_atomic_init_u64(&q->lane.appended, 0);
 	pg_atomic_init_u32(&q->reader.turn, 0);
+	pg_atomic_init_u64(&q->reader.passed_id, 0);
+	pg_atomic_init_u64(&q->reader.awaited_id, PG_INT64_MAX);
 	pg_atomic_init_u64(&q->reader.last_enqueued_at, 0);
 	notes_init(&q->reader.notes);
 	ids_init(&q->ids);
@@ -62,6 +64,8 @@ shared_reset(QueueShared *q)
 	pg_atomic_write_u64(&q->lane.appended, 0);
 	q->reader.scanned = 0;
 	pg_atomic_write_u32(&q->reader.turn, 0);
+	pg_atomic_write_u64(&q->reader.passed_id, 0);
+	pg_atomic_write_u64(&q->reader.awaited_id, PG_INT64_MAX);
 	pg_atomic_write_u64(&q->reader.last_enqueued_at, 0);
 	notes_reset(&q->reader.notes);
 	ids_reset(&q->ids);

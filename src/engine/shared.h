@@ -122,6 +122,14 @@ typedef struct Reader
 	pg_atomic_uint32 turn;		/* counted by any claimer, see scan_forward */
 	Notes		notes;			/* under the queue's lock */
 
+	/*
+	 * Of an ordered queue: the id of the last message that the cursors have
+	 * passed, or 0; under the queue's lock, read without it as a lower bound.
+	 * And the lowest id that a key waits for them to pass, by any process.
+	 */
+	pg_atomic_uint64 passed_id;
+	pg_atomic_uint64 awaited_id;
+
 	/* enqueued_at of what was claimed last, for queue.stats; by any claimer. */
 	pg_atomic_uint64 last_enqueued_at;
 } Reader;
@@ -184,7 +192,8 @@ typedef struct QueueShared
 	/* The maintenance worker's, and reset with the element. */
 	TimestampTz swept_at;
 	bool		counted;		/* stored messages' gauges were counted */
-	int			unparked;		/* slot of a key with which the next sweep begins */
+	int			unparked;		/* slot of a key with which the next sweep
+								 * begins */
 } QueueShared;
 
 typedef struct QueueState

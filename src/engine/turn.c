@@ -277,6 +277,17 @@ take_messages(Turn *turn, DeferredScan *deferred)
 			return;
 		}
 
+		/*
+		 * An earlier one may lie where no claim has come to yet: after a
+		 * restart, or if this one was sent with a delay.
+		 */
+		if (ordered && is_deferred && next->id > reader_passed(scan->q))
+		{
+			turn->key.awaits = next->id;
+			turn->parked = true;
+			return;
+		}
+
 		/* In an unordered queue one that is not due yet is in nobody's way. */
 		if (is_deferred && next->place.due_at > scan->now)
 		{
@@ -329,6 +340,54 @@ run_turn(Turn *turn)
 	UnregisterSnapshot(turn->snapshot);
 }
 
+/* Lower the id that the cursors are to pass before turns_wake looks at keys. */
+static void
+await_id(QueueShared *q, int64 id)
+{
+	uint64		old = pg_atomic_read_u64(&q->reader.awaited_id);
+
+	while ((int64) old > id &&
+		   !pg_atomic_compare_exchange_u64(&q->reader.awaited_id, &old, (uint64) id))
+		;
+}
+
+static void
+end_turn(Turn *turn)
+{
+	QueueShared *q = turn->scan->q;
+	int64		awaits = turn->key.awaits;
+	int64		hash = turn->key.hash;
+
+	key_turn_end(&turn->key, !turn->parked);
+	if (awaits == 0)
+		return;
+
+	/*
+	 * The slot says what it awaits, then this, and then what has been passed
+	 * is read.  Pairs with turns_wake, which reads the latter after the
+	 * cursors have moved: one of the two sees the other.
+	 */
+	await_id(q, awaits);
+	if (awaits <= reader_passed(q))
+		key_gone(q, hash);
+}
+
+void
+turns_wake(ClaimScan *scan)
+{
+	QueueShared *q = scan->q;
+	int64		awaited = (int64) pg_atomic_read_u64(&q->reader.awaited_id);
+	int64		passed;
+
+	if (likely(awaited == PG_INT64_MAX))
+		return;
+	passed = reader_passed(q);
+	if (awaited > passed)
+		return;
+	pg_atomic_exchange_u64(&q->reader.awaited_id, PG_INT64_MAX);
+	await_id(q, keys_passed(q, passed));
+}
+
 static void
 abandon_turn(int code, Datum arg)
 {
@@ -365,7 +424,7 @@ turns_claim(ClaimScan *scan)
 		while (!scan_full(scan) && begin_turn(turn))
 		{
 			run_turn(turn);
-			key_turn_end(&turn->key, !turn->parked);
+			end_turn(turn);
 		}
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(abandon_turn, PointerGetDatum(&turn->key));
@@ -471,7 +530,7 @@ turns_return(ClaimScan *scan, Relation rel, const Lease *lease, HeapTuple tuple)
 	QueueShared *q = scan->q;
 	bool		deferred = (lease->place.segment == LEASE_IN_DEFERRED);
 	KeyPlace	place = {0};
-	int64		hash;
+	int64		hash = 0;
 
 	if (lease->key < 0 && (!scan->keyed || !hash_of(rel, lease, tuple, &hash)))
 		return false;

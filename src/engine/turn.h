@@ -18,6 +18,12 @@ extern void turns_claim(ClaimScan *scan);
 extern int	turns_check(ClaimScan *scan, int from);
 
 /*
+ * The cursors may have moved: keys whose next message was in queue.deferred,
+ * and might have had earlier ones beyond the cursors, are ready.
+ */
+extern void turns_wake(ClaimScan *scan);
+
+/*
  * Have the message of a returned lease, read and checked by this transaction,
  * wait for its key's turn.  False if it has no key that is limited.
  */
