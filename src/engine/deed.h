@@ -13,7 +13,8 @@ typedef enum LeaseAction
 	LEASE_DID_CHECK,			/* a returned one is being checked */
 	LEASE_DID_REMOVE,			/* a returned one's message is moved away */
 	LEASE_DID_SETTLE,
-	LEASE_DID_MOVE
+	LEASE_DID_MOVE,
+	LEASE_DID_DOOM				/* ended one that another transaction is settling */
 } LeaseAction;
 
 typedef struct LeaseDeed

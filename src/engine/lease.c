@@ -132,6 +132,12 @@ lease_end_run(LeaseRef ref)
 	{
 		if (lease_begin_settle(later[i], &lease))
 			lease_mark(later[i], LEASE_HANDED_BACK);
+		else
+		{
+			/* Another transaction is settling it, and may be rolled back. */
+			lease_reserve(1);
+			(void) deed_add(later[i], LEASE_DID_DOOM);
+		}
 	}
 	pfree(later);
 }

@@ -61,6 +61,13 @@ undo(LeaseDeed *deed)
 				slot_set_expiry(deed->ref, slot->expires_at);
 			else
 				slot_set_state(deed->ref, LEASE_HELD);
+
+			/* Pairs with finish: it is HELD before this is read. */
+			pg_memory_barrier();
+			if (pg_atomic_read_u64(&slot->doomed) == REF_GENERATION(deed->ref))
+				(void) lease_release(deed->ref);
+			break;
+		case LEASE_DID_DOOM:
 			break;
 		case LEASE_DID_MOVE:
 			finish_move(deed, false);
@@ -160,6 +167,13 @@ finish(LeaseDeed *deed, bool prepared)
 			break;
 		case LEASE_DID_MOVE:
 			finish_move(deed, true);
+			break;
+		case LEASE_DID_DOOM:
+
+			/* Pairs with undo: it is HELD here, or doomed is seen there. */
+			pg_atomic_write_u64(&slot->doomed, REF_GENERATION(deed->ref));
+			pg_memory_barrier();
+			(void) lease_release(deed->ref);
 			break;
 	}
 }

@@ -60,7 +60,8 @@ lease_shmem_init(void)
 		LeaseSlot  *slot = &leases->slots[i];
 
 		memset(slot, 0, sizeof(LeaseSlot));
-		pg_atomic_init_u64(&slot->word, WORD (0, LEASE_FREE));
+		pg_atomic_init_u64(&slot->word, SLOT_WORD(0, LEASE_FREE));
+		pg_atomic_init_u64(&slot->doomed, 0);
 		slot->key = -1;
 		slot->next = (i + 1 < queue_max_leases) ? i + 1 : -1;
 	}

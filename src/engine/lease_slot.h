@@ -116,6 +116,12 @@ typedef struct LeaseSlot
 	TimestampTz expires_at;
 	int			current;		/* of the two places, see slot_entry */
 	int			key;			/* number of its key (keys.h), or -1 */
+
+	/*
+	 * Generation of a lease that ends though another transaction was settling
+	 * it; written by any process, see lease_end.c.
+	 */
+	pg_atomic_uint64 doomed;
 } LeaseSlot;
 
 typedef struct LeaseShared
@@ -134,14 +140,14 @@ typedef struct LeaseShared
 
 extern LeaseShared *leases;
 
-#define WORD(generation, state)	(((uint64) (generation) << 8) | (state))
+#define SLOT_WORD(generation, state)	(((uint64) (generation) << 8) | (state))
 #define WORD_GENERATION(word)	((word) >> 8)
 #define WORD_STATE(word)		((LeaseState) ((word) & 0xFF))
 
 #define REF(generation, slotno)	((LeaseRef) (generation) << LEASE_SLOT_BITS | (slotno))
 #define REF_GENERATION(ref)		((ref) >> LEASE_SLOT_BITS)
 #define REF_SLOTNO(ref)			((int) ((ref) & (LEASE_MAX_SLOTS - 1)))
-#define REF_WORD(ref, state)	WORD(REF_GENERATION(ref), state)
+#define REF_WORD(ref, state)	SLOT_WORD(REF_GENERATION(ref), state)
 
 static inline LeaseSlot *
 slot_of(LeaseRef ref)

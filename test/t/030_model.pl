@@ -442,17 +442,12 @@ foreach my $gid (split(/\n/, $node->safe_psql('postgres', 'SELECT gid FROM pg_pr
 	$node->safe_psql('postgres', pick('COMMIT', 'ROLLBACK') . " PREPARED '$gid'");
 }
 
-# With the limit it would take long.
+# Take what is left, until leases have ended and nothing is deferred any more:
+# without limits, with which it would take long.
 $node->safe_psql(
 	'postgres', q{
 CREATE TABLE model.unlimited AS SELECT clock_timestamp() AS at;
 SELECT queue.alter('fair', key_concurrency => 0);
-});
-
-# Take what is left, until leases have ended and nothing is deferred any more.
-$node->safe_psql(
-	'postgres', q{
-CREATE TABLE model.unlimited AS SELECT clock_timestamp() AS at;
 SELECT queue.alter('few', max_in_flight => 0);
 });
 my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
