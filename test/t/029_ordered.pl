@@ -330,6 +330,43 @@ is(drain_keys(), 'blocked:1 blocked:2 blocked:3 blocked:4 blocked:5', 'all come 
 no_keys_left('stragglers');
 $node->safe_psql('postgres', q{SELECT queue.alter('o', on_dead => 'continue')});
 
+# Two relays share an ordered queue: each key in order, and one that dies stops its key.
+$node->safe_psql(
+	'postgres', q{
+CREATE TABLE relayed (n serial, key text, payload jsonb, relay text);
+CREATE TABLE poison (payload jsonb);
+CREATE PROCEDURE relay_one(message queue.message) LANGUAGE plpgsql AS $$
+BEGIN
+	IF EXISTS (SELECT FROM poison p WHERE p.payload = message.payload) THEN
+		RAISE EXCEPTION 'poison';
+	END IF;
+	INSERT INTO relayed (key, payload, relay) VALUES (message.key, message.payload, pg_backend_pid()::text);
+END $$;
+INSERT INTO poison VALUES ('20');
+SELECT queue.create('relayed', ordered => true, on_dead => 'block', max_attempts => 2, backoff => '10 ms');
+SELECT queue.create_relay('first', 'relayed', options => '{"procedure": "public.relay_one"}');
+SELECT queue.create_relay('second', 'relayed', options => '{"procedure": "public.relay_one"}');
+SELECT count(*) FROM queue.send_batch('relayed', ARRAY(SELECT to_jsonb(i) FROM generate_series(1, 300) i),
+	ARRAY(SELECT 'k' || i % 3 FROM generate_series(1, 300) i));
+});
+my $relayed = q{SELECT count(*), count(*) FILTER (WHERE payload::int <= previous) FROM
+	(SELECT payload, lag(payload::int) OVER (PARTITION BY key ORDER BY n) AS previous FROM relayed) r};
+ok( $node->poll_query_until('postgres', "SELECT count(*) = 206 FROM relayed"),
+	'relays: all but what is behind the poison');
+is( $node->safe_psql('postgres',
+		q{SELECT key, waiting_for FROM queue.blocked_keys WHERE queue = 'relayed' AND waiting_for = 'dead letter'}),
+	'k2|dead letter', 'relays: its key is blocked');
+is($node->safe_psql('postgres', $relayed), '206|0', 'relays: each key in order');
+$node->safe_psql('postgres', q{DELETE FROM poison; SELECT queue.redrive('relayed', key => 'k2')});
+ok($node->poll_query_until('postgres', "SELECT count(*) = 300 FROM relayed"), 'relays: and goes on');
+is($node->safe_psql('postgres', $relayed), '300|0', 'relays: in order all the same');
+$node->safe_psql(
+	'postgres', q{
+SELECT queue.drop_relay('first'), queue.drop_relay('second');
+SELECT queue.drop('relayed');
+DROP PROCEDURE relay_one;
+});
+
 # A standby takes over.
 $node->backup('backup');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
