@@ -39,7 +39,7 @@ extern const MessageColumns deferred_columns;
  * lies, unless NULL.
  */
 extern void deferred_insert(Queue *queue, const Message *message, TimestampTz due_at, int attempts,
-						    const char *error, ItemPointer tid);
+							const char *error, ItemPointer tid);
 
 /* Whether a row of queue.deferred, whose page is locked, is this one. */
 extern bool deferred_is(Relation rel, HeapTuple tuple, Oid relid, TimestampTz due_at, int64 id);

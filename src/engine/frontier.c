@@ -220,8 +220,8 @@ scan_page(ClaimScan *scan, int segno, BlockNumber block, OffsetNumber off,
 				if (advance && !hold_key(scan, segno, header, MakePlace(block, off)))
 					*stopped = true;
 				else if (!notes_add(&q->reader.notes, segno, MakePlace(block, off), MakePlace(block, off),
-							   tuple_message_id(header), xid,
-							   TransactionIdIsValid(xid) ? 0 : scan->now + LOOK_INTERVAL))
+									tuple_message_id(header), xid,
+									TransactionIdIsValid(xid) ? 0 : scan->now + LOOK_INTERVAL))
 					*stopped = true;
 				break;
 		}

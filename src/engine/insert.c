@@ -133,7 +133,10 @@ insert_lock_order(Queue *queue)
 	if (likely(!queue->settings.ordered))
 		return false;
 
-	/* No statement locks a column this way; the queue's own lock is its table. */
+	/*
+	 * No statement locks a column this way; the queue's own lock is its
+	 * table.
+	 */
 	LockDatabaseObject(RelationRelationId, queue->relid, 1, ExclusiveLock);
 	STOP_POINT("send-ordered");
 	return true;

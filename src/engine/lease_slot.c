@@ -60,7 +60,7 @@ lease_shmem_init(void)
 		LeaseSlot  *slot = &leases->slots[i];
 
 		memset(slot, 0, sizeof(LeaseSlot));
-		pg_atomic_init_u64(&slot->word, WORD(0, LEASE_FREE));
+		pg_atomic_init_u64(&slot->word, WORD (0, LEASE_FREE));
 		slot->key = -1;
 		slot->next = (i + 1 < queue_max_leases) ? i + 1 : -1;
 	}
@@ -114,8 +114,8 @@ void
 slot_set_state(LeaseRef ref, LeaseState state)
 {
 	/*
-	 * Pairs with the first read barrier in lease_get, and with slot_change_state:
-	 * a process that sees the state sees the fields.
+	 * Pairs with the first read barrier in lease_get, and with
+	 * slot_change_state: a process that sees the state sees the fields.
 	 */
 	pg_write_barrier();
 	pg_atomic_write_u64(&slot_of(ref)->word, REF_WORD(ref, state));
@@ -199,7 +199,10 @@ lease_get(int slotno, Lease *lease)
 		if (WORD_STATE(word) == LEASE_FREE)
 			return false;
 
-		/* Pairs with slot_set_state: the fields are at least as new as the word. */
+		/*
+		 * Pairs with slot_set_state: the fields are at least as new as the
+		 * word.
+		 */
 		pg_read_barrier();
 		slot_copy(REF(WORD_GENERATION(word), slotno), WORD_STATE(word), lease);
 

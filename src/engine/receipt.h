@@ -21,7 +21,8 @@ typedef enum LeaseOutcome
 	LEASE_FAILED,
 	LEASE_EXPIRED,
 	LEASE_GONE,					/* nothing: it was gone already */
-	LEASE_HANDED_BACK			/* nothing: it waits for an earlier one of its key */
+	LEASE_HANDED_BACK			/* nothing: it waits for an earlier one of its
+								 * key */
 } LeaseOutcome;
 
 /* Receipts are below 2^53, as greater numbers do not survive JSON. */

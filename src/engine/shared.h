@@ -184,7 +184,8 @@ typedef struct QueueShared
 	/* The maintenance worker's, and reset with the element. */
 	TimestampTz swept_at;
 	bool		counted;		/* stored messages' gauges were counted */
-	int			unparked;		/* slot of a key with which the next sweep begins */
+	int			unparked;		/* slot of a key with which the next sweep
+								 * begins */
 } QueueShared;
 
 typedef struct QueueState

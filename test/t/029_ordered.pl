@@ -26,7 +26,8 @@ sub receive
 	my ($n, $queue, $on) = @_;
 
 	$queue //= 'o';
-	return ($on // $node)->safe_psql('postgres',
+	return ($on // $node)->safe_psql(
+		'postgres',
 		"SELECT coalesce(string_agg(key || ':' || payload || CASE WHEN attempts > 1 THEN '/' || attempts ELSE '' END, ' ' ORDER BY id), '')
 			FROM queue.receive('$queue', $n)");
 }
@@ -36,7 +37,8 @@ sub receive_ack
 	my ($n, $queue, $on) = @_;
 
 	$queue //= 'o';
-	return ($on // $node)->safe_psql('postgres',
+	return ($on // $node)->safe_psql(
+		'postgres',
 		"SELECT coalesce(string_agg(key || ':' || payload || CASE WHEN attempts > 1 THEN '/' || attempts ELSE '' END, ' ' ORDER BY id), '')
 			FROM queue.receive('$queue', $n) WHERE queue.ack(receipt)");
 }
@@ -120,7 +122,10 @@ foreach my $how ('crash', 'restart', 'crash of a backend')
 		my $pid = $session->query_safe('SELECT pg_backend_pid()');
 
 		kill('KILL', $pid);
-		wait_for { $node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE pid = $pid") eq '0' }
+		wait_for
+		{
+			$node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE pid = $pid") eq '0'
+		}
 		  or die 'the server does not come back';
 		eval { $session->quit };
 	}
@@ -141,7 +146,9 @@ foreach my $end ('COMMIT', 'ROLLBACK')
 		send_run(1, 1, 'q');
 		my $receipt = receipt();
 		$node->safe_psql('postgres',
-			"BEGIN; SELECT queue.$what($receipt" . ($what eq 'nack' ? ", delay => '0'" : '') . "); PREPARE TRANSACTION 'p'");
+				"BEGIN; SELECT queue.$what($receipt"
+			  . ($what eq 'nack' ? ", delay => '0'" : '')
+			  . "); PREPARE TRANSACTION 'p'");
 		$node->restart;
 		is(receive_ack(10), 'q:1', "$what prepared: after a restart its key waits for it");
 		$node->safe_psql('postgres', "$end PREPARED 'p'");
@@ -176,7 +183,8 @@ send_run(1, 3, 'a');
 
 	$stop->query_safe("SELECT pg_advisory_lock(hashtext('turn-taken'), $pid)");
 	$victim->query_until(qr/turn/, "\\echo turn\nSELECT * FROM queue.receive('o', 10);\n");
-	ok( $node->poll_query_until('postgres',
+	ok( $node->poll_query_until(
+			'postgres',
 			"SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND pid = $pid"),
 		'a turn is under way');
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
@@ -204,7 +212,8 @@ no_keys_left('expired');
 # The limit of keys: a clear error, nothing is lost, and it goes on when keys are free.
 $node->append_conf('postgresql.conf', 'queue.max_keys = 16');
 $node->restart;
-$node->safe_psql('postgres', q{SELECT queue.send('o', to_jsonb(i), 'k' || k) FROM generate_series(1, 2) i, generate_series(10, 34) k});
+$node->safe_psql('postgres',
+	q{SELECT queue.send('o', to_jsonb(i), 'k' || k) FROM generate_series(1, 2) i, generate_series(10, 34) k});
 $node->safe_psql('postgres', q{SELECT queue.send('o', '1', 'due', delay => '1 us')});
 my $got = 0;
 {
@@ -213,8 +222,10 @@ my $got = 0;
 
 	for (1 .. 100)
 	{
-		($rc, $stdout, $stderr) =
-		  $node->psql('postgres', "\\set VERBOSITY verbose\nSELECT receipt FROM queue.receive('o', 5)", on_error_stop => 0);
+		($rc, $stdout, $stderr) = $node->psql(
+			'postgres',
+			"\\set VERBOSITY verbose\nSELECT receipt FROM queue.receive('o', 5)",
+			on_error_stop => 0);
 		last if $stderr;
 		push @receipts, split(/\n/, $stdout);
 	}
@@ -223,24 +234,33 @@ my $got = 0;
 	$node->safe_psql('postgres', "SELECT queue.ack_batch('{" . join(',', @receipts) . "}')");
 	$got = @receipts;
 }
-$node->safe_psql('postgres',
+$node->safe_psql(
+	'postgres',
 	q{CREATE TABLE got (n serial, key text, payload jsonb);
 INSERT INTO got (key, payload) SELECT 'k' || k, '1' FROM generate_series(10, 24) k});
 my $rounds = 0;
 while ($rounds++ < 100)
 {
-	$node->psql('postgres', q{INSERT INTO got (key, payload) SELECT key, payload FROM queue.receive('o', 7) WHERE queue.ack(receipt) ORDER BY id},
+	$node->psql(
+		'postgres',
+		q{INSERT INTO got (key, payload) SELECT key, payload FROM queue.receive('o', 7) WHERE queue.ack(receipt) ORDER BY id},
 		stderr => \my $ignored);
 	last
-	  if $node->safe_psql('postgres', q{SELECT (SELECT count(*) FROM queues.o) + (SELECT count(*) FROM queue.deferred)}) eq '0';
+	  if $node->safe_psql('postgres',
+		q{SELECT (SELECT count(*) FROM queues.o) + (SELECT count(*) FROM queue.deferred)}) eq '0';
 }
 cmp_ok($rounds, '<', 100, 'it goes on when keys are free, until nothing is left');
-is( $node->safe_psql('postgres', q{SELECT key FROM got GROUP BY key HAVING array_agg(payload::int ORDER BY n) NOT IN ('{1,2}', '{2}', '{1}')}),
-	'', 'in the order of each key');
+is( $node->safe_psql(
+		'postgres',
+		q{SELECT key FROM got GROUP BY key HAVING array_agg(payload::int ORDER BY n) NOT IN ('{1,2}', '{2}', '{1}')}
+	),
+	'',
+	'in the order of each key');
 no_keys_left('limit');
 
 # A role cannot have them all.
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 CREATE ROLE other; GRANT USAGE, CREATE ON SCHEMA queues TO other;
 SET ROLE other;
 SELECT queue.create('theirs', ordered => true, lease => '1 hour');
@@ -249,7 +269,8 @@ SELECT count(queue.send('theirs', '1', 'k' || k)) FROM generate_series(1, 30) k;
 my $theirs = 0;
 for (1 .. 40)
 {
-	my (undef, $stdout, $stderr) = $node->psql('postgres', q{SET ROLE other; SELECT key FROM queue.receive('theirs')});
+	my (undef, $stdout, $stderr) =
+	  $node->psql('postgres', q{SET ROLE other; SELECT key FROM queue.receive('theirs')});
 	last if $stderr;
 	$theirs++ if $stdout;
 }
@@ -266,12 +287,16 @@ $node->append_conf('postgresql.conf', "queue.sweep_interval = '1s'");
 $node->reload;
 send_run(1, 2, 's');
 is(receive_ack(1), 's:1', 'past the first');
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 SET session_replication_role = replica;
-INSERT INTO queues."o$1" SELECT 9000000, now(), (SELECT key_hash FROM queues.o LIMIT 1), NULL, NULL, 's', NULL, '3', NULL});
+INSERT INTO queues."o$1" SELECT 9000000, now(), (SELECT key_hash FROM queues.o LIMIT 1), NULL, NULL, 's', NULL, '3', NULL}
+);
 is(receive_ack(1), 's:2', 'and the second');
-is( $node->safe_psql('postgres', q{SELECT payload FROM queue.receive('o', wait => '1 min') WHERE queue.ack(receipt)}),
-	'3', 'the sweep finds the third');
+is( $node->safe_psql(
+		'postgres', q{SELECT payload FROM queue.receive('o', wait => '1 min') WHERE queue.ack(receipt)}),
+	'3',
+	'the sweep finds the third');
 $node->append_conf('postgresql.conf', "queue.sweep_interval = 3600");
 $node->reload;
 no_keys_left('sweep');
@@ -282,17 +307,20 @@ send_run(1, 5, 'blocked');
 $node->safe_psql('postgres', 'SELECT queue.reject(' . receipt() . q{, 'no good')});
 is(receive(10), '', 'a blocked key');
 my $tail = $node->safe_psql('postgres', q{SELECT DISTINCT tableoid::regclass FROM queues.o});
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 SELECT count(queue.send('o', to_jsonb(repeat('x', 1000)), 'k' || i % 100)) FROM generate_series(1, 4000) i});
 my $n = 0;
-while (my $drained = $node->safe_psql('postgres', q{SELECT count(*) FROM queue.receive('o', 1000) WHERE queue.ack(receipt)}))
+while (my $drained =
+	$node->safe_psql('postgres', q{SELECT count(*) FROM queue.receive('o', 1000) WHERE queue.ack(receipt)}))
 {
 	$n += $drained;
 }
 is($n, 4000, 'others do not wait for it');
 ok($node->poll_query_until('postgres', qq{SELECT pg_relation_size('$tail') = 0}), 'its segment is emptied');
-is($node->safe_psql('postgres', q{SELECT key, waiting_for, messages FROM queue.blocked_keys}),
-	'blocked|dead letter|4', 'it is blocked still');
+is( $node->safe_psql('postgres', q{SELECT key, waiting_for, messages FROM queue.blocked_keys}),
+	'blocked|dead letter|4',
+	'it is blocked still');
 is(receive(10), '', 'and nobody receives it');
 crash($node);
 is(receive(10), '', 'not after a crash either');
