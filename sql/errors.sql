@@ -2,6 +2,7 @@
 -- Errors: what is wrong with which argument, and the codes that a driver sees
 --
 SELECT queue.create('e');
+SELECT queue.create('d');
 -- NULL
 SELECT queue.create(NULL);
 SELECT queue.create('f', lease => NULL);
@@ -9,9 +10,14 @@ SELECT queue.create('f', max_attempts => NULL);
 SELECT queue.create('f', backoff => NULL);
 SELECT queue.create('f', backoff_max => NULL);
 SELECT queue.create('f', durable => NULL);
+SELECT queue.create('f', ordered => NULL);
+SELECT queue.create('f', on_dead => NULL);
+SELECT queue.create('f', key_concurrency => NULL);
 SELECT queue.create('f', max_in_flight => NULL);
 SELECT queue.create('f', rate => NULL);
 SELECT queue.create('f', rate_interval => NULL);
+SELECT queue.create('f', dedup => NULL);
+SELECT queue.create('f', dedup_window => NULL);
 SELECT queue.alter(NULL);
 SELECT queue.drop(NULL);
 SELECT queue.purge(NULL);
@@ -105,14 +111,38 @@ SELECT queue.send_once('e', 'k', '1');
 SELECT queue.alter('e', dedup => 'content');
 INSERT INTO queues.e (payload) VALUES ('1');
 SELECT queue.alter('e', dedup => 'key');
-SELECT queue.alter('e', dedup => 'sometimes');
+SELECT queue.create('f', dedup => 'Content');
+SELECT queue.alter('e', dedup => '');
+SELECT queue.create('f', dedup_window => '11 years');
 SELECT queue.alter('e', dedup_window => '0');
 BEGIN READ ONLY;
 SELECT queue.send_once('e', 'k', '1');
 ROLLBACK;
+-- A dedup key is one message's: payload or body, and key.
+SELECT duplicate FROM queue.send_once('d', 'k', '{"a": 1, "b": 2}', 'alice');
+SELECT duplicate FROM queue.send_once('d', 'k', '{"b":2,"a":1}', 'alice');
+SELECT queue.send('d', '{"a": 1, "b": 2}', dedup_key => 'k');
+SELECT queue.send_bytes('d', '1', key => 'alice', dedup_key => 'k');
+SELECT queue.send_batch('d', '{1,2}', dedup_keys => '{b,b}');
+-- Ordered queues
+SELECT queue.create('f', ordered => true, on_dead => 'stop');
+SELECT queue.alter('e', on_dead => '');
+SELECT queue.create('f', on_dead => 'block');
+SELECT queue.alter('e', on_dead => 'block');
+SELECT queue.create('f', ordered => true, key_concurrency => 2);
+SELECT queue.alter('e', ordered => true, key_concurrency => 2);
+SELECT queue.create('o', ordered => true);
+INSERT INTO queues.o (payload) VALUES ('1');
+COPY queues.o (payload) FROM stdin;
+1
+\.
+SELECT queue.drop('o');
 -- Numbers
 SELECT queue.create('f', max_attempts => 0);
 SELECT queue.alter('e', max_attempts => -1);
+SELECT queue.create('f', key_concurrency => -1);
+SELECT queue.alter('e', key_concurrency => -2147483648);
+SELECT queue.create('f', key_concurrency => 2147483648);
 SELECT queue.create('f', max_in_flight => -1);
 SELECT queue.alter('e', max_in_flight => -2147483648);
 SELECT queue.create('f', max_in_flight => 2147483648);
@@ -178,6 +208,7 @@ SELECT queue.send_bytes('e', '1', headers => '"text"');
 SELECT queue.send_batch('e', '{1,2}', headers => ARRAY['{}', 'null']::jsonb[]);
 SELECT queue.relay_accept('here', 'e', '{1}', '{today}', '{1}', '{NULL}', '{a}', '{5}');
 INSERT INTO queues.e (payload, headers) VALUES ('1', '[]');
+SELECT queue.drop('d');
 -- Nothing was sent, and there is nobody new.
 SELECT sent FROM queue.stats WHERE queue = 'e';
 SELECT name FROM queue.queues;

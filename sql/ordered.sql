@@ -99,6 +99,9 @@ SELECT queue.nack(:receipt, delay => '1 hour');
 SELECT payload FROM queue.receive('o');
 SELECT payload FROM queue.receive('o', 10);
 SELECT * FROM blocked;
+-- A dead letter is waited for only where it blocks.
+SELECT queue.alter('o', on_dead => 'continue');
+SELECT key, waiting_for FROM blocked;
 DROP VIEW blocked;
 
 SELECT queue.drop('o');

@@ -31,10 +31,9 @@ argument_text(FunctionCallInfo fcinfo, int argno, const char *name)
 	return PG_GETARG_TEXT_PP(argno);
 }
 
-text *
-argument_key(FunctionCallInfo fcinfo, int argno, const char *name)
+void
+argument_check_key(const text *value, const char *name)
 {
-	text	   *value = argument_text(fcinfo, argno, name);
 	int			length = VARSIZE_ANY_EXHDR(value);
 
 	if (length == 0)
@@ -47,7 +46,15 @@ argument_key(FunctionCallInfo fcinfo, int argno, const char *name)
 				 errmsg("argument \"%s\" is too long: \"%.*s...\"", name,
 						pg_mbcliplen(VARDATA_ANY(value), length, KEY_SHOWN), VARDATA_ANY(value)),
 				 errdetail("It has %d bytes, and may have %d.", length, ARGUMENT_MAX_KEY),
-				 errhint("Use a digest of a longer one, as by sha256().")));
+				 errhint("Use a digest of a longer one, such as md5().")));
+}
+
+text *
+argument_key(FunctionCallInfo fcinfo, int argno, const char *name)
+{
+	text	   *value = argument_text(fcinfo, argno, name);
+
+	argument_check_key(value, name);
 	return value;
 }
 

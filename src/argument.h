@@ -31,9 +31,12 @@ extern void argument_required(FunctionCallInfo fcinfo, int argno, const char *na
 extern text *argument_text(FunctionCallInfo fcinfo, int argno, const char *name);
 
 /*
- * A text that something is called by: 22004 if it is NULL, 22023 if it is
- * empty or has more bytes than go into an index together with others.
+ * Raise 22023 if a text that something is called by is empty, or has more
+ * bytes than go into an index together with others.
  */
+extern void argument_check_key(const text *value, const char *name);
+
+/* Such a text that must not be NULL: 22004. */
 extern text *argument_key(FunctionCallInfo fcinfo, int argno, const char *name);
 
 /* An integer that must not be NULL, 22004, or less than least, 22023. */

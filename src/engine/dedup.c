@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "argument.h"
 #include "common/cryptohash.h"
 #include "common/hashfn.h"
 #include "common/sha2.h"
@@ -123,8 +124,6 @@ content_key(const Message *message, BucketEntry *entry)
 bool
 dedup_entry(Queue *queue, NullableDatum key, const Message *message, BucketEntry *entry)
 {
-	int			length;
-
 	if (likely(key.isnull && queue->settings.dedup != DEDUP_CONTENT))
 		return false;
 	memset(entry, 0, sizeof(BucketEntry));
@@ -140,14 +139,9 @@ dedup_entry(Queue *queue, NullableDatum key, const Message *message, BucketEntry
 				 errhint("Turn them on with queue.alter(%s, dedup => 'key').",
 						 quote_literal_cstr(NameStr(queue->name)))));
 	entry->key = (text *) plain(DatumGetPointer(key.value));
-	length = VARSIZE_ANY_EXHDR(entry->key);
-	if (length == 0 || length > DEDUP_MAX_KEY)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 length == 0 ? errmsg("a dedup key must not be empty") :
-				 errmsg("dedup key is too long: %d bytes", length),
-				 errhint("It must have 1 to %d bytes; NULL stands for no key.", DEDUP_MAX_KEY)));
-	entry->hash = hash_bytes_extended((unsigned char *) VARDATA_ANY(entry->key), length, 0);
+	argument_check_key(entry->key, "dedup_key");
+	entry->hash = hash_bytes_extended((unsigned char *) VARDATA_ANY(entry->key),
+									  VARSIZE_ANY_EXHDR(entry->key), 0);
 	entry->fingerprint = fingerprint(message);
 	return true;
 }

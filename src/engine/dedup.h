@@ -9,9 +9,6 @@
 #include "engine/registry.h"
 #include "message.h"
 
-/* Bytes of a key, at most. */
-#define DEDUP_MAX_KEY	1024
-
 /* As in the IETF draft on the Idempotency-Key header. */
 #define ERRCODE_DEDUP_IN_PROGRESS	MAKE_SQLSTATE('Q', 'M', '4', '0', '9')
 #define ERRCODE_DEDUP_MISMATCH		MAKE_SQLSTATE('Q', 'M', '4', '2', '2')

@@ -155,7 +155,8 @@ settle_failed(LeaseRef ref, const Failure *failure, SettleTable *table, Failed *
 		dead_letter_insert(queue, message, "unreadable", unreadable);
 	else if (failure->dead)
 		dead_letter_insert(queue, message, failure->reason, failure->error);
-	else if (message->attempts >= (failure->max_attempts > 0 ? failure->max_attempts : queue->settings.max_attempts))
+	else if (message->attempts >= (failure->max_attempts > 0 ? failure->max_attempts :
+								   queue->settings.max_attempts))
 		dead_letter_insert(queue, message, "max_attempts", failure->error);
 	else
 	{

@@ -76,10 +76,12 @@ search_page(Turn *turn, int segno, Relation rel, BlockNumber block, OffsetNumber
 	Candidate  *candidate = &turn->waiting;
 	Buffer		buffer = ReadBuffer(rel, block);
 	Page		page;
+	OffsetNumber filled;
 
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
 	page = BufferGetPage(buffer);
-	last = PageIsNew(page) ? InvalidOffsetNumber : Min(last, PageGetMaxOffsetNumber(page));
+	filled = PageIsNew(page) ? InvalidOffsetNumber : PageGetMaxOffsetNumber(page);
+	last = Min(last, filled);
 	for (; !candidate->found && off <= last; off++)
 	{
 		ItemId		item = PageGetItemId(page, off);

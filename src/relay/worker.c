@@ -276,7 +276,8 @@ claim(int max)
 	queue_shared = queue->shared;
 	hand.rules.backoff = queue->settings.backoff;
 	hand.rules.backoff_max = queue->settings.backoff_max;
-	hand.rules.max_attempts = options->max_attempts > 0 ? options->max_attempts : queue->settings.max_attempts;
+	hand.rules.max_attempts = options->max_attempts > 0 ? options->max_attempts :
+		queue->settings.max_attempts;
 
 	wait_begin(&queue_shared->waiters);
 	context = AllocSetContextCreate(CurTransactionContext, "queue relay batch", ALLOCSET_DEFAULT_SIZES);

@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
 #include "compat.h"
@@ -231,15 +232,20 @@ show_ordered_queues(BlockedList *list)
 
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		bool		isnull;
-		Oid			queue = DatumGetObjectId(heap_getattr(tuple, Anum_queue_relid, desc, &isnull));
+		Datum		values[Natts_queue];
+		bool		isnull[Natts_queue];
+		QueueSettings settings;
+		Oid			queue;
 		bool		readable;
 
-		if (!DatumGetBool(heap_getattr(tuple, Anum_queue_ordered, desc, &isnull)) ||
-			!may_watch_queue(queue))
+		heap_deform_tuple(tuple, desc, values, isnull);
+		queue = DatumGetObjectId(values[Anum_queue_relid - 1]);
+		settings_read(values, &settings);
+		if (!settings.ordered || !may_watch_queue(queue))
 			continue;
 		readable = pg_class_aclcheck(queue, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
-		show_heads(list, queue, readable, &dead_heads);
+		if (settings.block_on_dead)
+			show_heads(list, queue, readable, &dead_heads);
 		show_heads(list, queue, readable, &deferred_heads);
 	}
 	systable_endscan(scan);

@@ -17,6 +17,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(queue_send);
@@ -202,14 +203,42 @@ compare_entries(const void *a, const void *b)
 	return (x->number > y->number) - (x->number < y->number);
 }
 
-/* Enter a batch's dedup keys.  Messages that were sent before get that id, and drop is set. */
 static void
-enter_batch(Queue *queue, int n, BatchEntry *entries, int64 *ids, bool *drop, bool wait,
-			bool *ordered)
+begin_nested(MemoryContext context)
 {
-	Dedup	   *dedup = dedup_begin(queue);
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+}
+
+/* After the end of the subtransaction, whichever. */
+static void
+end_nested(MemoryContext context, ResourceOwner owner)
+{
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+}
+
+/*
+ * Enter a batch's dedup keys.  Messages that were sent before get that id, and
+ * drop is set.
+ *
+ * In an ordered queue nobody sends between the allocation of ids and the
+ * insertion, but for the time that another transaction is waited for.  So all
+ * messages have new ids then, and what was entered with the old ones is undone.
+ */
+static void
+enter_batch(Queue *queue, int n, BatchEntry *entries, int nmessages, Message *messages,
+			int64 *ids, bool *drop, bool wait, bool *ordered)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	bool		nested = *ordered && n > 0;
+	Dedup	   *dedup;
 
 	qsort(entries, n, sizeof(BatchEntry), compare_entries);
+	if (nested)
+		begin_nested(context);
+	dedup = dedup_begin(queue);
 	for (int i = 0; i < n;)
 	{
 		int			number = entries[i].number;
@@ -221,9 +250,23 @@ enter_batch(Queue *queue, int n, BatchEntry *entries, int64 *ids, bool *drop, bo
 		{
 			case DEDUP_IN_PROGRESS:
 				dedup_end(dedup);
-				insert_unlock_order(queue, *ordered);
+				if (nested)
+				{
+					RollbackAndReleaseCurrentSubTransaction();
+					end_nested(context, owner);
+					insert_unlock_order(queue, *ordered);
+				}
 				dedup_await(queue, &entries[i].entry, xid, wait);
-				*ordered = insert_lock_order(queue);
+				if (nested)
+				{
+					*ordered = insert_lock_order(queue);
+					queue_allocate_ids(queue, nmessages, ids);
+					for (int j = 0; j < nmessages; j++)
+						messages[j].id = ids[j];
+					memset(drop, 0, nmessages);
+					i = 0;
+					begin_nested(context);
+				}
 				dedup = dedup_begin(queue);
 				continue;
 			case DEDUP_DUPLICATE:
@@ -235,6 +278,11 @@ enter_batch(Queue *queue, int n, BatchEntry *entries, int64 *ids, bool *drop, bo
 		i++;
 	}
 	dedup_end(dedup);
+	if (nested)
+	{
+		ReleaseCurrentSubTransaction();
+		end_nested(context, owner);
+	}
 }
 
 /*
@@ -261,7 +309,7 @@ drop_duplicates(Queue *queue, int n, Message *messages, const ArgumentArray *ded
 						&entries[nentries].entry))
 			entries[nentries++].number = i;
 	}
-	enter_batch(queue, nentries, entries, ids, drop, wait, ordered);
+	enter_batch(queue, nentries, entries, n, messages, ids, drop, wait, ordered);
 	for (int i = 0; i < n; i++)
 	{
 		if (!drop[i])
@@ -274,8 +322,8 @@ drop_duplicates(Queue *queue, int n, Message *messages, const ArgumentArray *ded
 
 /*
  * queue.send_batch: (queue, payloads, keys, headers, delay, dedup_keys,
- * dedup_wait).  The ids come
- * back one call at a time, which is cheaper here than a tuplestore.
+ * dedup_wait).  The ids come back one call at a time, which is cheaper here
+ * than a tuplestore.
  */
 Datum
 queue_send_batch(PG_FUNCTION_ARGS)

@@ -582,7 +582,10 @@ move_message(Queue *queue, Relation rel, Lease *lease)
 	if (result == TM_BeingModified)
 		return false;
 
-	/* Otherwise deleted by SQL, or by a prepared transaction that has committed. */
+	/*
+	 * Otherwise deleted by SQL, or by a prepared transaction that has
+	 * committed.
+	 */
 	if (result != TM_Ok)
 		lease_drop(lease->ref);
 	else if (returned)
