@@ -87,6 +87,16 @@ SELECT payload FROM queue.receive('o');
 
 SELECT queue.purge('o');
 
+-- A batch with dedup keys that fails leaves nothing, and the session as it was.
+SELECT queue.send_batch('o', '{1, 2}', '{a, a}', dedup_keys => '{k, k}');
+BEGIN;
+SAVEPOINT s;
+SELECT queue.send_batch('o', '{1, 2}', '{a, a}', dedup_keys => '{k, k}');
+ROLLBACK TO s;
+SELECT count(*) FROM queue.send_batch('o', '{3, 4, 3}', '{a, a, a}', dedup_keys => '{k, l, k}');
+COMMIT;
+SELECT payload FROM queue.pop('o', 10);
+
 -- Which keys wait, for what, since when, and how many messages wait behind.
 CREATE VIEW blocked AS SELECT key, waiting_for, since <= now() + '1 s' AS since, until > now() AS until, messages
 	FROM queue.blocked_keys WHERE queue = 'o' ORDER BY key;

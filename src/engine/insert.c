@@ -133,6 +133,9 @@ insert_lock_order(Queue *queue)
 	if (likely(!queue->settings.ordered))
 		return false;
 
+	/* The table comes first, as the lock order says. */
+	queue_lock(queue->relid, NameStr(queue->name), RowExclusiveLock);
+
 	/*
 	 * No statement locks a column this way; the queue's own lock is its
 	 * table.

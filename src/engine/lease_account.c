@@ -233,9 +233,9 @@ account_return(int queue, int slotno, int64 id)
 	ReturnedList *list = &shared->accounts[queue].returned;
 
 	/*
-	 * The list, then the count, then the barrier in wake_waiters (hand_back).
-	 * A receiver reads the count after the barrier in wait_begin: it sees the
-	 * lease, or it is woken.
+	 * The list, then the count, then the barrier in wake_waiters
+	 * (slot_hand_back). A receiver reads the count after the barrier in
+	 * wait_begin: it sees the lease, or it is woken.
 	 */
 	LWLockAcquire(&list->lock, LW_EXCLUSIVE);
 	put_in_order(list, slotno, id);

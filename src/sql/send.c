@@ -203,85 +203,104 @@ compare_entries(const void *a, const void *b)
 	return (x->number > y->number) - (x->number < y->number);
 }
 
-static void
-begin_nested(MemoryContext context)
+/*
+ * Enter the dedup keys of a batch from one on; drop is set for messages that
+ * were sent before, and they get that id.  Returns the number of the first one
+ * that another transaction, *xid, is using, or n.
+ */
+static int
+enter_keys(Queue *queue, int i, int n, BatchEntry *entries, int64 *ids, bool *drop,
+		   TransactionId *xid)
 {
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
+	Dedup	   *dedup = dedup_begin(queue);
+
+	for (; i < n; i++)
+	{
+		int			number = entries[i].number;
+		DedupOutcome outcome;
+
+		CHECK_FOR_INTERRUPTS();
+		entries[i].entry.id = ids[number];
+		outcome = dedup_enter(dedup, &entries[i].entry, &ids[number], xid);
+		if (outcome == DEDUP_IN_PROGRESS)
+			break;
+		drop[number] = (outcome == DEDUP_DUPLICATE);
+	}
+	dedup_end(dedup);
+	return i;
 }
 
-/* After the end of the subtransaction, whichever. */
-static void
-end_nested(MemoryContext context, ResourceOwner owner)
+/* The same from the first on; nothing stays entered unless all is. */
+static int
+enter_all_keys(Queue *queue, int n, BatchEntry *entries, int64 *ids, bool *drop,
+			   TransactionId *xid)
 {
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	int			stopped;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		stopped = enter_keys(queue, 0, n, entries, ids, drop, xid);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		ReThrowError(error);
+	}
+	PG_END_TRY();
+	if (stopped == n)
+		ReleaseCurrentSubTransaction();
+	else
+		RollbackAndReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
+	return stopped;
 }
 
 /*
- * Enter a batch's dedup keys.  Messages that were sent before get that id, and
- * drop is set.
- *
- * In an ordered queue nobody sends between the allocation of ids and the
- * insertion, but for the time that another transaction is waited for.  So all
- * messages have new ids then, and what was entered with the old ones is undone.
+ * Enter the dedup keys of a batch, and wait for transactions that are using
+ * one.  In an ordered queue others send meanwhile: all messages have new ids
+ * then, so that ids ascend as places do.
  */
 static void
 enter_batch(Queue *queue, int n, BatchEntry *entries, int nmessages, Message *messages,
 			int64 *ids, bool *drop, bool wait, bool *ordered)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	bool		nested = *ordered && n > 0;
-	Dedup	   *dedup;
+	bool		in_order = *ordered;
+	int			i = 0;
 
 	qsort(entries, n, sizeof(BatchEntry), compare_entries);
-	if (nested)
-		begin_nested(context);
-	dedup = dedup_begin(queue);
-	for (int i = 0; i < n;)
+	for (;;)
 	{
-		int			number = entries[i].number;
 		TransactionId xid;
 
-		CHECK_FOR_INTERRUPTS();
-		entries[i].entry.id = ids[number];
-		switch (dedup_enter(dedup, &entries[i].entry, &ids[number], &xid))
+		if (in_order)
+			i = enter_all_keys(queue, n, entries, ids, drop, &xid);
+		else
+			i = enter_keys(queue, i, n, entries, ids, drop, &xid);
+		if (i == n)
+			return;
+
+		if (in_order)
+			insert_unlock_order(queue, *ordered);
+		dedup_await(queue, &entries[i].entry, xid, wait);
+		if (in_order)
 		{
-			case DEDUP_IN_PROGRESS:
-				dedup_end(dedup);
-				if (nested)
-				{
-					RollbackAndReleaseCurrentSubTransaction();
-					end_nested(context, owner);
-					insert_unlock_order(queue, *ordered);
-				}
-				dedup_await(queue, &entries[i].entry, xid, wait);
-				if (nested)
-				{
-					*ordered = insert_lock_order(queue);
-					queue_allocate_ids(queue, nmessages, ids);
-					for (int j = 0; j < nmessages; j++)
-						messages[j].id = ids[j];
-					memset(drop, 0, nmessages);
-					i = 0;
-					begin_nested(context);
-				}
-				dedup = dedup_begin(queue);
-				continue;
-			case DEDUP_DUPLICATE:
-				drop[number] = true;
-				break;
-			case DEDUP_NEW:
-				break;
+			*ordered = insert_lock_order(queue);
+			queue_allocate_ids(queue, nmessages, ids);
+			for (int j = 0; j < nmessages; j++)
+				messages[j].id = ids[j];
 		}
-		i++;
-	}
-	dedup_end(dedup);
-	if (nested)
-	{
-		ReleaseCurrentSubTransaction();
-		end_nested(context, owner);
 	}
 }
 
