@@ -15,7 +15,9 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "common/cryptohash.h"
 #include "common/hashfn.h"
 #include "common/sha2.h"
@@ -391,6 +393,24 @@ mismatch(Queue *queue, const BucketEntry *entry, int64 id)
 			 errhint("Send each message with a dedup key of its own.")));
 }
 
+/*
+ * Who is told that a message was sent before may rely on it as if that was the
+ * sender's own: a crash must not take an asynchronous commit back.  Nothing is
+ * written for a duplicate, so that the caller's commit flushes nothing.
+ */
+static void
+flush_commit(TransactionId xid)
+{
+	XLogRecPtr	commit;
+
+	if (synchronous_commit == SYNCHRONOUS_COMMIT_OFF || !TransactionIdIsNormal(xid) ||
+		TransactionIdIsCurrentTransactionId(xid))
+		return;
+	commit = TransactionIdGetCommitLSN(xid);
+	if (!XLogRecPtrIsInvalid(commit))
+		XLogFlush(commit);
+}
+
 /* Look in all buckets that remember something as of now, under the stripe. */
 static DedupOutcome
 look_up(Dedup *dedup, const BucketEntry *entry, TimestampTz now, BucketEntry *found,
@@ -475,6 +495,7 @@ dedup_enter(Dedup *dedup, const BucketEntry *entry, int64 *id, TransactionId *xi
 	{
 		if (found.fingerprint != entry->fingerprint)
 			mismatch(queue, entry, found.id);
+		flush_commit(found.xmin);
 		*id = found.id;
 	}
 	return outcome;

@@ -514,6 +514,33 @@ foreach my $gid (split(/\n/, $node->safe_psql('postgres', 'SELECT gid FROM pg_pr
 	$node->safe_psql('postgres', pick('COMMIT', 'ROLLBACK') . " PREPARED '$gid'");
 }
 
+# Take what was sent with dedup keys.
+ok( wait_for
+	{
+		$node->safe_psql(
+			'postgres', q{
+CALL model.consume('once', 10000, 600000, 'ack');
+CALL model.consume('once long', 10000, 600000, 'ack');
+SELECT (SELECT count(*) FROM queues.once) + (SELECT count(*) FROM queues."once long")
+	+ (SELECT count(*) FROM queue.deferred
+		WHERE relid IN ('queues.once'::regclass, 'queues."once long"'::regclass))}) eq '0'
+	},
+	'all that was sent with dedup keys can be received');
+my @once = split(
+	/\|/,
+	$node->safe_psql(
+		'postgres', q{
+SELECT count(*) FILTER (WHERE NOT duplicate AND q = 'once') - count(DISTINCT key) FILTER (WHERE q = 'once'),
+	count(*) FILTER (WHERE NOT duplicate AND q = 'once long'),
+	count(*) FILTER (WHERE duplicate AND q = 'once'), count(*) FILTER (WHERE duplicate AND q = 'once long'),
+	(SELECT count(*) FROM model.once_refused WHERE code = 'QM409'),
+	(SELECT count(*) FROM model.once_refused WHERE code = 'QM422')
+FROM model.once}));
+diag(
+	"sent with dedup keys: again after a window $once[0], in a long one $once[1], duplicates $once[2] and $once[3], in progress $once[4], mismatches $once[5]"
+);
+is(scalar(grep { $_ == 0 } @once), 0, 'everything has happened to dedup keys');
+
 # Take what is left, until leases have ended and nothing is deferred any more.
 $node->safe_psql(
 	'postgres', q{
@@ -546,32 +573,6 @@ UNION ALL
 SELECT tableoid::regclass, count(*), min(id), max(id), min(ctid), max(ctid) FROM queues.line GROUP BY 1;
 SELECT relid, count(*), min(due_at), max(due_at) FROM queue.deferred GROUP BY 1;
 SELECT queue, state, kind, count(*), min(expires_at), max(expires_at) FROM queue.leases GROUP BY 1, 2, 3}));
-
-# The same for what was sent with dedup keys.
-ok( wait_for
-	{
-		$node->safe_psql(
-			'postgres', q{
-CALL model.consume('once', 10000, 600000, 'ack');
-CALL model.consume('once long', 10000, 600000, 'ack');
-SELECT (SELECT count(*) FROM queues.once) + (SELECT count(*) FROM queues."once long")
-	+ (SELECT count(*) FROM queue.deferred)}) eq '0'
-	},
-	'so can all that was sent with dedup keys');
-my @once = split(
-	/\|/,
-	$node->safe_psql(
-		'postgres', q{
-SELECT count(*) FILTER (WHERE NOT duplicate AND q = 'once') - count(DISTINCT key) FILTER (WHERE q = 'once'),
-	count(*) FILTER (WHERE NOT duplicate AND q = 'once long'),
-	count(*) FILTER (WHERE duplicate AND q = 'once'), count(*) FILTER (WHERE duplicate AND q = 'once long'),
-	(SELECT count(*) FROM model.once_refused WHERE code = 'QM409'),
-	(SELECT count(*) FROM model.once_refused WHERE code = 'QM422')
-FROM model.once}));
-diag(
-	"sent with dedup keys: again after a window $once[0], in a long one $once[1], duplicates $once[2] and $once[3], in progress $once[4], mismatches $once[5]"
-);
-is(scalar(grep { $_ == 0 } @once), 0, 'everything has happened to dedup keys');
 
 # Each of these queries finds what must not be.
 my %offenders = (
