@@ -463,9 +463,11 @@ bucket_pool(Queue *queue, uint32 load, int bucket)
 	BucketsShared *s = shared_of(queue);
 
 	LWLockAcquire(&s->lock, LW_EXCLUSIVE);
-	if (is_load(s, queue, load) && s->buckets.current != bucket)
+
+	/* One whose entry failed, in a subtransaction that is over, counts but has no lock. */
+	if (is_load(s, queue, load) && s->buckets.current != bucket &&
+		s->buckets.buckets[bucket].writers == 0)
 	{
-		Assert(s->buckets.buckets[bucket].writers == 0);
 		s->buckets.buckets[bucket].state = BUCKET_POOLED;
 		drop_filter(&s->buckets.buckets[bucket]);
 	}

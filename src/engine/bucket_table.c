@@ -422,6 +422,7 @@ find_among(Relation heap, IndexScanDesc scan, const BucketEntry *entry, BucketEn
 {
 	BucketFinding finding = BUCKET_HAS_NOT;
 	TupleTableSlot *slot = table_slot_create(heap, NULL);
+	BufferHeapTupleTableSlot *stored = (BufferHeapTupleTableSlot *) slot;
 	bool		more = index_fetch_heap(scan, slot) ||
 		index_getnext_slot(scan, ForwardScanDirection, slot);
 
@@ -442,6 +443,7 @@ find_among(Relation heap, IndexScanDesc scan, const BucketEntry *entry, BucketEn
 		else if (finding == BUCKET_HAS_NOT || row.id > found->id)
 		{
 			*found = row;
+			found->xmin = HeapTupleHeaderGetXmin(stored->base.tuple->t_data);
 			finding = BUCKET_HAS;
 		}
 	}

@@ -26,6 +26,7 @@ typedef struct BucketEntry
 	int64		fingerprint;	/* of the message */
 	bool		content;		/* the key was made of the message */
 	text	   *key;			/* not toasted */
+	TransactionId xmin;			/* of one that was found: who entered it, or 0 */
 } BucketEntry;
 
 /* REINDEX CONCURRENTLY makes a second index for a while. */

@@ -23,6 +23,7 @@
 #include "compat.h"
 #include "engine/bucket.h"
 #include "engine/dedup.h"
+#include "engine/durable.h"
 #include "engine/filter.h"
 #include "engine/tables.h"
 #include "miscadmin.h"
@@ -469,6 +470,7 @@ dedup_enter(Dedup *dedup, const BucketEntry *entry, int64 *id, TransactionId *xi
 	{
 		if (found.fingerprint != entry->fingerprint)
 			mismatch(queue, entry, found.id);
+		durable_commit(found.xmin);
 		*id = found.id;
 	}
 	return outcome;

@@ -14,6 +14,7 @@
 #include "access/table.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
+#include "engine/durable.h"
 #include "engine/extension.h"
 #include "engine/inbox.h"
 #include "engine/owner.h"
@@ -57,7 +58,7 @@ static OwnerStatement insert_names = {
 };
 
 static OwnerStatement find_name = {
-	"SELECT expires_at FROM queue.inbox" KEY_IS,
+	"SELECT expires_at, xmin FROM queue.inbox" KEY_IS,
 	4, {KEY_TYPES, TEXTOID}
 };
 
@@ -141,7 +142,10 @@ renew_entry(Datum *values, Entry *entry, int64 ttl)
 		{
 			values[OLD_EXPIRES_AT] = owner_value(0, 1, &isnull);
 			if (DatumGetTimestampTz(values[OLD_EXPIRES_AT]) > now)
+			{
+				durable_commit(DatumGetTransactionId(owner_value(0, 2, &isnull)));
 				return;
+			}
 			STOP_POINT("inbox-expired");
 			entry->fresh = owner_run(&renew_name, values, NULL) > 0;
 		}

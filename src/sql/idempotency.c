@@ -17,6 +17,7 @@
 #include "argument.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
+#include "engine/durable.h"
 #include "engine/extension.h"
 #include "engine/inbox.h"
 #include "engine/owner.h"
@@ -52,7 +53,7 @@ static OwnerStatement insert_key = {
 };
 
 static OwnerStatement find_key = {
-	"SELECT expires_at, completed, response, fingerprint <> $4 FROM queue.idempotency" KEY_IS,
+	"SELECT expires_at, completed, response, fingerprint <> $4, xmin FROM queue.idempotency" KEY_IS,
 	4, {KEY_TYPES, TEXTOID}
 };
 
@@ -167,6 +168,7 @@ begin_request(const Request *request, NullableDatum fingerprint, int64 ttl,
 			return "mismatch";
 		if (!DatumGetBool(owner_value(0, 2, &isnull)))
 			return "in progress";
+		durable_commit(DatumGetTransactionId(owner_value(0, 5, &isnull)));
 		response->value = owner_value(0, 3, &response->isnull);
 		if (!response->isnull)
 		{

@@ -12,6 +12,7 @@
 #include "argument.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
+#include "engine/durable.h"
 #include "engine/extension.h"
 #include "engine/inbox.h"
 #include "engine/owner.h"
@@ -76,7 +77,7 @@ enum
 #define KEY_IS		" WHERE role = $1 AND consumer = $2 AND entity = $3"
 
 static OwnerStatement find_version = {
-	"SELECT version, expires_at FROM queue.inbox_version" KEY_IS,
+	"SELECT version, expires_at, xmin FROM queue.inbox_version" KEY_IS,
 	3, {KEY_TYPES}
 };
 
@@ -132,7 +133,11 @@ advance(Datum *values, int64 version, bool refuse_gaps, int64 ttl, int64 *last)
 				*last = DatumGetInt64(values[OLD_VERSION]);
 		}
 		if (version <= *last || (refuse_gaps && version - *last > 1))
+		{
+			if (found)
+				durable_commit(DatumGetTransactionId(owner_value(0, 3, &isnull)));
 			return false;
+		}
 
 		STOP_POINT("inbox-newer");
 		values[EXPIRES_AT] = TimestampTzGetDatum(ttl > 0 ? now + ttl : DT_NOEND);

@@ -91,6 +91,22 @@ like(once('orders', 'prepared'), qr/\|t$/, 'then it has committed');
 like(once('orders', 'prepared 2'), qr/\|f$/, 'or been rolled back');
 
 #
+# Asynchronous commit
+#
+
+# Told to one who does not risk it, a message that was sent at a risk is safe.
+$node->safe_psql('postgres',
+	q{ALTER SYSTEM SET wal_writer_delay = '10s'; SELECT pg_reload_conf(); CHECKPOINT});
+$node->safe_psql('postgres', q{SELECT queue.send_once('orders', 'warm', '1')});
+$node->safe_psql('postgres',
+	q{SET synchronous_commit = off; SELECT queue.send_once('orders', 'at a risk', '1')});
+my $told = one_id(once('orders', 'at a risk'));
+crash($node);
+is(once('orders', 'at a risk'), "$told|t", 'a duplicate is as durable as its sender asks for');
+is($node->safe_psql('postgres', "SELECT count(*) FROM queues.orders WHERE id = $told"),
+	'1', 'so is its message');
+
+#
 # Dump and restore, with or without the queue being used before it is dropped
 #
 

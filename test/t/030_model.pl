@@ -28,6 +28,7 @@ my $node = queue_node(
 	'primary',
 	conf => q{
 restart_after_crash = on
+track_commit_timestamp = on
 log_statement = none
 queue.segment_size = '1MB'
 queue.straggler_age = 1
@@ -195,6 +196,73 @@ BEGIN
 END $$;
 });
 
+# Dedup keys: the same few keys again and again, in queues of their own.  What
+# commits is noted down with when it was certainly entered.
+$node->safe_psql(
+	'postgres', q{
+SELECT queue.create('once', dedup_window => '1 s', max_attempts => 1000);
+SELECT queue.create('once long', dedup => 'content', dedup_window => '1 day', max_attempts => 1000);
+
+CREATE TABLE model.once (q text, key text, id bigint, duplicate boolean, before timestamptz,
+	after timestamptz);
+CREATE TABLE model.once_refused (code text);
+
+CREATE FUNCTION model.once_put(q text, how text, keys text[], wait boolean) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	contents jsonb[] := array(SELECT to_jsonb(k) FROM unnest(keys) k);
+	noted jsonb[] := array(SELECT jsonb_build_object('n', nextval('model.contents')) FROM unnest(keys));
+	before timestamptz := clock_timestamp();
+	ids bigint[];
+	duplicates boolean[];
+BEGIN
+	IF how = 'batch' THEN
+		ids := array(SELECT queue.send_batch(q, contents, headers => noted, dedup_keys => keys,
+			dedup_wait => wait));
+		-- One that was not sent has not this one's headers.
+		EXECUTE format('SELECT array_agg(NOT EXISTS (
+			SELECT FROM queues.%I m WHERE m.id = u.id AND m.headers = u.h) ORDER BY n)
+			FROM unnest($1, $2) WITH ORDINALITY u (id, h, n)', q) INTO duplicates USING ids, noted;
+	ELSE
+		SELECT array_agg(o.id), array_agg(o.duplicate) INTO ids, duplicates
+		FROM unnest(keys, contents) u (k, c), queue.send_once(q, k, c, dedup_wait => wait,
+			delay => CASE how WHEN 'delay' THEN random() * '100 ms'::interval ELSE '0' END) o;
+	END IF;
+	INSERT INTO model.once SELECT q, k, i, d, before, clock_timestamp() FROM unnest(keys, ids, duplicates) u (k, i, d);
+	INSERT INTO model.sent SELECT q, i, md5(c::text) FROM unnest(contents, ids, duplicates) u (c, i, d) WHERE NOT d;
+END $$;
+
+-- The same, where some end another way.
+CREATE FUNCTION model.once_try(q text, how text, keys text[], wait boolean) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	IF how = 'other' THEN
+		PERFORM queue.send(q, '"other contents"', dedup_key => keys[1], dedup_wait => wait);
+	ELSE
+		PERFORM model.once_put(q, how, keys, wait);
+	END IF;
+	IF how IN ('other', 'undo') THEN
+		RAISE EXCEPTION 'never mind' USING ERRCODE = 'QM001';
+	END IF;
+EXCEPTION WHEN SQLSTATE 'QM001' OR SQLSTATE 'QM409' OR SQLSTATE 'QM422' OR deadlock_detected
+		OR lock_not_available THEN
+	INSERT INTO model.once_refused VALUES (SQLSTATE);
+END $$;
+
+-- By contents alone.
+CREATE FUNCTION model.once_content(q text, key text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	contents jsonb := jsonb_build_object('key', key);
+	before timestamptz := clock_timestamp();
+	sent bigint := queue.send(q, contents);
+	new boolean;
+BEGIN
+	new := NOT EXISTS (SELECT FROM model.once o WHERE o.q = once_content.q AND o.id = sent);
+	INSERT INTO model.once VALUES (q, 'content ' || key, sent, NOT new, before, clock_timestamp());
+	IF new THEN
+		INSERT INTO model.sent VALUES (q, sent, md5(contents::text));
+	END IF;
+END $$;
+});
+
 sub pick
 {
 	return $_[ int(rand(@_)) ];
@@ -314,11 +382,62 @@ sub produce_keys
 	return $sql . ($free ? end_transaction() : pick("COMMIT;\n", "COMMIT;\n", "ROLLBACK;\n"));
 }
 
+# Send with dedup keys.
+sub put_once
+{
+	my ($function) = @_;
+	my $q = pick('once', 'once', 'once long');
+	my $how =
+	  $function eq 'once_try'
+	  ? pick('send', 'batch', 'delay', 'undo', 'other')
+	  : pick('send', 'batch', 'delay');
+	my $key = $q eq 'once' ? 6 : 300;
+	my $n = pick(1, 1, 2, $how eq 'batch' ? 20 : 3);
+
+	return sprintf(
+		"SELECT model.%s('%s', '%s', ARRAY[%s], %s);\n",
+		$function, $q, $how,
+		join(', ', map { "'k" . int(rand($key)) . "'" } 1 .. ($function eq 'once_put' ? 1 : $n)),
+		pick('true', 'true', 'false'));
+}
+
+sub once
+{
+	my ($name) = @_;
+	my $r = rand;
+
+	# Also settle what a session that is gone has left, or all wait for it.
+	return "SET lock_timeout = '1s';\n"
+	  . "SELECT format('%s PREPARED %L', CASE WHEN random() < 0.5 THEN 'COMMIT' ELSE 'ROLLBACK' END, gid)"
+	  . " FROM pg_prepared_xacts WHERE gid LIKE 'model%' AND prepared < now() - interval '1 s' \\gexec\n"
+	  . "SELECT format('VACUUM %s', relid::regclass) FROM queue.dedup_bucket ORDER BY random() LIMIT 1 \\gexec\n"
+	  . "CALL model.consume('" . pick('once', 'once long') . "', 100, 2000, 'ack');\n"
+	  . "SELECT pg_sleep(0.1);\n"
+	  if $name eq 'once_1';
+	return "SET lock_timeout = '1s';\n" . put_once('once_try') if $r < 0.3;
+	return "SELECT model.once_content('once long', '" . int(rand(300)) . "');\n" if $r < 0.4;
+	return
+		"SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+	  . " WHERE application_name LIKE 'model once%' ORDER BY random() LIMIT 1;\n"
+	  if $r < 0.42;
+	return
+		'BEGIN'
+	  . pick('', '', ' ISOLATION LEVEL REPEATABLE READ') . ";\n"
+	  . put_once('once_try')
+	  . "SAVEPOINT a;\n"
+	  . put_once('once_try')
+	  . pick("ROLLBACK TO a;\n", "RELEASE a;\n", '')
+	  . put_once('once_try')
+	  . (rand() < 0.3 ? 'SELECT pg_sleep(' . rand(0.2) . ");\n" : '')
+	  . end_transaction();
+}
+
 my %workers = (
 	(map { ("producer_$_" => \&produce) } 1 .. 3),
 	(map { ("consumer_$_" => \&consume) } 1 .. 6),
 	(map { ("line_$_" => \&produce_line) } 1 .. 2),
 	(map { ("keys_$_" => \&produce_keys) } 1 .. 2),
+	(map { ("once_$_" => \&once) } 1 .. 4),
 	'arrivals' => sub { return "CALL model.consume_line();\n" });
 my %running;
 my $errors = $node->basedir . '/errors';
@@ -441,6 +560,33 @@ foreach my $gid (split(/\n/, $node->safe_psql('postgres', 'SELECT gid FROM pg_pr
 {
 	$node->safe_psql('postgres', pick('COMMIT', 'ROLLBACK') . " PREPARED '$gid'");
 }
+
+# Take what was sent with dedup keys.
+ok( wait_for
+	{
+		$node->safe_psql(
+			'postgres', q{
+CALL model.consume('once', 10000, 600000, 'ack');
+CALL model.consume('once long', 10000, 600000, 'ack');
+SELECT (SELECT count(*) FROM queues.once) + (SELECT count(*) FROM queues."once long")
+	+ (SELECT count(*) FROM queue.deferred
+		WHERE relid IN ('queues.once'::regclass, 'queues."once long"'::regclass))}) eq '0'
+	},
+	'all that was sent with dedup keys can be received');
+my @once = split(
+	/\|/,
+	$node->safe_psql(
+		'postgres', q{
+SELECT count(*) FILTER (WHERE NOT duplicate AND q = 'once') - count(DISTINCT key) FILTER (WHERE q = 'once'),
+	count(*) FILTER (WHERE NOT duplicate AND q = 'once long'),
+	count(*) FILTER (WHERE duplicate AND q = 'once'), count(*) FILTER (WHERE duplicate AND q = 'once long'),
+	(SELECT count(*) FROM model.once_refused WHERE code = 'QM409'),
+	(SELECT count(*) FROM model.once_refused WHERE code = 'QM422')
+FROM model.once}));
+diag(
+	"sent with dedup keys: again after a window $once[0], in a long one $once[1], duplicates $once[2] and $once[3], in progress $once[4], mismatches $once[5]"
+);
+is(scalar(grep { $_ == 0 } @once), 0, 'everything has happened to dedup keys');
 
 # Take what is left, until leases have ended and nothing is deferred any more:
 # without limits, with which it would take long.
@@ -581,6 +727,18 @@ SELECT * FROM (
 	LATERAL (VALUES (h.at, 1), (h.until, -1)) e (t, n)) s
 WHERE held > 2},
 	'a key waits in the end' => q{SELECT * FROM queue.blocked_keys},
+	# Whichever was entered first, the other was within a window of its commit.
+	'a message was sent again within the window' => q{
+WITH new AS (
+	SELECT *, pg_xact_commit_timestamp(xmin)
+			+ CASE q WHEN 'once' THEN '1 s' ELSE '1 day' END::interval AS until
+	FROM model.once WHERE NOT duplicate)
+SELECT q, key, a.id, b.id AS other, a.after, b.after AS other_after, a.until
+FROM new a JOIN new b USING (q, key)
+WHERE a.id < b.id AND b.after < a.until AND a.after < b.until},
+	'a message was sent before and is no message of that key' => q{
+SELECT q, key, id FROM model.once WHERE duplicate
+EXCEPT SELECT q, key, id FROM model.once WHERE NOT duplicate},
 	'messages of one key and sender came out of order' => q{
 SELECT key, seq, previous FROM (
 	SELECT *, lag(seq) OVER (PARTITION BY key ORDER BY n) AS previous FROM model.arrival) a
