@@ -464,7 +464,10 @@ bucket_pool(Queue *queue, uint32 load, int bucket)
 
 	LWLockAcquire(&s->lock, LW_EXCLUSIVE);
 
-	/* One whose entry failed, in a subtransaction that is over, counts but has no lock. */
+	/*
+	 * One whose entry failed, in a subtransaction that is over, counts but
+	 * has no lock.
+	 */
 	if (is_load(s, queue, load) && s->buckets.current != bucket &&
 		s->buckets.buckets[bucket].writers == 0)
 	{

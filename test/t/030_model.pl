@@ -207,7 +207,8 @@ CREATE TABLE model.once (q text, key text, id bigint, duplicate boolean, before 
 	after timestamptz);
 CREATE TABLE model.once_refused (code text);
 
-CREATE FUNCTION model.once_put(q text, how text, keys text[], wait boolean) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION model.once_put(q text, how text, keys text[], wait boolean) RETURNS void
+LANGUAGE plpgsql AS $$
 DECLARE
 	contents jsonb[] := array(SELECT to_jsonb(k) FROM unnest(keys) k);
 	noted jsonb[] := array(SELECT jsonb_build_object('n', nextval('model.contents')) FROM unnest(keys));
@@ -227,12 +228,15 @@ BEGIN
 		FROM unnest(keys, contents) u (k, c), queue.send_once(q, k, c, dedup_wait => wait,
 			delay => CASE how WHEN 'delay' THEN random() * '100 ms'::interval ELSE '0' END) o;
 	END IF;
-	INSERT INTO model.once SELECT q, k, i, d, before, clock_timestamp() FROM unnest(keys, ids, duplicates) u (k, i, d);
-	INSERT INTO model.sent SELECT q, i, md5(c::text) FROM unnest(contents, ids, duplicates) u (c, i, d) WHERE NOT d;
+	INSERT INTO model.once SELECT q, k, i, d, before, clock_timestamp()
+		FROM unnest(keys, ids, duplicates) u (k, i, d);
+	INSERT INTO model.sent SELECT q, i, md5(c::text)
+		FROM unnest(contents, ids, duplicates) u (c, i, d) WHERE NOT d;
 END $$;
 
 -- The same, where some end another way.
-CREATE FUNCTION model.once_try(q text, how text, keys text[], wait boolean) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION model.once_try(q text, how text, keys text[], wait boolean) RETURNS void
+LANGUAGE plpgsql AS $$
 BEGIN
 	IF how = 'other' THEN
 		PERFORM queue.send(q, '"other contents"', dedup_key => keys[1], dedup_wait => wait);
@@ -407,17 +411,19 @@ sub once
 	my $r = rand;
 
 	# Also settle what a session that is gone has left, or all wait for it.
-	return "SET lock_timeout = '1s';\n"
+	return
+		"SET lock_timeout = '1s';\n"
 	  . "SELECT format('%s PREPARED %L', CASE WHEN random() < 0.5 THEN 'COMMIT' ELSE 'ROLLBACK' END, gid)"
 	  . " FROM pg_prepared_xacts WHERE gid LIKE 'model%' AND prepared < now() - interval '1 s' \\gexec\n"
 	  . "SELECT format('VACUUM %s', relid::regclass) FROM queue.dedup_bucket ORDER BY random() LIMIT 1 \\gexec\n"
-	  . "CALL model.consume('" . pick('once', 'once long') . "', 100, 2000, 'ack');\n"
+	  . "CALL model.consume('"
+	  . pick('once', 'once long')
+	  . "', 100, 2000, 'ack');\n"
 	  . "SELECT pg_sleep(0.1);\n"
 	  if $name eq 'once_1';
 	return "SET lock_timeout = '1s';\n" . put_once('once_try') if $r < 0.3;
 	return "SELECT model.once_content('once long', '" . int(rand(300)) . "');\n" if $r < 0.4;
-	return
-		"SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+	return "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
 	  . " WHERE application_name LIKE 'model once%' ORDER BY random() LIMIT 1;\n"
 	  if $r < 0.42;
 	return
