@@ -41,6 +41,12 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+/*
+ * Keys of one hash that are looked through for another, at most: somebody made
+ * them, and senders of other queues wait meanwhile.
+ */
+#define MAX_COLLISIONS	1000
+
 /* Columns of a bucket's table; hash is the one with an index. */
 enum
 {
@@ -421,6 +427,7 @@ find_among(Relation heap, IndexScanDesc scan, const BucketEntry *entry, BucketEn
 		   TransactionId *xid)
 {
 	BucketFinding finding = BUCKET_HAS_NOT;
+	int			others = 0;
 	TupleTableSlot *slot = table_slot_create(heap, NULL);
 	BufferHeapTupleTableSlot *stored = (BufferHeapTupleTableSlot *) slot;
 	bool		more = index_fetch_heap(scan, slot) ||
@@ -432,7 +439,15 @@ find_among(Relation heap, IndexScanDesc scan, const BucketEntry *entry, BucketEn
 		BucketEntry row;
 
 		if (!row_matches(slot, entry, &row))
+		{
+			if (++others > MAX_COLLISIONS)
+				ereport(ERROR,
+						(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						 errmsg("too many dedup keys have the hash of \"%s\"",
+								text_to_cstring(entry->key)),
+						 errhint("Use another dedup key.")));
 			continue;
+		}
 
 		/* Set by the snapshot: who is inserting it. */
 		if (TransactionIdIsValid(scan->xs_snapshot->xmin))

@@ -14,7 +14,7 @@ typedef enum LeaseAction
 	LEASE_DID_REMOVE,			/* a returned one's message is moved away */
 	LEASE_DID_SETTLE,
 	LEASE_DID_MOVE,
-	LEASE_DID_DOOM				/* ended one that another transaction is settling */
+	LEASE_DID_DOOM				/* ended one that another is settling */
 } LeaseAction;
 
 typedef struct LeaseDeed

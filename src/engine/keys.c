@@ -38,7 +38,7 @@ typedef struct KeySlot
 	TimestampTz since;			/* when the waiting began */
 	int			turn;			/* process that has a turn; 0: none */
 	bool		news;			/* for which the key is to have another turn */
-	int64		awaits;			/* id that the cursors are to pass first; 0: none */
+	int64		awaits;			/* id for the cursors to pass first, or 0 */
 
 	/*
 	 * On the ready list, or just taken off it; set under the bucket's lock.

@@ -317,8 +317,7 @@ while (my $drained =
 	$n += $drained;
 }
 is($n, 4000, 'others do not wait for it');
-ok($node->poll_query_until('postgres', qq{SELECT pg_relation_size('$tail') = 0}),
-	'its segment is emptied');
+ok($node->poll_query_until('postgres', qq{SELECT pg_relation_size('$tail') = 0}), 'its segment is emptied');
 is( $node->safe_psql('postgres', q{SELECT key, waiting_for, messages FROM queue.blocked_keys}),
 	'blocked|dead letter|4',
 	'it is blocked still');
@@ -351,11 +350,14 @@ SELECT count(*) FROM queue.send_batch('relayed', ARRAY(SELECT to_jsonb(i) FROM g
 });
 my $relayed = q{SELECT count(*), count(*) FILTER (WHERE payload::int <= previous) FROM
 	(SELECT payload, lag(payload::int) OVER (PARTITION BY key ORDER BY n) AS previous FROM relayed) r};
-ok( $node->poll_query_until('postgres', "SELECT count(*) = 206 FROM relayed"),
+ok($node->poll_query_until('postgres', "SELECT count(*) = 206 FROM relayed"),
 	'relays: all but what is behind the poison');
-is( $node->safe_psql('postgres',
-		q{SELECT key, waiting_for FROM queue.blocked_keys WHERE queue = 'relayed' AND waiting_for = 'dead letter'}),
-	'k2|dead letter', 'relays: its key is blocked');
+is( $node->safe_psql(
+		'postgres',
+		q{SELECT key, waiting_for FROM queue.blocked_keys WHERE queue = 'relayed' AND waiting_for = 'dead letter'}
+	),
+	'k2|dead letter',
+	'relays: its key is blocked');
 is($node->safe_psql('postgres', $relayed), '206|0', 'relays: each key in order');
 $node->safe_psql('postgres', q{DELETE FROM poison; SELECT queue.redrive('relayed', key => 'k2')});
 ok($node->poll_query_until('postgres', "SELECT count(*) = 300 FROM relayed"), 'relays: and goes on');

@@ -629,8 +629,10 @@ UNION ALL
 SELECT tableoid::regclass, count(*), min(id), max(id), min(ctid), max(ctid) FROM queues.few GROUP BY 1
 UNION ALL
 SELECT tableoid::regclass, count(*), min(id), max(id), min(ctid), max(ctid) FROM queues.line GROUP BY 1;
-SELECT tableoid::regclass, key, count(*), min(id), max(id), min(ctid), max(ctid) FROM queues.keys GROUP BY 1, 2;
-SELECT tableoid::regclass, key, count(*), min(id), max(id), min(ctid), max(ctid) FROM queues.fair GROUP BY 1, 2;
+SELECT tableoid::regclass, key, count(*), min(id), max(id), min(ctid), max(ctid)
+	FROM queues.keys GROUP BY 1, 2;
+SELECT tableoid::regclass, key, count(*), min(id), max(id), min(ctid), max(ctid)
+	FROM queues.fair GROUP BY 1, 2;
 SELECT * FROM queue.blocked_keys;
 SELECT relid, count(*), min(due_at), max(due_at) FROM queue.deferred GROUP BY 1;
 SELECT queue, state, kind, count(*), min(expires_at), max(expires_at) FROM queue.leases GROUP BY 1, 2, 3}));
@@ -639,7 +641,8 @@ SELECT queue, state, kind, count(*), min(expires_at), max(expires_at) FROM queue
 $node->safe_psql(
 	'postgres', q{
 CREATE TABLE model.line AS
-	SELECT *, max(gone) OVER (PARTITION BY key ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+	SELECT *, max(gone) OVER (PARTITION BY key ORDER BY id
+		ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
 	FROM (SELECT s.key, s.id, coalesce(g.at, 'infinity') AS gone
 		FROM model.sent s LEFT JOIN model.gone g USING (q, id) WHERE s.q = 'keys') l;
 CREATE INDEX ON model.line (key, id);
@@ -719,7 +722,8 @@ SELECT l.* FROM model.line l JOIN model.gone g ON g.q = 'keys' AND g.id = l.id A
 WHERE l.key NOT LIKE 'free%' AND l.before > l.gone},
 	'a key of an ordered queue had two owners' => q{
 SELECT * FROM (
-	SELECT *, max(until) OVER (PARTITION BY key ORDER BY at, run ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+	SELECT *, max(until) OVER (PARTITION BY key ORDER BY at, run
+		ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
 	FROM (SELECT d.key, d.run, min(d.at) AS at, max(g.at) AS until
 		FROM model.timely d JOIN model.gone g USING (q, id, receipt)
 		WHERE d.q = 'keys' AND g.how = 'ack' AND g.at < d.expires_at GROUP BY d.key, d.run) r) o
