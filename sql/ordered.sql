@@ -112,6 +112,13 @@ SELECT * FROM blocked;
 -- A dead letter is waited for only where it blocks.
 SELECT queue.alter('o', on_dead => 'continue');
 SELECT key, waiting_for FROM blocked;
+-- For the first of what it waits for.
+SELECT queue.purge('o');
+SELECT queue.alter('o', on_dead => 'block');
+SELECT count(*) FROM queue.send_batch('o', '{10, 11, 12}', '{both, both, both}');
+SELECT array_agg(receipt ORDER BY id) AS run FROM queue.receive('o', 2) \gset
+SELECT queue.reject((:'run'::bigint[])[2], 'no good'), queue.nack((:'run'::bigint[])[1], delay => '1 hour');
+SELECT key, waiting_for FROM blocked WHERE key = 'both';
 DROP VIEW blocked;
 
 SELECT queue.drop('o');

@@ -94,24 +94,47 @@ static const HeadTable deferred_heads = {
 	Anum_deferred_key, Anum_deferred_deferred_at, Anum_deferred_due_at, Anum_deferred_attempts
 };
 
+/* What is known of a key; an entry is made for one that has no slot. */
 static KeyEntry *
 find_key(BlockedList *list, Oid queue, int64 hash)
 {
 	KeyName		name = {.hash = hash,.queue = queue};
+	bool		found;
+	KeyEntry   *entry = hash_search(list->keys, &name, HASH_ENTER, &found);
 
-	return hash_search(list->keys, &name, HASH_FIND, NULL);
+	if (!found)
+	{
+		entry->shown = false;
+		entry->lease = -1;
+		entry->waiting = 0;
+		entry->since = 0;
+	}
+	return entry;
+}
+
+/* Whether a message of the key that goes before a dead letter is not due yet. */
+static bool
+waits_before(BlockedList *list, Oid queue, int64 hash, int64 dead, TimestampTz now)
+{
+	DeferredScan scan;
+	DeferredRow row;
+	bool		waits;
+
+	deferred_begin_key(&scan, queue, hash, list->snapshot);
+	waits = deferred_next_of_key(&scan, &row) && row.id < dead && row.due_at > now;
+	deferred_end_key(&scan);
+	return waits;
 }
 
 /* Show a key, unless that was done; who may not read the queue is not told which it is. */
 static void
 show(BlockedList *list, Oid queue, bool readable, KeyEntry *entry, Datum *values, bool *isnull)
 {
-	if (entry != NULL && entry->shown)
+	if (entry->shown)
 		return;
-	if (entry != NULL)
-		entry->shown = true;
+	entry->shown = true;
 	values[BLOCKED_QUEUE] = ObjectIdGetDatum(queue);
-	values[BLOCKED_MESSAGES] = Int64GetDatum(entry ? entry->waiting : 0);
+	values[BLOCKED_MESSAGES] = Int64GetDatum(entry->waiting);
 	isnull[BLOCKED_KEY] |= !readable;
 	tuplestore_putvalues(list->rsinfo->setResult, list->rsinfo->setDesc, values, isnull);
 }
@@ -161,6 +184,8 @@ show_heads(BlockedList *list, Oid queue, bool readable, const HeadTable *table)
 				blocks = DatumGetTimestampTz(values[BLOCKED_UNTIL]) > now;
 				cause = attempts > 0 ? "retry" : "delay";
 			}
+			else
+				blocks = !waits_before(list, queue, hash, DatumGetInt64(values[BLOCKED_ID]), now);
 			values[BLOCKED_WAITING_FOR] = CStringGetTextDatum(cause);
 			if (blocks)
 				show(list, queue, readable, find_key(list, queue, hash), values, isnull);
