@@ -47,8 +47,7 @@ crash($node);
 $open->quit;
 
 # What one accepts at a risk is safe once another, who takes none, has been told.
-$node->safe_psql('shop',
-	q{ALTER SYSTEM SET wal_writer_delay = '10s'; SELECT pg_reload_conf(); CHECKPOINT});
+$node->safe_psql('shop', q{ALTER SYSTEM SET wal_writer_delay = '10s'; SELECT pg_reload_conf(); CHECKPOINT});
 foreach my $call (
 	[ q{inbox_accept('mail', 'risk')}, 't', 'f' ],
 	[ q{inbox_advance('mail', 'risk', 7)}, '(t,0,6)', '(f,7,0)' ],
@@ -58,9 +57,14 @@ foreach my $call (
 	my $told = "SET ROLE billing; SELECT queue.$function";
 
 	is( $node->safe_psql(
-			'shop', "SET ROLE billing; SET synchronous_commit = off; SELECT queue.$function;"
-			  . ($function =~ /begin/ ? q{DO $$BEGIN PERFORM queue.idempotency_complete('orders', 'risk', '7'); END$$} : '')),
-		$first, "$function: at a risk");
+			'shop',
+			"SET ROLE billing; SET synchronous_commit = off; SELECT queue.$function;"
+			  . (
+				$function =~ /begin/
+				? q{DO $$BEGIN PERFORM queue.idempotency_complete('orders', 'risk', '7'); END$$}
+				: '')),
+		$first,
+		"$function: at a risk");
 	is($node->safe_psql('shop', $told), $second, "$function: told");
 	crash($node);
 	is($node->safe_psql('shop', $told), $second, "$function: and it holds");
