@@ -150,19 +150,27 @@ deferred_end_key(DeferredScan *scan)
 	table_close(scan->rel, AccessShareLock);
 }
 
+/* Go through all deferred messages of a queue. */
+static SysScanDesc
+begin_queue(Relation rel, Oid relid, Snapshot snapshot)
+{
+	ScanKeyData key;
+
+	ScanKeyInit(&key, Anum_deferred_relid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	return systable_beginscan(rel, extension_relation("deferred_due"), true, snapshot, 1, &key);
+}
+
 void
 deferred_hash_keys(Oid relid)
 {
 	Relation	rel = table_open(extension_relation("deferred"), RowExclusiveLock);
 	TupleDesc	desc = RelationGetDescr(rel);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
-	ScanKeyInit(&key, Anum_deferred_relid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(relid));
-	scan = systable_beginscan(rel, extension_relation("deferred_due"), true, snapshot, 1, &key);
+	scan = begin_queue(rel, relid, snapshot);
 	while ((tuple = systable_getnext(scan)) != NULL)
 	{
 		Datum		values[Natts_deferred];
@@ -197,13 +205,10 @@ deferred_delete_all(Oid relid)
 {
 	Relation	rel = table_open(extension_relation("deferred"), RowExclusiveLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
-	ScanKeyInit(&key, Anum_deferred_relid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(relid));
-	scan = systable_beginscan(rel, extension_relation("deferred_due"), true, snapshot, 1, &key);
+	scan = begin_queue(rel, relid, snapshot);
 	while ((tuple = systable_getnext(scan)) != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();

@@ -79,7 +79,7 @@ static bool
 take_key(ClaimScan *scan, int segno, HeapTupleHeader header, SegmentPlace place, bool noted,
 		 int *keyno, bool *waits)
 {
-	KeyPlace	key_place = {.sequence = scan->q->segments[segno].sequence,.place = place};
+	KeyPlace	where = key_place(scan->q, segno, place);
 	int64		id = tuple_message_id(header);
 	int64		hash;
 
@@ -87,7 +87,7 @@ take_key(ClaimScan *scan, int segno, HeapTupleHeader header, SegmentPlace place,
 	*waits = false;
 	if (!scan->keyed || !tuple_key_hash(header, &hash))
 		return true;
-	switch (key_meet(scan->q, hash, &scan->rule, &key_place, id, noted, keyno))
+	switch (key_meet(scan->q, hash, &scan->rule, &where, id, noted, keyno))
 	{
 		case KEY_TAKEN:
 			break;
@@ -113,12 +113,12 @@ take_key(ClaimScan *scan, int segno, HeapTupleHeader header, SegmentPlace place,
 static bool
 hold_key(ClaimScan *scan, int segno, HeapTupleHeader header, SegmentPlace place)
 {
-	KeyPlace	key_place = {.sequence = scan->q->segments[segno].sequence,.place = place};
+	KeyPlace	where = key_place(scan->q, segno, place);
 	int64		hash;
 
 	if (likely(!scan->settings->ordered) || !tuple_key_hash(header, &hash) ||
 		!tuple_inserted(header, scan->snapshot) ||
-		key_wait(scan->q, hash, &key_place, tuple_message_id(header), false))
+		key_wait(scan->q, hash, &where, tuple_message_id(header), false))
 		return true;
 	scan->out_of_keys = true;
 	return false;

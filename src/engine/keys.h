@@ -27,6 +27,16 @@ key_place_before(KeyPlace a, KeyPlace b)
 	return a.sequence != b.sequence ? a.sequence < b.sequence : a.place < b.place;
 }
 
+/*
+ * The place in a segment; the caller has the queue's lock, the segment's table
+ * locked, or a lease that points into it.
+ */
+static inline KeyPlace
+key_place(QueueShared *q, int segno, SegmentPlace place)
+{
+	return (KeyPlace) {.sequence = q->segments[segno].sequence,.place = place};
+}
+
 /* Waiting messages of a key: they lie from first to last, others between them. */
 typedef struct KeyWaiting
 {

@@ -406,13 +406,9 @@ wait_for_turn(LeaseRef ref)
 		key_wait_again(slot->key, NULL, slot->id);
 	else
 	{
-		/* As the lease points to it, the segment stays in its place. */
-		KeyPlace	key_place = {
-			.sequence = slot_queue(slot)->segments[place->segment].sequence,
-			.place = place_of_tid(&place->tid)
-		};
+		KeyPlace	where = key_place(slot_queue(slot), place->segment, place_of_tid(&place->tid));
 
-		key_wait_again(slot->key, &key_place, slot->id);
+		key_wait_again(slot->key, &where, slot->id);
 	}
 }
 

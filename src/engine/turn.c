@@ -537,10 +537,7 @@ turns_return(ClaimScan *scan, Relation rel, const Lease *lease, HeapTuple tuple)
 	if (lease->key < 0 && (!scan->keyed || !hash_of(rel, lease, tuple, &hash)))
 		return false;
 	if (!deferred)
-	{
-		place.sequence = q->segments[lease->place.segment].sequence;
-		place.place = place_of_tid(&lease->place.tid);
-	}
+		place = key_place(q, lease->place.segment, place_of_tid(&lease->place.tid));
 	if (lease->key >= 0)
 	{
 		key_wait_again(lease->key, deferred ? NULL : &place, lease->id);

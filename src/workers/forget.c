@@ -83,16 +83,6 @@ provide(ReclaimRound *round)
 	(void) learn(round);
 }
 
-/* What is known of a bucket, in a transaction that reclaim_begin has begun. */
-static bool
-read_bucket(Queue *queue, int i, Buckets *buckets, Bucket *bucket)
-{
-	if (!buckets_read(queue, buckets))
-		return false;
-	*bucket = buckets->buckets[i];
-	return bucket->state == BUCKET_ACTIVE;
-}
-
 /* Whether nobody has an index locked to write to it: see bucket_table_open. */
 static bool
 no_writers(Oid relid)
@@ -118,69 +108,74 @@ no_writers(Oid relid)
  * they have it locked to their end, prepared transactions too.
  */
 static void
-await_writers(ReclaimRound *round, int i)
+await_writers(ReclaimRound *round, Queue *queue, int i, const Buckets *buckets)
 {
-	Queue	   *queue = reclaim_begin(round);
-	Buckets		buckets;
-	Bucket		bucket;
+	const Bucket *bucket = &buckets->buckets[i];
 
-	if (queue == NULL)
-		return;
-	if (read_bucket(queue, i, &buckets, &bucket) && bucket.prepared &&
-		no_writers(bucket.relid))
-		bucket_no_writers(queue, buckets.load, i);
-	worker_end();
+	if (bucket->prepared && no_writers(bucket->relid))
+		bucket_no_writers(queue, buckets->load, i);
+}
+
+/* Whether a bucket is to be emptied. */
+static bool
+is_over(Queue *queue, int i, const Buckets *buckets)
+{
+	const Bucket *bucket = &buckets->buckets[i];
+
+	return bucket->state == BUCKET_ACTIVE && buckets->current != i &&
+		bucket_expired(bucket, queue->settings.dedup_window, GetCurrentTimestamp());
 }
 
 /* Empty a bucket that has expired. */
 static void
-empty_bucket(ReclaimRound *round, int i)
+empty_bucket(ReclaimRound *round, Queue *queue, int i, const Buckets *buckets)
 {
-	Queue	   *queue = reclaim_begin(round);
-	Buckets		buckets;
-	Bucket		bucket;
+	Oid			relid = buckets->buckets[i].relid;
+	Buckets		now;
+	Relation	rel;
 
-	if (queue == NULL)
+	if (!is_over(queue, i, buckets) || !reclaim_try_lock(round, relid, AccessExclusiveLock))
 		return;
-	if (read_bucket(queue, i, &buckets, &bucket) && buckets.current != i &&
-		bucket_expired(&bucket, queue->settings.dedup_window, GetCurrentTimestamp()) &&
-		reclaim_try_lock(round, bucket.relid, AccessExclusiveLock))
-	{
-		Relation	rel = try_relation_open(bucket.relid, NoLock);
+	rel = try_relation_open(relid, NoLock);
+	if (rel == NULL)
+		return;
 
-		/* Again, as a sender can have written there before we had the lock. */
-		if (rel != NULL && RelationGetNumberOfBlocks(rel) > 0 &&
-			read_bucket(queue, i, &buckets, &bucket) && buckets.current != i &&
-			bucket_expired(&bucket, queue->settings.dedup_window, GetCurrentTimestamp()))
-		{
-			empty_table(rel);
-		}
-		if (rel != NULL)
-			relation_close(rel, NoLock);
-	}
-	worker_end();
+	/* Again, as a sender can have written there before we had the lock. */
+	if (RelationGetNumberOfBlocks(rel) > 0 && buckets_read(queue, &now) && is_over(queue, i, &now))
+		empty_table(rel);
+	relation_close(rel, NoLock);
 }
 
 /* Pool a bucket that is empty, now that the transaction which emptied it is over. */
 static void
-pool_bucket(ReclaimRound *round, int i)
+pool_bucket(ReclaimRound *round, Queue *queue, int i, const Buckets *buckets)
+{
+	Oid			relid = buckets->buckets[i].relid;
+	Relation	rel;
+
+	if (buckets->current == i || !no_writers(relid))
+		return;
+	rel = try_relation_open(relid, NoLock);
+	if (rel == NULL)
+		return;
+	if (RelationGetNumberOfBlocks(rel) == 0)
+		bucket_pool(queue, buckets->load, i);
+	relation_close(rel, NoLock);
+}
+
+typedef void (*BucketTask) (ReclaimRound *round, Queue *queue, int i, const Buckets *buckets);
+
+/* Do something for a bucket in a transaction, if it may hold keys. */
+static void
+do_task(ReclaimRound *round, int i, BucketTask task)
 {
 	Queue	   *queue = reclaim_begin(round);
 	Buckets		buckets;
-	Bucket		bucket;
 
 	if (queue == NULL)
 		return;
-	if (read_bucket(queue, i, &buckets, &bucket) && buckets.current != i &&
-		no_writers(bucket.relid))
-	{
-		Relation	rel = try_relation_open(bucket.relid, NoLock);
-
-		if (rel != NULL && RelationGetNumberOfBlocks(rel) == 0)
-			bucket_pool(queue, buckets.load, i);
-		if (rel != NULL)
-			relation_close(rel, NoLock);
-	}
+	if (buckets_read(queue, &buckets) && buckets.buckets[i].state == BUCKET_ACTIVE)
+		task(round, queue, i, &buckets);
 	worker_end();
 }
 
@@ -191,9 +186,9 @@ forget_keys(ReclaimRound *round)
 	{
 		for (int i = 0; i < QUEUE_MAX_BUCKETS; i++)
 		{
-			await_writers(round, i);
-			empty_bucket(round, i);
-			pool_bucket(round, i);
+			do_task(round, i, await_writers);
+			do_task(round, i, empty_bucket);
+			do_task(round, i, pool_bucket);
 		}
 		provide(round);
 	}

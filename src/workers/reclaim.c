@@ -334,9 +334,7 @@ reclaim_provide(ReclaimRound *round)
 static bool
 wait_for_turn(QueueShared *q, int segno, const HeapTuple tuple)
 {
-	KeyPlace	place = {
-		.sequence = q->segments[segno].sequence,.place = place_of_tid(&tuple->t_self)
-	};
+	KeyPlace	place = key_place(q, segno, place_of_tid(&tuple->t_self));
 	int64		hash;
 
 	if (!tuple_key_hash(tuple->t_data, &hash))
