@@ -50,14 +50,14 @@ take_due(ClaimScan *scan, Lease *lease)
  * that.
  */
 static bool
-have_turn(ClaimScan *scan, text *key, int64 id)
+have_turn(ClaimScan *scan, text *key)
 {
 	QueueShared *q = scan->q;
 	bool		remembered = true;
 
 	LWLockAcquire(&q->lock, LW_SHARED);
 	if (pg_atomic_read_u32(&q->generation) == scan->generation)
-		remembered = key_wait(q, message_key_hash(key), NULL, id, true);
+		remembered = key_wait(q, message_key_hash(key), NULL, true);
 	LWLockRelease(&q->lock);
 	return remembered;
 }
@@ -111,7 +111,7 @@ claim_due(ClaimScan *scan, TimestampTz from, Snapshot snapshot)
 		key = scan->keyed ? heap_getattr(tuple, Anum_deferred_key, desc, &isnull) : (Datum) 0;
 		if (scan->keyed && !isnull)
 		{
-			if (!have_turn(scan, DatumGetTextPP(key), lease.id))
+			if (!have_turn(scan, DatumGetTextPP(key)))
 			{
 				scan->out_of_keys = true;
 				left = Min(left, lease.place.due_at);

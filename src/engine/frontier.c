@@ -87,7 +87,7 @@ take_key(ClaimScan *scan, int segno, HeapTupleHeader header, SegmentPlace place,
 	*waits = false;
 	if (!scan->keyed || !tuple_key_hash(header, &hash))
 		return true;
-	switch (key_meet(scan->q, hash, &scan->rule, &where, id, noted, keyno))
+	switch (key_meet(scan->q, hash, &scan->rule, &where, noted, keyno))
 	{
 		case KEY_TAKEN:
 			break;
@@ -118,7 +118,7 @@ hold_key(ClaimScan *scan, int segno, HeapTupleHeader header, SegmentPlace place)
 
 	if (likely(!scan->settings->ordered) || !tuple_key_hash(header, &hash) ||
 		!tuple_inserted(header, scan->snapshot) ||
-		key_wait(scan->q, hash, &where, tuple_message_id(header), false))
+		key_wait(scan->q, hash, &where, false))
 		return true;
 	scan->out_of_keys = true;
 	return false;

@@ -291,34 +291,27 @@ free_if_unused(int keyno)
 	SpinLockRelease(&shared->free_mutex);
 }
 
+/* Add messages that lie from one place to another to those that wait in the segments. */
+static void
+extend_waiting(KeyWaiting *waiting, KeyPlace first, KeyPlace last, int n)
+{
+	if (waiting->n == 0 || key_place_before(first, waiting->first))
+		waiting->first = first;
+	if (waiting->n == 0 || key_place_before(waiting->last, last))
+		waiting->last = last;
+	waiting->n = n < INT_MAX - waiting->n ? waiting->n + n : INT_MAX;
+}
+
 /* Add a waiting message to what waits. */
 static void
-add_waiting(KeySlot *slot, const KeyPlace *place, int64 id)
+add_waiting(KeySlot *slot, const KeyPlace *place)
 {
-	KeyWaiting *waiting = &slot->waiting;
-
 	if (!any_waiting(slot))
 		slot->since = GetCurrentTimestamp();
 	if (place == NULL)
-	{
-		waiting->in_deferred = true;
-		return;
-	}
-	if (waiting->n == 0)
-	{
-		waiting->first = waiting->last = *place;
-		waiting->first_id = id;
-	}
+		slot->waiting.in_deferred = true;
 	else
-	{
-		if (key_place_before(*place, waiting->first))
-			waiting->first = *place;
-		else if (key_place_before(waiting->last, *place))
-			waiting->last = *place;
-		waiting->first_id = Min(waiting->first_id, id);
-	}
-	if (waiting->n < INT_MAX)
-		waiting->n++;
+		extend_waiting(&slot->waiting, *place, *place, 1);
 }
 
 /*
@@ -386,8 +379,8 @@ may_take(const KeySlot *slot, const KeyRule *rule)
 }
 
 KeyMeeting
-key_meet(QueueShared *q, int64 hash, const KeyRule *rule, const KeyPlace *place, int64 id,
-		 bool ready, int *keyno)
+key_meet(QueueShared *q, int64 hash, const KeyRule *rule, const KeyPlace *place, bool ready,
+		 int *keyno)
 {
 	int			bucket = bucket_of(QueueIndex(q), hash);
 	KeyMeeting	result = KEY_WAITS;
@@ -411,7 +404,7 @@ key_meet(QueueShared *q, int64 hash, const KeyRule *rule, const KeyPlace *place,
 		}
 		else
 		{
-			add_waiting(slot, place, id);
+			add_waiting(slot, place);
 			if (ready)
 				(void) make_ready(*keyno);
 		}
@@ -436,7 +429,7 @@ key_join(QueueShared *q, int64 hash, int *keyno)
 }
 
 bool
-key_wait(QueueShared *q, int64 hash, const KeyPlace *place, int64 id, bool ready)
+key_wait(QueueShared *q, int64 hash, const KeyPlace *place, bool ready)
 {
 	int			bucket = bucket_of(QueueIndex(q), hash);
 	int			keyno;
@@ -447,7 +440,7 @@ key_wait(QueueShared *q, int64 hash, const KeyPlace *place, int64 id, bool ready
 		keyno = make_slot(q, bucket, hash);
 	if (keyno >= 0)
 	{
-		add_waiting(&slots[keyno], place, id);
+		add_waiting(&slots[keyno], place);
 		if (ready)
 			(void) make_ready(keyno);
 	}
@@ -469,12 +462,12 @@ key_gone(QueueShared *q, int64 hash)
 }
 
 void
-key_wait_again(int keyno, const KeyPlace *place, int64 id)
+key_wait_again(int keyno, const KeyPlace *place)
 {
 	LWLock	   *lock = lock_slot(keyno);
 
 	Assert(slots[keyno].leased > 0);
-	add_waiting(&slots[keyno], place, id);
+	add_waiting(&slots[keyno], place);
 	LWLockRelease(lock);
 }
 
@@ -618,25 +611,7 @@ key_turn_end(KeyTurn *turn, bool again)
 
 	/* Messages that were met during the turn are there already. */
 	if (turn->waiting.n > 0)
-	{
-		int			n = turn->waiting.n;
-
-		if (slot->waiting.n == 0)
-		{
-			slot->waiting.first = turn->waiting.first;
-			slot->waiting.last = turn->waiting.last;
-			slot->waiting.first_id = turn->waiting.first_id;
-		}
-		else
-		{
-			if (key_place_before(turn->waiting.first, slot->waiting.first))
-				slot->waiting.first = turn->waiting.first;
-			if (key_place_before(slot->waiting.last, turn->waiting.last))
-				slot->waiting.last = turn->waiting.last;
-			slot->waiting.first_id = Min(slot->waiting.first_id, turn->waiting.first_id);
-		}
-		slot->waiting.n = n < INT_MAX - slot->waiting.n ? slot->waiting.n + n : INT_MAX;
-	}
+		extend_waiting(&slot->waiting, turn->waiting.first, turn->waiting.last, turn->waiting.n);
 	slot->waiting.in_deferred |= turn->waiting.in_deferred;
 	slot->turn = 0;
 	slot->awaits = turn->awaits;

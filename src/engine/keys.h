@@ -44,7 +44,6 @@ typedef struct KeyWaiting
 	int			n;				/* in the segments; 0: none */
 	KeyPlace	first;
 	KeyPlace	last;
-	int64		first_id;		/* a lower bound */
 } KeyWaiting;
 
 /* How a claim takes keys. */
@@ -84,19 +83,19 @@ extern uint64 key_claim(void);
  * lease the message, or remember that it waits; with ready as key_wait does.
  */
 extern KeyMeeting key_meet(QueueShared *q, int64 hash, const KeyRule *rule,
-						   const KeyPlace *place, int64 id, bool ready, int *keyno);
+						   const KeyPlace *place, bool ready, int *keyno);
 
 /*
  * Remember a message that waits, in queue.deferred if place is NULL.  With
  * ready its key gets a turn, if it may have one.  False if there is no space.
  */
-extern bool key_wait(QueueShared *q, int64 hash, const KeyPlace *place, int64 id, bool ready);
+extern bool key_wait(QueueShared *q, int64 hash, const KeyPlace *place, bool ready);
 
 /* A message its key may have waited for is gone: have the key take its turn. */
 extern void key_gone(QueueShared *q, int64 hash);
 
 /* Remember that a message waits whose lease ends; raises nothing. */
-extern void key_wait_again(int keyno, const KeyPlace *place, int64 id);
+extern void key_wait_again(int keyno, const KeyPlace *place);
 
 /*
  * Have a lease begin on a message that waits, whatever else is on lease: to

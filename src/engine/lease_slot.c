@@ -403,12 +403,12 @@ wait_for_turn(LeaseRef ref)
 	const LeasePlace *place = slot_place(REF_SLOTNO(ref));
 
 	if (place->segment == LEASE_IN_DEFERRED)
-		key_wait_again(slot->key, NULL, slot->id);
+		key_wait_again(slot->key, NULL);
 	else
 	{
 		KeyPlace	where = key_place(slot_queue(slot), place->segment, place_of_tid(&place->tid));
 
-		key_wait_again(slot->key, &where, slot->id);
+		key_wait_again(slot->key, &where);
 	}
 }
 

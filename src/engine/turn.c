@@ -147,7 +147,6 @@ find_waiting(Turn *turn)
 				continue;
 			waiting->first.sequence = sequence;
 			waiting->first.place = place_of_tid(&turn->waiting.place.tid);
-			waiting->first_id = turn->waiting.id;
 			return;
 		}
 	}
@@ -470,7 +469,7 @@ barrier_of(ClaimScan *scan, int64 hash, Snapshot snapshot)
 	if (deferred_next_of_key(&deferred, &row))
 	{
 		barrier = Min(barrier, row.id);
-		(void) key_wait(scan->q, hash, NULL, row.id, false);
+		(void) key_wait(scan->q, hash, NULL, false);
 	}
 	deferred_end_key(&deferred);
 	return barrier;
@@ -540,10 +539,10 @@ turns_return(ClaimScan *scan, Relation rel, const Lease *lease, HeapTuple tuple)
 		place = key_place(q, lease->place.segment, place_of_tid(&lease->place.tid));
 	if (lease->key >= 0)
 	{
-		key_wait_again(lease->key, deferred ? NULL : &place, lease->id);
+		key_wait_again(lease->key, deferred ? NULL : &place);
 		lease_drop(lease->ref);
 	}
-	else if (key_wait(q, hash, deferred ? NULL : &place, lease->id, false))
+	else if (key_wait(q, hash, deferred ? NULL : &place, false))
 	{
 		/* The turn comes after the lease has ended, or would be in vain. */
 		lease_drop(lease->ref);

@@ -341,7 +341,7 @@ wait_for_turn(QueueShared *q, int segno, const HeapTuple tuple)
 		return false;
 	if (key_knows(q, hash, &place))
 		return true;
-	if (!key_wait(q, hash, &place, tuple_message_id(tuple->t_data), true))
+	if (!key_wait(q, hash, &place, true))
 		return false;
 	wake_waiters(&q->waiters, 1);
 	return true;
