@@ -34,7 +34,11 @@ key_place_before(KeyPlace a, KeyPlace b)
 static inline KeyPlace
 key_place(QueueShared *q, int segno, SegmentPlace place)
 {
-	return (KeyPlace) {.sequence = q->segments[segno].sequence,.place = place};
+	KeyPlace	result;
+
+	result.sequence = q->segments[segno].sequence;
+	result.place = place;
+	return result;
 }
 
 /* Waiting messages of a key: they lie from first to last, others between them. */
