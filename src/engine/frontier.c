@@ -98,7 +98,7 @@ take_key(ClaimScan *scan, int segno, HeapTupleHeader header, SegmentPlace place,
 
 			/* The cursor stops here; a note must not keep it from moving. */
 			*waits = noted && notes_add(&scan->q->reader.notes, segno, place, place, id,
-										InvalidTransactionId, scan->now + LOOK_INTERVAL);
+										InvalidTransactionId, scan->now + LOOK_INTERVAL, false);
 			scan->out_of_keys = !*waits;
 			return *waits;
 	}
@@ -106,22 +106,42 @@ take_key(ClaimScan *scan, int segno, HeapTupleHeader header, SegmentPlace place,
 }
 
 /*
- * A tuple cannot be judged yet, and is noted.  If that is because somebody
- * deletes it, or has it locked, its key waits for it in an ordered queue.
- * False if there is no space to remember that.
+ * A tuple cannot be judged yet.  If that is because somebody deletes it, or has
+ * it locked, its key waits for it in an ordered queue: *held.  False if there
+ * is no space to remember that.
  */
 static bool
-hold_key(ClaimScan *scan, int segno, HeapTupleHeader header, SegmentPlace place)
+hold_key(ClaimScan *scan, int segno, HeapTupleHeader header, SegmentPlace place, bool *held)
 {
 	KeyPlace	where = key_place(scan->q, segno, place);
 	int64		hash;
 
+	*held = false;
 	if (likely(!scan->settings->ordered) || !tuple_key_hash(header, &hash) ||
-		!tuple_inserted(header, scan->snapshot) ||
-		key_wait(scan->q, hash, &where, false))
+		!tuple_inserted(header, scan->snapshot))
 		return true;
-	scan->out_of_keys = true;
-	return false;
+	*held = key_wait(scan->q, hash, &where, false);
+	return *held;
+}
+
+/*
+ * Note a tuple that cannot be judged yet, unless there is no space for that.
+ * note is the one by which the scan has come to it, or NULL.
+ */
+static bool
+note_tuple(ClaimScan *scan, int segno, HeapTupleHeader header, SegmentPlace place, TransactionId xid,
+		   const Note *note)
+{
+	bool		held = note != NULL && note->held;
+
+	/* The cursor stops for want of space; a note stays one. */
+	if (!held && !hold_key(scan, segno, header, place, &held) && note == NULL)
+	{
+		scan->out_of_keys = true;
+		return false;
+	}
+	return notes_add(&scan->q->reader.notes, segno, place, place, tuple_message_id(header), xid,
+					 TransactionIdIsValid(xid) ? 0 : scan->now + LOOK_INTERVAL, held);
 }
 
 /* A tuple that was noted is gone: its key may have waited for it. */
@@ -170,12 +190,12 @@ claim_tuple(ClaimScan *scan, int segno, HeapTupleHeader header, uint32 len,
 /*
  * Judge the tuples of one page from an offset on, up to last.  Returns the
  * offset to go on from: beyond the page's tuples, or the first one not dealt
- * with because the scan is full or the notes are.  With advance it moves the
- * cursor.  The caller holds the queue's lock.
+ * with because the scan is full or the notes are.  The caller holds the
+ * queue's lock; with a note it judges that one's tuples, else it moves the cursor.
  */
 static OffsetNumber
 scan_page(ClaimScan *scan, int segno, BlockNumber block, OffsetNumber off,
-		  OffsetNumber last, bool advance, bool *stopped)
+		  OffsetNumber last, const Note *note, bool *stopped)
 {
 	QueueShared *q = scan->q;
 	Segment    *seg = &q->segments[segno];
@@ -210,19 +230,15 @@ scan_page(ClaimScan *scan, int segno, BlockNumber block, OffsetNumber off,
 		switch (tuple_judge(header, scan->snapshot, buffer, &xid))
 		{
 			case VERDICT_DEAD:
-				if (!advance)
+				if (note != NULL)
 					let_key_go(scan, header);
 				break;
 			case VERDICT_LIVE:
-				if (!claim_tuple(scan, segno, header, ItemIdGetLength(item), block, off, !advance))
+				if (!claim_tuple(scan, segno, header, ItemIdGetLength(item), block, off, note != NULL))
 					*stopped = true;
 				break;
 			case VERDICT_WAIT:
-				if (advance && !hold_key(scan, segno, header, MakePlace(block, off)))
-					*stopped = true;
-				else if (!notes_add(&q->reader.notes, segno, MakePlace(block, off), MakePlace(block, off),
-									tuple_message_id(header), xid,
-									TransactionIdIsValid(xid) ? 0 : scan->now + LOOK_INTERVAL))
+				if (!note_tuple(scan, segno, header, MakePlace(block, off), xid, note))
 					*stopped = true;
 				break;
 		}
@@ -231,7 +247,7 @@ scan_page(ClaimScan *scan, int segno, BlockNumber block, OffsetNumber off,
 		passed = tuple_message_id(header);
 	}
 
-	if (advance)
+	if (note == NULL)
 	{
 		SegmentPlace next;
 
@@ -261,7 +277,7 @@ scan_noted_page(ClaimScan *scan, const Note *note, SegmentPlace place, bool *sto
 
 	PG_TRY();
 	{
-		off = scan_page(scan, note->segment, block, PlaceOffset(place), last, false, stopped);
+		off = scan_page(scan, note->segment, block, PlaceOffset(place), last, note, stopped);
 	}
 	PG_CATCH();
 	{
@@ -276,10 +292,8 @@ scan_noted_page(ClaimScan *scan, const Note *note, SegmentPlace place, bool *sto
 static bool
 note_is_due(const ClaimScan *scan, const Note *note)
 {
-	if (TransactionIdIsValid(note->xid))
-		return !TransactionIdIsCurrentTransactionId(note->xid) &&
-			!XidInMVCCSnapshot(note->xid, scan->snapshot);
-	return note->not_before <= scan->now;
+	return TransactionIdIsValid(note->xid) ? !note_in_progress(note, scan->snapshot) :
+		note->not_before <= scan->now;
 }
 
 /*
@@ -397,7 +411,7 @@ scan_forward(ClaimScan *scan)
 			if (PlaceBlock(place) >= nblocks)
 				break;
 			scan_page(scan, segno, PlaceBlock(place), PlaceOffset(place),
-					  MaxOffsetNumber, true, &stopped);
+					  MaxOffsetNumber, NULL, &stopped);
 			if (stopped)
 				return SCAN_DONE;
 			if (PlaceBlock(pg_atomic_read_u64(&mine->cursor)) == PlaceBlock(place))

@@ -5,8 +5,10 @@
 #include "postgres.h"
 
 #include "access/transam.h"
+#include "access/xact.h"
 #include "engine/notes.h"
 #include "storage/procarray.h"
+#include "utils/snapmgr.h"
 
 void
 notes_init(Notes *notes)
@@ -82,7 +84,7 @@ notes_put_back(Notes *notes, Note note, SegmentPlace from)
 
 bool
 notes_add(Notes *notes, int segno, SegmentPlace first, SegmentPlace last,
-		  int64 first_id, TransactionId xid, TimestampTz not_before)
+		  int64 first_id, TransactionId xid, TimestampTz not_before, bool held)
 {
 	int			n = notes_count(notes);
 	Note		note;
@@ -93,7 +95,7 @@ notes_add(Notes *notes, int segno, SegmentPlace first, SegmentPlace last,
 		{
 			Note	   *old = &notes->notes[i];
 
-			if (old->segment != segno || !TransactionIdEquals(old->xid, xid))
+			if (old->segment != segno || !TransactionIdEquals(old->xid, xid) || old->held != held)
 				continue;
 			old->first = Min(old->first, first);
 			old->last = Max(old->last, last);
@@ -115,8 +117,17 @@ notes_add(Notes *notes, int segno, SegmentPlace first, SegmentPlace last,
 	note.not_before = not_before;
 	note.xid = xid;
 	note.segment = segno;
+	note.held = held;
 	insert_note(notes, &note);
 	return true;
+}
+
+bool
+note_in_progress(const Note *note, Snapshot snapshot)
+{
+	return TransactionIdIsValid(note->xid) &&
+		(TransactionIdIsCurrentTransactionId(note->xid) ||
+		 XidInMVCCSnapshot(note->xid, snapshot));
 }
 
 void

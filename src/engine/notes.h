@@ -11,6 +11,7 @@
 #include "datatype/timestamp.h"
 #include "engine/place.h"
 #include "port/atomics.h"
+#include "utils/snapshot.h"
 
 /* When all are taken the cursors stop. */
 #define MAX_NOTES		512
@@ -27,6 +28,7 @@ typedef struct Note
 	TimestampTz not_before;
 	TransactionId xid;
 	int			segment;
+	bool		held;			/* their keys know that they wait */
 } Note;
 
 typedef struct Notes
@@ -44,10 +46,11 @@ extern bool notes_any(Notes *notes);
 
 /*
  * Note a range, growing the one there may be for the same transaction in the
- * same segment.  False if all notes are taken.
+ * same segment.  held: in an ordered queue their keys know that they wait.
+ * False if all notes are taken.
  */
 extern bool notes_add(Notes *notes, int segno, SegmentPlace first, SegmentPlace last,
-					  int64 first_id, TransactionId xid, TimestampTz not_before);
+					  int64 first_id, TransactionId xid, TimestampTz not_before, bool held);
 
 /* How many there are; and one of them, by ascending id. */
 extern int	notes_count(Notes *notes);
@@ -56,6 +59,9 @@ extern const Note *notes_get(Notes *notes, int i);
 /* Take one out, to judge its tuples; and put back what is left of it, from a place on. */
 extern Note notes_take(Notes *notes, int i);
 extern void notes_put_back(Notes *notes, Note note, SegmentPlace from);
+
+/* Whether the transaction it depends on has not ended as a snapshot shows it. */
+extern bool note_in_progress(const Note *note, Snapshot snapshot);
 
 /* Drop what is noted of a segment. */
 extern void notes_forget_segment(Notes *notes, int segno);

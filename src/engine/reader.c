@@ -42,13 +42,21 @@ reader_pass(QueueShared *q, int64 id)
 }
 
 int64
-reader_passed(QueueShared *q)
+reader_passed(QueueShared *q, Snapshot snapshot)
 {
+	Notes	   *notes = &q->reader.notes;
 	int64		passed;
 
 	LWLockAcquire(&q->lock, LW_SHARED);
 	passed = q->reader.scanned == pg_atomic_read_u64(&q->lane.appended) ? PG_INT64_MAX :
 		(int64) pg_atomic_read_u64(&q->reader.passed_id);
+	for (int i = 0; i < notes_count(notes) && notes_get(notes, i)->first_id <= passed; i++)
+	{
+		const Note *note = notes_get(notes, i);
+
+		if (!note->held && !note_in_progress(note, snapshot))
+			passed = note->first_id - 1;
+	}
 	LWLockRelease(&q->lock);
 	return passed;
 }
@@ -70,13 +78,13 @@ reader_found(QueueShared *q, int segno, SegmentPlace place)
 
 void
 reader_note(QueueShared *q, int segno, SegmentPlace first, SegmentPlace last,
-			int64 first_id, TransactionId xid)
+			int64 first_id, TransactionId xid, bool held)
 {
 	Segment    *seg = &q->segments[segno];
 	pg_atomic_uint64 *cursor = &q->reader.segments[segno].cursor;
 
 	LWLockAcquire(&q->lock, LW_EXCLUSIVE);
-	if (!notes_add(&q->reader.notes, segno, first, last, first_id, xid, 0) &&
+	if (!notes_add(&q->reader.notes, segno, first, last, first_id, xid, 0, held) &&
 		first < pg_atomic_read_u64(cursor))
 	{
 		/* All notes are taken: set the cursor back. */
@@ -100,7 +108,7 @@ reader_appended(QueueShared *q, int segno, SegmentPlace first, SegmentPlace last
 	 */
 	reader_found(q, segno, last);
 	if (first < pg_atomic_read_u64(&q->reader.segments[segno].cursor))
-		reader_note(q, segno, first, last, first_id, GetTopTransactionId());
+		reader_note(q, segno, first, last, first_id, GetTopTransactionId(), false);
 }
 
 void

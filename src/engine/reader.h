@@ -23,10 +23,11 @@ extern void reader_found(QueueShared *q, int segno, SegmentPlace place);
 /*
  * Note the tuples from first to last, which the cursor may have passed.  They
  * are judged when transaction xid has ended, or at once if it is invalid.
- * first_id is the id of the message at first.  Takes the queue's lock.
+ * first_id is the id of the message at first; held as in notes_add.  Takes the
+ * queue's lock.
  */
-extern void reader_note(QueueShared *q, int segno, SegmentPlace first,
-						SegmentPlace last, int64 first_id, TransactionId xid);
+extern void reader_note(QueueShared *q, int segno, SegmentPlace first, SegmentPlace last,
+						int64 first_id, TransactionId xid, bool held);
 
 /*
  * Make tuples known that this transaction has inserted in a segment, from
@@ -42,11 +43,12 @@ extern void reader_appended(QueueShared *q, int segno, SegmentPlace first,
 extern void reader_pass(QueueShared *q, int64 id);
 
 /*
- * The id up to which the cursors have passed all messages that had been
- * inserted before the call, PG_INT64_MAX if they are at the end.  Takes the
- * queue's lock.
+ * The id up to which the keys of all messages that a snapshot shows know of
+ * them: the cursors have passed them, and none is noted that nobody has judged
+ * since its transaction ended.  PG_INT64_MAX if that is all.  Takes the queue's
+ * lock.
  */
-extern int64 reader_passed(QueueShared *q);
+extern int64 reader_passed(QueueShared *q, Snapshot snapshot);
 
 /* Make notes due whose transaction has ended (see notes_refresh). */
 extern void reader_refresh_notes(QueueShared *q);

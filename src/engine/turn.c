@@ -201,7 +201,7 @@ look_again(Turn *turn, const Candidate *candidate)
 		SegmentPlace place = place_of_tid(&candidate->place.tid);
 
 		reader_note(q, candidate->place.segment, place, place, candidate->id,
-					InvalidTransactionId);
+					InvalidTransactionId, true);
 	}
 }
 
@@ -279,10 +279,11 @@ take_messages(Turn *turn, DeferredScan *deferred)
 		}
 
 		/*
-		 * An earlier one may lie where no claim has come to yet: after a
-		 * restart, or if this one was sent with a delay.
+		 * An earlier one may lie where no claim has come to yet, or one that
+		 * could not see it: after a restart, or if this one was sent with a
+		 * delay.
 		 */
-		if (ordered && is_deferred && next->id > reader_passed(scan->q))
+		if (ordered && is_deferred && next->id > reader_passed(scan->q, turn->snapshot))
 		{
 			turn->key.awaits = next->id;
 			turn->parked = true;
@@ -352,6 +353,17 @@ await_id(QueueShared *q, int64 id)
 		;
 }
 
+/* What the keys know of that has been sent by now, see reader_passed. */
+static int64
+passed_by_now(QueueShared *q)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	int64		passed = reader_passed(q, snapshot);
+
+	UnregisterSnapshot(snapshot);
+	return passed;
+}
+
 static void
 end_turn(Turn *turn)
 {
@@ -369,7 +381,7 @@ end_turn(Turn *turn)
 	 * cursors have moved: one of the two sees the other.
 	 */
 	await_id(q, awaits);
-	if (awaits <= reader_passed(q))
+	if (awaits <= passed_by_now(q))
 		key_gone(q, hash);
 }
 
@@ -382,7 +394,7 @@ turns_wake(ClaimScan *scan)
 
 	if (likely(awaited == PG_INT64_MAX))
 		return;
-	passed = reader_passed(q);
+	passed = passed_by_now(q);
 	if (awaited > passed)
 		return;
 	pg_atomic_exchange_u64(&q->reader.awaited_id, PG_INT64_MAX);

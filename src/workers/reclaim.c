@@ -371,7 +371,7 @@ note_found(QueueShared *q, int segno, const HeapTuple tuple, bool keyed)
 	if (known || (before && keyed && wait_for_turn(q, segno, tuple)))
 		return;
 	if (before)
-		reader_note(q, segno, place, place, id, InvalidTransactionId);
+		reader_note(q, segno, place, place, id, InvalidTransactionId, false);
 	else
 		reader_found(q, segno, place);
 }
