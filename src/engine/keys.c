@@ -597,6 +597,16 @@ key_turn_take(KeyTurn *turn)
 	LWLockRelease(lock);
 }
 
+bool
+key_turn_news(const KeyTurn *turn)
+{
+	LWLock	   *lock = lock_slot(turn->keyno);
+	bool		news = slots[turn->keyno].waiting.n > 0;
+
+	LWLockRelease(lock);
+	return news;
+}
+
 void
 key_turn_end(KeyTurn *turn, bool again)
 {

@@ -133,6 +133,9 @@ extern bool key_turn_begin(QueueShared *q, uint64 claim, KeyTurn *turn);
 /* A lease is to begin on a message of the key, or key_leave is called. */
 extern void key_turn_take(KeyTurn *turn);
 
+/* Whether messages of the key were met in the segments since it began. */
+extern bool key_turn_news(const KeyTurn *turn);
+
 /*
  * End it: turn->waiting is what is left.  With again the key is ready at once;
  * with an id in turn->awaits when the cursors have passed that (keys_passed).

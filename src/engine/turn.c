@@ -290,6 +290,10 @@ take_messages(Turn *turn, DeferredScan *deferred)
 			return;
 		}
 
+		/* What they have passed since the turn began is known to the next one. */
+		if (ordered && is_deferred && key_turn_news(&turn->key))
+			return;
+
 		/* In an unordered queue one that is not due yet is in nobody's way. */
 		if (is_deferred && next->place.due_at > scan->now)
 		{
