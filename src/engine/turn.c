@@ -290,7 +290,10 @@ take_messages(Turn *turn, DeferredScan *deferred)
 			return;
 		}
 
-		/* What they have passed since the turn began is known to the next one. */
+		/*
+		 * What they have passed since the turn began is known to the next
+		 * one.
+		 */
 		if (ordered && is_deferred && key_turn_news(&turn->key))
 			return;
 

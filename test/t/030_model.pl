@@ -473,6 +473,11 @@ sub start_worker
 	return;
 }
 
+# Release what somebody has on lease.
+my $release = q{
+WITH l AS MATERIALIZED (SELECT id FROM queue.leases WHERE queue = 'keys' AND state = 'held' ORDER BY random() LIMIT 2)
+INSERT INTO model.released SELECT 'keys', id, now(), clock_timestamp() FROM l WHERE queue.release('keys', id)};
+
 # What somebody else may do to a busy database.
 sub disturb
 {
@@ -502,9 +507,7 @@ sub disturb
 	}
 	elsif ($r < 0.93)
 	{
-		$sql = q{
-WITH l AS MATERIALIZED (SELECT id FROM queue.leases WHERE queue = 'keys' AND state = 'held' ORDER BY random() LIMIT 2)
-INSERT INTO model.released SELECT 'keys', id, now(), clock_timestamp() FROM l WHERE queue.release('keys', id)};
+		$sql = $release;
 	}
 	elsif ($r < 0.95)
 	{
@@ -548,12 +551,22 @@ while (time < $begun + $seconds)
 		start_worker($name) if waitpid($running{$name}, WNOHANG) != 0;
 	}
 	disturb();
-	if (time > $begun + ($crashes + 1) * $seconds / 3 && $crashes < 2)
+	if (time > $begun + ($crashes + 1) * $seconds / 6 && $crashes < 5)
 	{
 		$crashes++;
 		kill_backend();
 	}
 }
+
+# By chance nobody may have had a lease when one was to be released.
+wait_for
+{
+	foreach my $name (sort keys %running)
+	{
+		start_worker($name) if waitpid($running{$name}, WNOHANG) != 0;
+	}
+	$node->safe_psql('postgres', "$release; SELECT count(*) FROM model.released") ne '0';
+};
 
 # Let the producers end, and what they left half done.
 kill('TERM', values %running);
