@@ -45,6 +45,7 @@ take_returned(ClaimScan *scan, Lease *lease)
 	QueueShared *q = scan->q;
 	bool		taken;
 
+	lease_reserve(1);
 	LWLockAcquire(&q->lock, LW_SHARED);
 	taken = pg_atomic_read_u32(&q->generation) == scan->generation &&
 		lease_take_returned(q, lease);
@@ -88,7 +89,6 @@ claim_returned(ClaimScan *scan)
 
 	if (n == 0)
 		return;
-	lease_reserve(n + scan->max);
 	waiting = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(LeaseRef) * (Size) n);
 	for (; n > 0 && !scan_full(scan) && take_returned(scan, &lease); n--)
 	{
@@ -271,7 +271,6 @@ claim_messages(Queue *queue, LeaseKind kind, int64 lease, int max, Size max_byte
 	scan.now = GetCurrentTimestamp();
 	scan.expires_at = (kind == LEASE_TIMED) ? scan.now + lease : DT_NOEND;
 	scan.max = Min(max, queue_max_leases);
-	lease_reserve(scan.max + 1);
 	STOP_POINT("claim");
 	limit_begin(q, &queue->settings, &scan.limits);
 	if (limit_rate_stops(q, &scan.limits))

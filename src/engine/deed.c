@@ -30,10 +30,12 @@ deeds_reserve(int n)
 LeaseDeed *
 deed_add(LeaseRef ref, LeaseAction action)
 {
-	LeaseDeed  *deed = &deeds[ndeeds];
+	LeaseDeed  *deed;
 
-	Assert(ndeeds < max_deeds);
-	ndeeds++;
+	/* The lease exists by now, and would not be undone. */
+	if (unlikely(ndeeds >= max_deeds))
+		elog(PANIC, "no memory was reserved to record a lease");
+	deed = &deeds[ndeeds++];
 	deed->ref = ref;
 	deed->action = action;
 	deed->outcome = LEASE_ACKED;

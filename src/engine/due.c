@@ -36,8 +36,8 @@ take_due(ClaimScan *scan, Lease *lease)
 	QueueShared *q = scan->q;
 	LeaseTaking result = LEASE_TAKEN_ALREADY;
 
+	lease_reserve(1);
 	LWLockAcquire(&q->lock, LW_SHARED);
-	Assert(LWLockHeldByMe(&q->lock));
 	if (pg_atomic_read_u32(&q->generation) == scan->generation)
 		result = lease_take(q, &lease->place, lease->id, lease->attempts, scan->kind,
 							scan->now, scan->expires_at, -1, &scan->limits, &lease->ref);

@@ -21,9 +21,10 @@ typedef enum LeaseTaking
  */
 
 /*
- * Reserve memory to record n leases for the transaction's end.  Must come
- * before the functions below, which allocate none: they may be called with
- * locks held.
+ * Reserve memory to record n leases for the transaction's end: right before
+ * each of the functions below that begin a lease or take a returned one, as a
+ * lease that has ended in the meantime stays on record.  They allocate none,
+ * as they may be called with locks held.
  */
 extern void lease_reserve(int n);
 

@@ -100,6 +100,7 @@ take_over(void *arg)
 
 	/* So that this transaction can acknowledge the row inserted. */
 	CommandCounterIncrement();
+	lease_reserve(1);
 	if (lease_take(scan->q, &failed->place, failed->message.id, failed->message.attempts + 1,
 				   scan->kind, scan->now, scan->expires_at, -1, &scan->limits, &ref) == LEASE_TAKEN)
 	{
@@ -125,7 +126,6 @@ overdue_claim(Queue *queue, ClaimScan *scan)
 	overdue = palloc(sizeof(Lease) * OVERDUE_BATCH);
 	n = lease_overdue(q, scan->now, overdue_at, queue, overdue, OVERDUE_BATCH);
 	STOP_POINT("expiry-found");
-	lease_reserve(2 * n + scan->max + 1);
 	for (int i = 0; i < n; i++)
 	{
 		TakeOver	this = {.scan = scan,.ref = overdue[i].ref};

@@ -643,9 +643,9 @@ move_waiting(Queue *queue, Relation rel, int segno, HeapTuple tuple)
 	int64		hash;
 	int			keyno;
 
+	lease_reserve(1);
 	if (!tuple_key_hash(tuple->t_data, &hash) || !key_join(q, hash, &keyno))
 		return;
-	lease_reserve(2);
 	if (lease_take(q, &place, id, 1, LEASE_TRANSACTION, now, DT_NOEND, keyno, &unlimited,
 				   &lease.ref) != LEASE_TAKEN)
 	{
@@ -676,9 +676,11 @@ move_returned(Queue *queue, Relation rel, int segno)
 	int			nothers = 0;
 	Lease		lease;
 
-	lease_reserve(n);
-	for (; n > 0 && lease_take_returned(queue->shared, &lease); n--)
+	for (; n > 0; n--)
 	{
+		lease_reserve(1);
+		if (!lease_take_returned(queue->shared, &lease))
+			break;
 		if (lease.place.segment != segno || !move_message(queue, rel, &lease))
 			others[nothers++] = lease.ref;
 	}
