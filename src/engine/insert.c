@@ -18,6 +18,8 @@
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "stop_point.h"
+#include "storage/bufmgr.h"
+#include "storage/bufpage.h"
 #include "storage/lmgr.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -70,15 +72,53 @@ open_tail(Queue *queue, int *segno)
 	}
 }
 
-/* Put a tuple where space is reserved for it. */
+/*
+ * Pin a block whose next tuple comes to lie behind those that are in it;
+ * InvalidBuffer if it may not, as VACUUM has freed line pointers of it, which
+ * are used again.  VACUUM frees those of the tuples it removes while nobody
+ * else has the page pinned; but where there are indexes those that are dead
+ * already it frees in any case.
+ */
+static Buffer
+pin_without_gaps(Relation rel, BlockNumber block)
+{
+	Buffer		buffer = ReadBuffer(rel, block);
+	Page		page = BufferGetPage(buffer);
+	bool		gaps = PageHasFreeLinePointers(page);
+
+	if (unlikely(rel->rd_rel->relhasindex) && !gaps)
+	{
+		LockBuffer(buffer, BUFFER_LOCK_SHARE);
+		for (OffsetNumber off = FirstOffsetNumber;
+			 !gaps && off <= (PageIsNew(page) ? 0 : PageGetMaxOffsetNumber(page)); off++)
+			gaps = !ItemIdIsNormal(PageGetItemId(page, off));
+		LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+	}
+	if (likely(!gaps))
+		return buffer;
+	ReleaseBuffer(buffer);
+	return InvalidBuffer;
+}
+
+/*
+ * Put a tuple where space is reserved for it; in_order: behind all that were
+ * put there before.
+ */
 static void
-put_tuple(QueueShared *q, int segno, Relation rel, HeapTuple tuple, int64 id)
+put_tuple(QueueShared *q, int segno, Relation rel, HeapTuple tuple, int64 id, bool in_order)
 {
 	Space	   *space = &q->segments[segno].space;
-	BlockNumber block = space_reserve(space, rel, space_needed(rel, tuple));
+	uint32		bytes = space_needed(rel, tuple);
+	BlockNumber block = space_reserve(space, rel, bytes);
+	Buffer		buffer = InvalidBuffer;
 	SegmentPlace place;
 
 	Assert(CheckRelationLockedByMe(rel, RowExclusiveLock, true));
+	while (in_order && (buffer = pin_without_gaps(rel, block)) == InvalidBuffer)
+	{
+		space_give_up(space, block);
+		block = space_reserve(space, rel, bytes);
+	}
 	STOP_POINT("send-reserved");
 	RelationSetTargetBlock(rel, block);
 	heap_insert(rel, tuple, GetCurrentCommandId(true), HEAP_INSERT_SKIP_FSM, NULL);
@@ -87,6 +127,8 @@ put_tuple(QueueShared *q, int segno, Relation rel, HeapTuple tuple, int64 id)
 	if (unlikely(PlaceBlock(place) != block))
 		space_skip(space, PlaceBlock(place));
 	reader_appended(q, segno, place, place, id);
+	if (in_order)
+		ReleaseBuffer(buffer);
 }
 
 /*
@@ -104,7 +146,7 @@ insert_one(QueueShared *q, int segno, Relation rel, Constrained *constrained,
 		tuple = constrained_form(constrained, message);
 	else
 		tuple = message_form(RelationGetDescr(rel), message);
-	put_tuple(q, segno, rel, tuple, message->id);
+	put_tuple(q, segno, rel, tuple, message->id, message->key != NULL);
 	if (unlikely(constrained != NULL))
 		constrained_index(constrained, tuple);
 	heap_freetuple(tuple);
@@ -199,6 +241,18 @@ batch_slots(TupleDesc shape, int n)
 	return slots;
 }
 
+/* Whether one of some messages has a key. */
+static bool
+any_key(const Message *messages, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		if (messages[i].key != NULL)
+			return true;
+	}
+	return false;
+}
+
 /*
  * Insert the tuples in these slots, a block of them at a time.  A segment
  * once begun is filled beyond its limit if need be.
@@ -208,6 +262,7 @@ insert_slots(QueueShared *q, int segno, Relation rel, TupleTableSlot **slots, in
 			 const Message *messages)
 {
 	Space	   *space = &q->segments[segno].space;
+	bool		in_order = any_key(messages, n);
 	int			done = 0;
 
 	Assert(CheckRelationLockedByMe(rel, RowExclusiveLock, true));
@@ -216,11 +271,15 @@ insert_slots(QueueShared *q, int segno, Relation rel, TupleTableSlot **slots, in
 		uint32		need = space_needed(rel, ((HeapTupleTableSlot *) slots[done])->tuple);
 		uint32		bytes;
 		BlockNumber block = space_take(space, rel, need, &bytes);
+		Buffer		buffer = InvalidBuffer;
 		int			part = 0;
 		ItemPointer first = &slots[done]->tts_tid;
 		ItemPointer last;
 
 		CHECK_FOR_INTERRUPTS();
+		if (in_order && (buffer = pin_without_gaps(rel, block)) == InvalidBuffer)
+			continue;
+		STOP_POINT("send-reserved");
 		do
 		{
 			bytes -= need;
@@ -236,6 +295,8 @@ insert_slots(QueueShared *q, int segno, Relation rel, TupleTableSlot **slots, in
 		if (unlikely(ItemPointerGetBlockNumber(last) != block))
 			space_skip(space, ItemPointerGetBlockNumber(last));
 		reader_appended(q, segno, place_of_tid(first), place_of_tid(last), messages[done].id);
+		if (in_order)
+			ReleaseBuffer(buffer);
 		done += part;
 		if (done == n)
 			space_offer(space, block, bytes);

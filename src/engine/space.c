@@ -282,6 +282,15 @@ space_offer(Space *space, BlockNumber block, uint32 bytes)
 }
 
 void
+space_give_up(Space *space, BlockNumber block)
+{
+	LWLockAcquire(&space->lock, LW_EXCLUSIVE);
+	if (SHARED_BLOCK(pg_atomic_read_u64(&space->shared)) == block)
+		pg_atomic_write_u64(&space->shared, 0);
+	LWLockRelease(&space->lock);
+}
+
+void
 space_skip(Space *space, BlockNumber block)
 {
 	LWLockAcquire(&space->lock, LW_EXCLUSIVE);

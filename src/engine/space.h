@@ -62,6 +62,9 @@ extern BlockNumber space_take(Space *space, Relation rel, uint32 least, uint32 *
 /* Let all senders have what is left of a block from space_take. */
 extern void space_offer(Space *space, BlockNumber block, uint32 bytes);
 
+/* Leave what there is left of a block to nobody. */
+extern void space_give_up(Space *space, BlockNumber block);
+
 /*
  * A tuple has come to this block because there was no space where it was
  * reserved: later messages must not lie before it.
