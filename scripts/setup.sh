@@ -120,7 +120,10 @@ install_packages()
 		return
 	fi
 
+	# Another run of ours may be installing, too.
 	step "Installing ${missing[*]}"
+	exec 8</var/lib/apt/lists
+	flock 8
 	if [ ! -e "$policy" ]; then
 		printf '#!/bin/sh\n%s\nexit 101\n' "$ours" | as_root tee "$policy" >/dev/null
 		as_root chmod 755 "$policy"
@@ -131,6 +134,7 @@ install_packages()
 		as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Use-Pty=0 \
 			install --no-install-recommends "${missing[@]}" </dev/null 2>&1 | show_apt
 	) || fail "apt-get could not install ${missing[*]}"
+	exec 8<&-
 
 	# A service that was not wanted before should not run after the next boot.
 	for package in rabbitmq-server pgbouncer; do
