@@ -7,8 +7,8 @@
  * and all in hand stays there.  A lost connection is no attempt, unless it is
  * found to be a message's doing (suspicion.c).
  *
- * No transaction is open but in claim(), transform(), settle() and the sink for this very
- * database.  The process ends by SIGTERM or by an error, and gives its leases
+ * No transaction is open but in claim(), transform(), settle() and the sink for
+ * this very database.  The process ends by SIGTERM or by an error, and gives its leases
  * back then; a changed relay or server means a new process or connection.
  */
 #include "postgres.h"

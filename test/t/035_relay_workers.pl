@@ -11,7 +11,8 @@ use Test::More;
 use Time::HiRes qw(time);
 use Wait;
 
-my $node = queue_node('source', conf => "max_worker_processes = 24\nrestart_after_crash = on\nqueue.max_relays = 12");
+my $node =
+  queue_node('source', conf => "max_worker_processes = 24\nrestart_after_crash = on\nqueue.max_relays = 12");
 my $host = $node->host;
 my $port = $node->port;
 my $user = $node->safe_psql('postgres', 'SELECT current_user');
@@ -73,7 +74,9 @@ SELECT queue.create_relay('r', 'q', options => '{"procedure": "public.take", "wo
 
 ok($node->poll_query_until('postgres', q{SELECT workers = 4 AND state = 'idle' FROM queue.relays}),
 	'four workers run');
-is(query(q{SELECT string_agg(application_name, ',' ORDER BY application_name) FROM pg_stat_activity WHERE backend_type = 'queue relay'}),
+is( query(
+		q{SELECT string_agg(application_name, ',' ORDER BY application_name) FROM pg_stat_activity
+	WHERE backend_type = 'queue relay'}),
 	'queue relay r,queue relay r #2,queue relay r #3,queue relay r #4',
 	'each has its name');
 
@@ -100,8 +103,10 @@ sub all_in_order
 	wait_until($node, "count(DISTINCT number) = $sent FROM got", "$what: all arrive");
 	is(query('SELECT count(*) - count(DISTINCT number) FROM got'), '0', "$what: each once") if $once;
 	is( query(
-			'SELECT count(*) FROM (SELECT number - lag(number) OVER (PARTITION BY key ORDER BY n) AS step
-	FROM (SELECT key, number, min(n) AS n FROM got WHERE key IS NOT NULL GROUP BY key, number) f) s WHERE step < 0'),
+			'SELECT count(*)
+	FROM (SELECT number - lag(number) OVER (PARTITION BY key ORDER BY n) AS step
+	FROM (SELECT key, number, min(n) AS n FROM got WHERE key IS NOT NULL GROUP BY key, number) f) s WHERE step < 0'
+		),
 		'0',
 		"$what: in order, key by key");
 	is(query("SELECT count(*) FROM queue.dead_letters"), '0', "$what: none is a dead letter");
@@ -111,7 +116,8 @@ sub all_in_order
 send_some(2000);
 all_in_order('four workers', 1);
 cmp_ok(query('SELECT count(DISTINCT pid) FROM got'), '>', 1, 'several of them had something to do');
-ok($node->poll_query_until('postgres', "SELECT published = $sent AND failed > 0 AND in_flight = 0 FROM queue.relays"),
+ok( $node->poll_query_until(
+		'postgres', "SELECT published = $sent AND failed > 0 AND in_flight = 0 FROM queue.relays"),
 	'they are counted together');
 
 # Workers are ended at random, and there are more or fewer of them, while messages
@@ -131,11 +137,16 @@ ok($node->poll_query_until('postgres', "SELECT published = $sent AND workers = 4
 	'what workers have published that are no more is counted');
 
 # What is asked of the relay is asked of all its workers.
-ends_soon('paused', q{SELECT queue.pause_relay('r')}, q{count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay'});
+ends_soon(
+	'paused',
+	q{SELECT queue.pause_relay('r')},
+	q{count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay'});
 is(query('SELECT state, workers FROM queue.relays'), 'paused|0', 'and shown so');
 send_some(100);
 ends_soon('resumed', q{SELECT queue.resume_relay('r')}, q{workers = 4 FROM queue.relays});
-ends_soon('fewer', q{SELECT queue.alter_relay('r', '{"workers": 2}')},
+ends_soon(
+	'fewer',
+	q{SELECT queue.alter_relay('r', '{"workers": 2}')},
 	q{count(*) = 2 FROM pg_stat_activity WHERE backend_type = 'queue relay'});
 all_in_order('paused and resumed', 1);
 
@@ -149,7 +160,9 @@ all_in_order('killed', 1);
 # In a queue that is ordered no more, they stop.
 query(q{SELECT queue.alter('q', ordered => false)});
 send_some(10);
-wait_until($node, q{(SELECT last_error LIKE 'a relay of queue "q" cannot have 2 workers%' FROM queue.relays)},
+wait_until(
+	$node,
+	q{(SELECT last_error LIKE 'a relay of queue "q" cannot have 2 workers%' FROM queue.relays)},
 	'not ordered any more');
 is(query(q{SELECT count(*) FROM queues.q}), '10', 'and nothing goes');
 query(q{SELECT queue.alter('q', ordered => true)});
@@ -162,21 +175,34 @@ ALTER SYSTEM SET queue.max_relays_per_role = 3;
 SELECT pg_reload_conf();
 CREATE ROLE somebody LOGIN;
 GRANT SELECT, DELETE ON queues.q TO somebody;});
-ok($node->poll_query_until('postgres', q{SELECT current_setting('queue.max_relays_per_role') = '3'}), 'a limit');
+ok($node->poll_query_until('postgres', q{SELECT current_setting('queue.max_relays_per_role') = '3'}),
+	'a limit');
 my $error;
-$node->psql('postgres',
+$node->psql(
+	'postgres',
 	q{SET ROLE somebody; SELECT queue.create_relay('s', 'q', options => '{"procedure": "public.take", "workers": 4}')},
 	stderr => \$error);
 like($error, qr/cannot have more than 3 relays/, 'no more workers than relays');
-query(q{SET ROLE somebody; SELECT queue.create_relay('s', 'q', options => '{"procedure": "public.take", "workers": 2}')});
-$node->psql('postgres', q{SET ROLE somebody; SELECT queue.alter_relay('s', '{"workers": 4}')}, stderr => \$error);
+query(
+	q{SET ROLE somebody; SELECT queue.create_relay('s', 'q', options => '{"procedure": "public.take", "workers": 2}')}
+);
+$node->psql(
+	'postgres',
+	q{SET ROLE somebody; SELECT queue.alter_relay('s', '{"workers": 4}')},
+	stderr => \$error);
 like($error, qr/cannot have more than 3 relays/, 'nor later');
 query(q{SELECT queue.alter_relay('r', '{"workers": 16}')});
-wait_until($node, q{(SELECT workers = 10 AND last_error LIKE 'no slot is free%' FROM queue.relays WHERE name = 'r')},
+wait_until(
+	$node,
+	q{(SELECT workers = 10 AND last_error LIKE 'no slot is free%' FROM queue.relays WHERE name = 'r')},
 	'as many as there are slots for');
 query(q{SELECT queue.drop_relay('s')});
-wait_until($node, q{(SELECT workers = 12 FROM queue.relays WHERE name = 'r')}, 'and more when there are some');
-ends_soon('dropped', q{SELECT queue.drop_relay('r')}, q{count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay'});
+wait_until($node, q{(SELECT workers = 12 FROM queue.relays WHERE name = 'r')},
+	'and more when there are some');
+ends_soon(
+	'dropped',
+	q{SELECT queue.drop_relay('r')},
+	q{count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay'});
 query(q{SELECT queue.create_relay('r', 'q', options => '{"procedure": "public.take"}')});
 is(query(q{SELECT published FROM queue.relays}), '0', 'another of its name counts anew');
 query(q{SELECT queue.drop_relay('r')});
@@ -197,7 +223,8 @@ BEGIN
 	m.headers := pg_catalog.jsonb_build_object('n', m.payload->'n');
 	RETURN CASE WHEN m.payload ? 'refuse' THEN NULL ELSE m END;
 END \$\$;
-SELECT queue.create_relay('t', 'p', 'other', '{"queue": "arrivals", "workers": 4, "batch": 20, "transform": "public.transform"}');});
+SELECT queue.create_relay('t', 'p', 'other', '{"queue": "arrivals", "workers": 4, "batch": 20, "transform": "public.transform"}');}
+);
 $sent = 0;
 for my $round (1 .. 8)
 {
@@ -220,7 +247,8 @@ FROM queues.arrivals WHERE key IS NOT NULL) s WHERE step < 0}),
 	'0',
 	'in order, key by key');
 query(q{SELECT queue.alter_relay('t', '{"workers": 1, "confirm_timeout": 1}')});
-ok($node->poll_query_until('postgres', q{SELECT workers = 1 AND state = 'idle' AND last_error IS NULL FROM queue.relays}),
+ok( $node->poll_query_until(
+		'postgres', q{SELECT workers = 1 AND state = 'idle' AND last_error IS NULL FROM queue.relays}),
 	'one worker');
 $node->safe_psql('other', q{SELECT queue.purge('arrivals')});
 
@@ -253,11 +281,13 @@ sub refused
 
 	$n++;
 	query("SELECT queue.send('p', '{\"bad\": $n}', 'a'), queue.send('p', '{\"good\": $n}', 'b')");
-	wait_until($node,
+	wait_until(
+		$node,
 		"(SELECT error ~ '$error' AND payload = '{\"bad\": $n}' FROM queue.dead_letters ORDER BY id DESC LIMIT 1)",
 		"$what: refused");
 	ok( $node->poll_query_until(
-			'other', "SELECT count(*) = 1 FROM queues.arrivals WHERE payload = '{\"good\": $n}' AND key = 'b'"),
+			'other',
+			"SELECT count(*) = 1 FROM queues.arrivals WHERE payload = '{\"good\": $n}' AND key = 'b'"),
 		"$what: another goes on");
 	is_deeply([ workers('t') ], [$pid], "$what: the worker too");
 	return;
@@ -294,7 +324,8 @@ transform_with(q{PERFORM 1 / 0;});
 refused('it divides by zero', '^division by zero$');
 transform_with(q{EXECUTE 'SELECT * FROM public.gone';});
 refused('its table is gone', '^relation "public.gone" does not exist$');
-transform_with(q{PERFORM pg_catalog.pg_cancel_backend(pg_catalog.pg_backend_pid()); PERFORM pg_catalog.pg_sleep(10);});
+transform_with(
+	q{PERFORM pg_catalog.pg_cancel_backend(pg_catalog.pg_backend_pid()); PERFORM pg_catalog.pg_sleep(10);});
 refused('it cancels itself', '^canceling statement due to user request$');
 
 # What others have made in the search_path of a role does not count.
@@ -313,13 +344,20 @@ query(qq{ALTER ROLE "$user" RESET search_path});
 # It swallows its cancel: whoever ends the worker ends it.
 transform_with(
 	q{LOOP BEGIN PERFORM pg_catalog.pg_sleep(3600); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;});
-my $busy = q{count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'queue relay' AND query = 'transform public.transform(queue.message)' AND state = 'active'};
+my $busy = q{count(*) = 1 FROM pg_stat_activity
+	WHERE backend_type = 'queue relay' AND query = 'transform public.transform(queue.message)' AND state = 'active'};
 query(q{SELECT queue.send('p', '{"bad": 0}')});
 wait_until($node, $busy, 'it does not let itself be cancelled');
-ends_soon('paused meanwhile', q{SELECT queue.pause_relay('t')}, q{count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay'});
+ends_soon(
+	'paused meanwhile',
+	q{SELECT queue.pause_relay('t')},
+	q{count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay'});
 query(q{SELECT queue.resume_relay('t')});
 wait_until($node, $busy, 'and again');
-ends_soon('dropped meanwhile', q{DROP FUNCTION transform CASCADE}, q{count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay'});
+ends_soon(
+	'dropped meanwhile',
+	q{DROP FUNCTION transform CASCADE},
+	q{count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay'});
 is(query('SELECT count(*) FROM queue.relays'), '0', 'the relay is gone with its function');
 is(query('SELECT count(*) FROM queues.p'), '1', 'and the message is there');
 
@@ -336,7 +374,8 @@ END $$;
 SELECT queue.create_relay('t', 'p', 'other', '{"queue": "arrivals", "transform": "public.transform"}');
 SELECT count(queue.send('p', jsonb_build_object('n', i % 10), 'k' || i % 3)) FROM generate_series(1, 40) i;});
 my $most = 0;
-ok( wait_for {
+ok( wait_for
+	{
 		my ($pid) = workers('t');
 
 		if ($pid && open(my $status, '<', "/proc/$pid/status"))
