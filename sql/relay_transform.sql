@@ -133,6 +133,7 @@ BEGIN
 	END IF;
 	RETURN m;
 END $$;
+CREATE TABLE transform_writes (n integer);
 SELECT count(queue.send('transform', payload, key => 'k' || row_number)) FROM (SELECT payload, row_number() OVER () FROM (VALUES
 	('{"sql": "DO $x$ BEGIN RAISE EXCEPTION $y$not this one$y$; END $x$"}'::jsonb),
 	('{"sql": "DO $x$ BEGIN RAISE EXCEPTION $y$not this either$y$ USING ERRCODE = $y$57P01$y$; END $x$"}'),
@@ -153,7 +154,6 @@ SELECT count(queue.send('transform', payload, key => 'k' || row_number)) FROM (S
 	('{"bad": {"payload": null, "body": null}}'),
 	('{"bad": {"body": "\\x00"}}'),
 	('{"bad": {"headers": [1, 2]}}')) v(payload)) w;
-CREATE TABLE transform_writes (n integer);
 SELECT queue.send('transform', '"good"', key => 'good') > 0;
 CALL wait_for('count(*) = 1 FROM queues.arrivals');
 CALL wait_for($$count(*) = 0 FROM queues.transform$$);

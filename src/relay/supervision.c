@@ -213,6 +213,7 @@ relay_attach(int slotno)
 {
 	RelaySlot  *slot = &relay_shared->slots[slotno];
 	uint32		generation;
+	Oid			ended_in = InvalidOid;
 
 	memcpy(&generation, MyBgworkerEntry->bgw_extra, sizeof(generation));
 
@@ -222,6 +223,7 @@ relay_attach(int slotno)
 	else if (slot->stop)
 	{
 		note_end(slot, false);
+		ended_in = slot->dboid;
 		slot = NULL;
 	}
 	else
@@ -234,6 +236,10 @@ relay_attach(int slotno)
 		before_shmem_exit(relay_detach, (Datum) 0);
 	}
 	LWLockRelease(&relay_shared->lock);
+
+	/* Another worker may be wanted in its place. */
+	if (OidIsValid(ended_in))
+		maintenance_wake(ended_in);
 	return slot;
 }
 
