@@ -105,7 +105,8 @@ sub all_in_order
 	is( query(
 			'SELECT count(*)
 	FROM (SELECT number - lag(number) OVER (PARTITION BY key ORDER BY n) AS step
-	FROM (SELECT key, number, min(n) AS n FROM got WHERE key IS NOT NULL GROUP BY key, number) f) s WHERE step < 0'
+	FROM (SELECT key, number, min(n) AS n FROM got WHERE key IS NOT NULL
+		GROUP BY key, number) f) s WHERE step < 0'
 		),
 		'0',
 		"$what: in order, key by key");
