@@ -96,10 +96,11 @@ CREATE TABLE queue.dead (
 CREATE INDEX dead_key ON queue.dead (relid, key_hash, id) WHERE key_hash IS NOT NULL;
 SELECT pg_catalog.pg_extension_config_dump('queue.dead', '');
 
--- One row per relay; the maintenance worker keeps a process running for each.
+-- One row per relay; the maintenance worker keeps its processes running.
 -- anchor: the type queues."$<name>", whose owner is the relay's owner, and
 -- which depends on the queue and the server or the procedure.  server,
--- procedure: their names, for a restored anchor that depends on none as yet.
+-- procedure: their names, for a restored anchor that depends on none as yet;
+-- with a server the procedure is the function that transforms messages.
 CREATE TABLE queue.relay_definition (
 	name      text PRIMARY KEY,
 	anchor    regtype UNIQUE NOT NULL,
@@ -536,13 +537,13 @@ CREATE FUNCTION queue.create_relay(name text, queue text,
 RETURNS void
 AS 'MODULE_PATHNAME', 'queue_create_relay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.create_relay IS
-'Starts a worker that publishes the messages of a queue. name: the relay''s, 1 to 62 bytes without control characters. server: a server of a foreign data wrapper queue_..., or NULL for a procedure in this database. options: a JSON object, see the manual. The worker acts as the caller. Needs SELECT and DELETE on the queue, and USAGE on the server or EXECUTE on the procedure. Errors: 42710 if it exists, 42704 unknown queue or server, 42501 no right, 22004 NULL name or queue, 22023 bad name or options, 55000 the library of the sink is not installed, 53400 when queue.max_relays_per_role are in use.';
+'Starts a worker that publishes the messages of a queue. name: the relay''s, 1 to 62 bytes without control characters. server: a server of a foreign data wrapper queue_..., or NULL for a procedure in this database. options: a JSON object, see the manual. The worker acts as the caller. Needs SELECT and DELETE on the queue, and USAGE on the server or EXECUTE on the procedure. Errors: 42710 if it exists, 42704 unknown queue or server, 42883 unknown procedure or function, 42809 one that takes no message or returns none, 42501 no right, 22004 NULL name or queue, 22023 bad name or options, 55000 the library of the sink is not installed, or several workers for a queue that is not ordered, 53400 when queue.max_relays_per_role are in use.';
 
 CREATE FUNCTION queue.alter_relay(name text, options jsonb DEFAULT NULL, owner text DEFAULT NULL)
 RETURNS void
 AS 'MODULE_PATHNAME', 'queue_alter_relay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.alter_relay IS
-'Merges options into those of a relay, a null value removing one, or gives it to another role, which the caller must be a member of; and restarts its worker. options: a JSON object. owner: the new owner. At least one of them. Owner of the relay only. Errors: 42704 unknown relay, 42501 no right, 22004 NULL name, or nothing to change, 22023 bad options.';
+'Merges options into those of a relay, a null value removing one, or gives it to another role, which the caller must be a member of; and restarts its workers. options: a JSON object. owner: the new owner. At least one of them. Owner of the relay only. Errors: 42704 unknown relay, 42501 no right, 22004 NULL name, or nothing to change, 22023 bad options, others as queue.create_relay.';
 
 CREATE FUNCTION queue.pause_relay(name text) RETURNS void
 AS 'MODULE_PATHNAME', 'queue_pause_relay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -561,22 +562,22 @@ COMMENT ON FUNCTION queue.drop_relay IS
 
 CREATE FUNCTION queue.relay_list(
 	OUT name text, OUT queue text, OUT server text,
-	OUT state text, OUT published bigint, OUT failed bigint, OUT in_flight integer,
+	OUT state text, OUT published bigint, OUT failed bigint, OUT dropped bigint, OUT in_flight integer,
 	OUT lag_messages bigint, OUT lag_seconds double precision,
 	OUT last_error text, OUT last_error_at timestamptz, OUT started_at timestamptz,
-	OUT owner text, OUT options jsonb)
+	OUT workers integer, OUT owner text, OUT options jsonb)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'queue_relay_list' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION queue.relay_list IS
 'The relays the caller owns, or whose queue the caller may read; all for members of pg_monitor. lag_seconds: age of the oldest message not yet published. For the view queue.relays.';
 
 CREATE VIEW queue.relays AS
-SELECT name, queue, server, state, published, failed, in_flight,
-	lag_messages, lag_seconds, last_error, last_error_at, started_at, owner, options
+SELECT name, queue, server, state, published, failed, dropped, in_flight,
+	lag_messages, lag_seconds, last_error, last_error_at, started_at, workers, owner, options
 FROM queue.relay_list();
 GRANT SELECT ON queue.relays TO PUBLIC;
 COMMENT ON VIEW queue.relays IS
-'Relays of this database, for those who own them or may read their queue, and for pg_monitor. state is running, idle, backing off, paused or stopped. last_error: what keeps it from publishing, or the last refusal.';
+'Relays of this database, for those who own them or may read their queue, and for pg_monitor. state is running, idle, backing off, paused or stopped. last_error: what keeps it from publishing, or the last refusal. dropped: by its transform. workers: processes that run for it.';
 
 -- What the postgres sink calls in the database it publishes to.
 CREATE FUNCTION queue.relay_accept(source text, queue text, ids bigint[], enqueued_ats timestamptz[],

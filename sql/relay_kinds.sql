@@ -44,6 +44,23 @@ SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', '{"exchange": "x", "strict
 SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', jsonb_build_object('routing_key', repeat('x', 256)));
 SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', '{"routing_key": "{key}{"}');
 
+-- Several workers share an ordered queue only, and no file.
+SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', '{"exchange": "x", "workers": 0}');
+\echo :LAST_ERROR_SQLSTATE
+SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', '{"exchange": "x", "workers": 17}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', '{"exchange": "x", "workers": "all"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', '{"exchange": "x", "workers": 2}');
+\echo :LAST_ERROR_SQLSTATE
+SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', '{"exchange": "x"}');
+SELECT queue.alter_relay('k', '{"workers": 2}');
+SELECT queue.alter('kinds', ordered => true);
+SELECT queue.alter_relay('k', '{"workers": 2}');
+SELECT queue.alter_relay('k', '{"workers": null}');
+SELECT queue.drop_relay('k');
+SELECT queue.create_relay('k', 'kinds', 'kinds_file', '{"workers": 2}');
+\echo :LAST_ERROR_SQLSTATE
+SELECT queue.alter('kinds', ordered => false);
+
 -- What goes together is checked of what it all comes to.
 SELECT queue.create_relay('k', 'kinds', 'kinds_file', '{"rotate_size": "100MB", "rotate_age": "1 day", "name": "k"}');
 SELECT queue.alter_relay('k', '{"name": "a/b"}');
@@ -73,6 +90,51 @@ GRANT pg_write_server_files TO regress_kinds;
 SET ROLE regress_kinds;
 CREATE SERVER kinds_other FOREIGN DATA WRAPPER queue_file OPTIONS (directory '/nowhere/at/all');
 RESET ROLE;
+
+--
+-- Who is no superuser has to log in with what the user mapping has, unless a
+-- superuser says of the mapping that he need not.
+--
+CREATE PROCEDURE wait_for(condition text) LANGUAGE plpgsql AS $$
+DECLARE
+	holds boolean;
+BEGIN
+	FOR i IN 1..3000 LOOP
+		EXECUTE 'SELECT ' || condition INTO holds;
+		EXIT WHEN holds;
+		COMMIT;
+		PERFORM pg_catalog.pg_sleep(0.01);
+	END LOOP;
+	IF holds IS NOT TRUE THEN
+		RAISE EXCEPTION 'this never came true: %', condition;
+	END IF;
+END $$;
+ALTER ROLE regress_kinds LOGIN;
+GRANT SELECT, DELETE ON queues.kinds TO regress_kinds;
+CREATE SERVER kinds_login FOREIGN DATA WRAPPER queue_amqp OPTIONS (host '127.0.0.1', port '1');
+GRANT USAGE ON FOREIGN SERVER kinds_login TO regress_kinds;
+SET ROLE regress_kinds;
+CREATE USER MAPPING FOR regress_kinds SERVER kinds_login OPTIONS (username 'x', password_required 'perhaps');
+CREATE USER MAPPING FOR regress_kinds SERVER kinds_login OPTIONS (username 'x', password_required 'false');
+\echo :LAST_ERROR_SQLSTATE
+CREATE USER MAPPING FOR regress_kinds SERVER kinds_login OPTIONS (username 'x', password_required 'true');
+SELECT queue.create_relay('k', 'kinds', 'kinds_login', '{"exchange": "x"}');
+CALL wait_for($$(SELECT last_error LIKE 'user name and password are required: %' FROM queue.relays WHERE name = 'k')$$);
+ALTER USER MAPPING FOR regress_kinds SERVER kinds_login OPTIONS (SET password_required 'false');
+RESET ROLE;
+ALTER USER MAPPING FOR regress_kinds SERVER kinds_login OPTIONS (SET password_required 'false');
+CALL wait_for($$(SELECT last_error LIKE 'could not connect: %' FROM queue.relays WHERE name = 'k')$$);
+SET ROLE regress_kinds;
+ALTER USER MAPPING FOR regress_kinds SERVER kinds_login OPTIONS (SET username 'y');
+\echo :LAST_ERROR_SQLSTATE
+ALTER USER MAPPING FOR regress_kinds SERVER kinds_login OPTIONS (DROP password_required);
+CALL wait_for($$(SELECT last_error LIKE 'user name and password are required: %' FROM queue.relays WHERE name = 'k')$$);
+SELECT queue.drop_relay('k');
+RESET ROLE;
+CREATE USER MAPPING FOR regress_kinds SERVER kinds_file OPTIONS (password_required 'true');
+CALL wait_for($$count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay' AND datname = current_database()$$);
+DROP PROCEDURE wait_for;
+DROP SERVER kinds_login CASCADE;
 
 DROP SERVER kinds_file, kinds_amqp, kinds_other, kinds_reads;
 DROP OWNED BY regress_kinds;

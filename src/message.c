@@ -248,13 +248,13 @@ message_size(HeapTuple tuple, TupleDesc desc)
 void
 message_result(const Message *message, Datum *values, bool *isnull)
 {
-	set_value(values, isnull, 1, Int64GetDatum(message->receipt), message->receipt == 0);
-	set_value(values, isnull, 2, Int64GetDatum(message->id), false);
-	set_varlena(values, isnull, 3, message->key);
-	set_varlena(values, isnull, 4, message->payload);
-	set_varlena(values, isnull, 5, message->body);
-	set_varlena(values, isnull, 6, message->headers);
-	set_value(values, isnull, 7, Int16GetDatum(message->priority), !message->has_priority);
-	set_value(values, isnull, 8, Int32GetDatum(message->attempts), false);
-	set_value(values, isnull, 9, TimestampTzGetDatum(message->enqueued_at), false);
+	set_value(values, isnull, Anum_result_receipt, Int64GetDatum(message->receipt), message->receipt == 0);
+	set_value(values, isnull, Anum_result_id, Int64GetDatum(message->id), false);
+	set_varlena(values, isnull, Anum_result_key, message->key);
+	set_varlena(values, isnull, Anum_result_payload, message->payload);
+	set_varlena(values, isnull, Anum_result_body, message->body);
+	set_varlena(values, isnull, Anum_result_headers, message->headers);
+	set_value(values, isnull, Anum_result_priority, Int16GetDatum(message->priority), !message->has_priority);
+	set_value(values, isnull, Anum_result_attempts, Int32GetDatum(message->attempts), false);
+	set_value(values, isnull, Anum_result_enqueued_at, TimestampTzGetDatum(message->enqueued_at), false);
 }

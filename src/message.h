@@ -29,7 +29,19 @@ enum
 };
 
 /* Columns of the type queue.message. */
-#define Natts_message_result	9
+enum
+{
+	Anum_result_receipt = 1,
+	Anum_result_id,
+	Anum_result_key,
+	Anum_result_payload,
+	Anum_result_body,
+	Anum_result_headers,
+	Anum_result_priority,
+	Anum_result_attempts,
+	Anum_result_enqueued_at,
+	Natts_message_result = Anum_result_enqueued_at
+};
 
 typedef struct Message
 {

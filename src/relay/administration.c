@@ -31,6 +31,7 @@
 #include "relay/options.h"
 #include "relay/server.h"
 #include "relay/supervision.h"
+#include "relay/transform.h"
 #include "sinks/sql_procedure.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
@@ -137,24 +138,46 @@ update_relay(Relation rel, HeapTuple tuple, Datum *values, bool *nulls, bool *re
 }
 
 /*
- * Take the procedure out of a relay's options: it is looked up now, in the
+ * The option that names the routine of a relay, of which each has one at most:
+ * the procedure it calls, or the function that transforms what it publishes.
+ */
+static const char *
+routine_option(const SinkKind *kind)
+{
+	return kind->has_server ? "transform" : "procedure";
+}
+
+/*
+ * Take the routine out of a relay's options: it is looked up now, in the
  * caller's search_path, and is that one from then on.  InvalidOid if the
- * options say nothing of it.
+ * options name none.
  */
 static Oid
-take_procedure(const SinkKind *kind, Datum *options, Oid owner)
+take_routine(const SinkKind *kind, Datum *options, Oid owner)
 {
-	const char *name = relay_options_get(relay_options_list(*options), "procedure");
-	Oid			procedure;
+	const char *name = relay_options_get(relay_options_list(*options), routine_option(kind));
+	Oid			routine;
 	bool		batch;
 
-	if (kind->has_server || name == NULL)
+	if (name == NULL)
 		return InvalidOid;
-	procedure = procedure_find(name);
-	LockDatabaseObject(ProcedureRelationId, procedure, 0, AccessShareLock);
-	procedure_check(procedure, owner, &batch);
-	*options = DirectFunctionCall2(jsonb_delete, *options, CStringGetTextDatum("procedure"));
-	return procedure;
+	routine = kind->has_server ? transform_find(name) : procedure_find(name);
+	LockDatabaseObject(ProcedureRelationId, routine, 0, AccessShareLock);
+	if (kind->has_server)
+		transform_check(routine, owner);
+	else
+		procedure_check(routine, owner, &batch);
+	*options = DirectFunctionCall2(jsonb_delete, *options, CStringGetTextDatum(routine_option(kind)));
+	return routine;
+}
+
+/* Whether options say that there is to be no transform any more. */
+static bool
+removes_transform(const SinkKind *kind, Datum options)
+{
+	return kind->has_server &&
+		DatumGetBool(DirectFunctionCall2(jsonb_exists, options, CStringGetTextDatum("transform"))) &&
+		relay_options_get(relay_options_list(options), "transform") == NULL;
 }
 
 static void
@@ -166,11 +189,11 @@ missing_procedure(void)
 			 errhint("A relay without a server calls a procedure of this database.")));
 }
 
-/* Raise an error unless a role may have one more relay. */
+/* Raise an error unless a role may have so many more workers of relays. */
 static void
-check_role(Oid role)
+check_role(Oid role, int more)
 {
-	int			n = 0;
+	int			n = more;
 	ListCell   *cell;
 
 	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
@@ -192,15 +215,21 @@ check_role(Oid role)
 	/* Two at a time would not see each other's. */
 	LockSharedObject(AuthIdRelationId, role, 0, ShareUpdateExclusiveLock);
 	foreach(cell, relay_config_list())
-		n += ((RelayConfig *) lfirst(cell))->owner == role;
+	{
+		RelayConfig *relay = lfirst(cell);
+
+		if (relay->owner == role)
+			n += relay->workers;
+	}
 	LWLockAcquire(&relay_shared->lock, LW_SHARED);
 	n += relay_slots_of(role, MyDatabaseId);
 	LWLockRelease(&relay_shared->lock);
-	if (n >= relay_role_limit())
+	if (n > relay_role_limit())
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("role \"%s\" cannot have more than %d relays",
 						GetUserNameFromId(role, false), relay_role_limit()),
+				 errdetail("Each worker of a relay counts as one."),
 				 errhint("The setting queue.max_relays_per_role says so.")));
 }
 
@@ -247,6 +276,7 @@ queue_create_relay(PG_FUNCTION_ARGS)
 	const SinkKind *kind = &sql_kind;
 	RelayConfig relay = {0};
 	char	   *queue_name;
+	int			workers;
 	Datum		options;
 	Relation	rel;
 
@@ -275,7 +305,9 @@ queue_create_relay(PG_FUNCTION_ARGS)
 	options = PG_ARGISNULL(3) ? DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")) : PG_GETARG_DATUM(3);
 	relay_options_check(kind, relay_options_list(options));
 	relay_options_check_together(kind, relay_options_list(options));
-	relay.procedure = take_procedure(kind, &options, GetUserId());
+	workers = relay_options_workers(relay_options_list(options));
+	relay_check_workers(queue_by_name(PG_GETARG_TEXT_PP(1), ACL_SELECT), workers);
+	relay.procedure = take_routine(kind, &options, GetUserId());
 	if (OidIsValid(relay.procedure))
 	{
 		nulls[Anum_relay_procedure - 1] = false;
@@ -289,7 +321,7 @@ queue_create_relay(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("relay \"%s\" already exists", text_to_cstring(name))));
-	check_role(GetUserId());
+	check_role(GetUserId(), workers);
 
 	/* Against being dropped before we are seen to depend on it. */
 	queue_lock(relay.queue, queue_name, AccessShareLock);
@@ -332,15 +364,27 @@ merge_options(Datum old, Datum changes)
  * be a member of it.  What the new owner may do is up to the worker.
  */
 static void
-change_owner(Oid anchor, const char *name)
+change_owner(Oid anchor, const char *name, int workers)
 {
 	Oid			role = get_role_oid(name, false);
 
 	CHECK_CAN_SET_ROLE(GetUserId(), role);
-	check_role(role);
+	check_role(role, workers);
 	AlterTypeOwner_oid(anchor, role, true);
 	CommandCounterIncrement();
 	relay_config_changed();
+}
+
+/* Raise an error unless a relay of this queue and owner may have so many workers. */
+static void
+check_more_workers(Oid relid, Oid owner, int before, int workers)
+{
+	Queue	   *queue = queue_by_relid(relid);
+
+	if (queue && workers > 1)
+		relay_check_workers(queue, workers);
+	if (workers > before)
+		check_role(owner, workers - before);
 }
 
 Datum
@@ -354,7 +398,8 @@ queue_alter_relay(PG_FUNCTION_ARGS)
 	bool		nulls[Natts_relay];
 	bool		replace[Natts_relay] = {0};
 	const SinkKind *kind = &sql_kind;
-	Oid			procedure;
+	Oid			routine;
+	int			workers;
 	Datum		options;
 	Datum		merged;
 
@@ -366,9 +411,11 @@ queue_alter_relay(PG_FUNCTION_ARGS)
 
 	rel = open_relays();
 	tuple = find_own_relay(rel, name);
+	heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
 	relay.anchor = anchor_of(rel, tuple);
+	workers = relay_options_workers(relay_options_list(values[Anum_relay_options - 1]));
 	if (!PG_ARGISNULL(2))
-		change_owner(relay.anchor, text_to_cstring(PG_GETARG_TEXT_PP(2)));
+		change_owner(relay.anchor, text_to_cstring(PG_GETARG_TEXT_PP(2)), workers);
 	if (PG_ARGISNULL(1))
 	{
 		table_close(rel, NoLock);
@@ -377,7 +424,6 @@ queue_alter_relay(PG_FUNCTION_ARGS)
 
 	options = PG_GETARG_DATUM(1);
 	relay_config_read_anchor(&relay);
-	heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
 	if (OidIsValid(relay.server))
 		kind = relay_server_check(relay.server, relay.owner);
 	relay_options_check(kind, relay_options_list(options));
@@ -389,17 +435,20 @@ queue_alter_relay(PG_FUNCTION_ARGS)
 											   values[Anum_relay_options - 1]), options);
 	if (!kind->has_server && relay_options_get(relay_options_list(merged), "procedure") == NULL)
 		missing_procedure();
-	procedure = take_procedure(kind, &options, relay.owner);
+	routine = take_routine(kind, &options, relay.owner);
 	merged = merge_options(values[Anum_relay_options - 1], options);
 	relay_options_check_together(kind, relay_options_list(merged));
+	check_more_workers(DatumGetObjectId(values[Anum_relay_queue - 1]), relay.owner, workers,
+					   relay_options_workers(relay_options_list(merged)));
 
 	values[Anum_relay_options - 1] = merged;
 	replace[Anum_relay_options - 1] = true;
-	if (OidIsValid(procedure))
+	if (OidIsValid(routine) || removes_transform(kind, options))
 	{
-		relay_anchor_depend(relay.anchor, ProcedureRelationId, relay.procedure, procedure);
-		values[Anum_relay_procedure - 1] = CStringGetTextDatum(format_procedure_qualified(procedure));
-		nulls[Anum_relay_procedure - 1] = false;
+		relay_anchor_depend(relay.anchor, ProcedureRelationId, relay.procedure, routine);
+		nulls[Anum_relay_procedure - 1] = !OidIsValid(routine);
+		if (OidIsValid(routine))
+			values[Anum_relay_procedure - 1] = CStringGetTextDatum(format_procedure_qualified(routine));
 		replace[Anum_relay_procedure - 1] = true;
 	}
 	update_relay(rel, tuple, values, nulls, replace);

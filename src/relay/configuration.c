@@ -19,7 +19,6 @@
 #include "common/hashfn.h"
 #include "compat.h"
 #include "engine/extension.h"
-#include "engine/registry.h"
 #include "engine/round.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
@@ -104,6 +103,8 @@ config_problem(const RelayConfig *relay)
 	if (relay->server_name &&
 		(!OidIsValid(relay->server) || GetForeignServerExtended(relay->server, FSV_MISSING_OK) == NULL))
 		return psprintf("server \"%s\" does not exist", relay->server_name);
+	if (relay->server_name && relay->procedure_name && !OidIsValid(relay->procedure))
+		return psprintf("function %s does not exist", relay->procedure_name);
 	if (relay->server_name == NULL && !OidIsValid(relay->procedure))
 		return relay->procedure_name ?
 			psprintf("procedure %s does not exist", relay->procedure_name) :
@@ -142,6 +143,7 @@ config_of_tuple(HeapTuple tuple, TupleDesc desc)
 		relay->options = relay_options_list(JsonbPGetDatum(given));
 	else
 		relay->problem = "options of a relay must be a JSON object";
+	relay->workers = relay_options_workers(relay->options);
 
 	initStringInfo(&all);
 	appendStringInfo(&all, "%u %u %u %u %u %s", relay->anchor, relay->queue, relay->owner,
@@ -183,6 +185,22 @@ relay_config_find(const char *name)
 	List	   *found = read_relays(name);
 
 	return found ? linitial(found) : NULL;
+}
+
+/*
+ * In an ordered queue, and in no other, messages of a key are with one receiver
+ * at a time.  That holds whatever workers there are, and which end or begin.
+ */
+void
+relay_check_workers(const Queue *queue, int workers)
+{
+	if (workers > 1 && !queue->settings.ordered)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a relay of queue \"%s\" cannot have %d workers: the queue is not ordered",
+						NameStr(queue->name), workers),
+				 errdetail("Several workers keep the order of a key only in an ordered queue."),
+				 errhint("Set \"ordered\" to true with queue.alter(), or \"workers\" to 1.")));
 }
 
 /*

@@ -5,6 +5,7 @@
 #ifndef QUEUE_RELAY_CONFIGURATION_H
 #define QUEUE_RELAY_CONFIGURATION_H
 
+#include "engine/registry.h"
 #include "nodes/pg_list.h"
 #include "relay/kinds.h"
 
@@ -14,10 +15,12 @@ typedef struct RelayConfig
 	Oid			anchor;			/* a type; see anchor.c */
 	Oid			queue;
 	Oid			server;			/* InvalidOid: none */
-	Oid			procedure;		/* InvalidOid: none */
+	Oid			procedure;		/* InvalidOid: none; with a server, the
+								 * function that transforms messages */
 	const SinkKind *kind;		/* by the server; NULL: of no kind we know */
 	Datum		given;			/* options as they are in the row, jsonb */
 	List	   *options;		/* of DefElem, string values */
+	int			workers;
 	Oid			owner;
 	bool		superuser;		/* the owner is one */
 	bool		paused;
@@ -55,6 +58,9 @@ extern RelayConfig *relay_config_find(const char *name);
  * Without a transaction's lock on them, so each is looked up when it is used.
  */
 extern void relay_config_read_anchor(RelayConfig *relay);
+
+/* Raise an error if a queue cannot be shared by so many workers. */
+extern void relay_check_workers(const Queue *queue, int workers);
 
 /* Something of a relay was changed: its worker is to heed it after commit. */
 extern void relay_config_changed(void);

@@ -425,6 +425,13 @@ connection_publish(void)
 	return publish_call() && !hand->full;
 }
 
+void
+connection_refuse(HandItem *item, const char *text)
+{
+	hand_send(hand, item);
+	settle_item(item, SINK_REFUSED, text);
+}
+
 /*
  * Without a verdict for too long the connection is as good as lost, unless the
  * other side has told us to wait.

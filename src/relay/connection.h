@@ -38,6 +38,9 @@ extern void connection_failed(const char *error);
  */
 extern bool connection_publish(void);
 
+/* Refuse a message that is pending, for its own sake. */
+extern void connection_refuse(HandItem *item, const char *text);
+
 /* Collect what became of what is in flight. */
 extern void connection_poll(void);
 

@@ -72,6 +72,7 @@ hand_take(Hand *hand, HandBatch *batch, const Message *message)
 	item->base.message = message;
 	item->number = ++hand->last_number;
 	item->batch = batch;
+	item->ready = !hand->rules.transform;
 	item->bytes = sizeof(HandItem) + sizeof(Message) + size_of(message->key) +
 		size_of(message->headers) + size_of(message->payload) + size_of(message->body);
 	if (message->key)
@@ -97,6 +98,9 @@ drop(Hand *hand, HandItem *item)
 		hash_search(hand->keys, &item->key->hash, HASH_REMOVE, NULL);
 	hand->nitems--;
 	hand->bytes -= item->bytes;
+	hand->made_bytes -= item->made_bytes;
+	if (item->made)
+		pfree(item->made);
 	if (--batch->nitems == 0)
 		MemoryContextDelete(batch->context);
 }
@@ -108,7 +112,7 @@ hand_forget(Hand *hand)
 		drop(hand, dlist_container(HandItem, node, dlist_pop_head_node(&hand->done)));
 	while (!dlist_is_empty(&hand->failed))
 		drop(hand, dlist_container(HandItem, node, dlist_pop_head_node(&hand->failed)));
-	hand->ndone = 0;
+	hand->ndone = hand->ndropped = 0;
 	hand->changes++;
 }
 
@@ -190,7 +194,7 @@ fewest_losses(Hand *hand)
 	{
 		if (follows(hand, item))
 			continue;
-		if (item->retry_at <= hand->pass_began_at)
+		if (item->ready && item->retry_at <= hand->pass_began_at)
 			fewest = Min(fewest, item->suspect.losses_alone);
 		hold_back(hand, item);
 	}
@@ -207,6 +211,60 @@ hand_begin_pass(Hand *hand)
 	hand->next = behind(hand, NULL);
 	hand->full = false;
 	hand->next_retry = DT_NOEND;
+}
+
+void
+hand_begin_transforms(Hand *hand)
+{
+	hand->pass_began_at = GetCurrentTimestamp();
+	hand->pass++;
+	hand->next = behind(hand, NULL);
+}
+
+/*
+ * What follows a message that is yet to be transformed waits for it: so what is
+ * transformed is not in the way of what it would have to go behind.
+ */
+HandItem *
+hand_next_transform(Hand *hand)
+{
+	HandItem   *item;
+
+	if (hand->made_bytes >= HAND_BYTES)
+		return NULL;
+	while ((item = hand->next) != NULL)
+	{
+		hand->next = behind(hand, item);
+		if (item->ready || (item->key && item->key->held_back == hand->pass))
+			continue;
+		if (item->retry_at <= hand->pass_began_at)
+			return item;
+		hold_back(hand, item);
+	}
+	return NULL;
+}
+
+void
+hand_transformed(Hand *hand, HandItem *item, Message *made, Size bytes)
+{
+	item->base.message = item->made = made;
+	item->ready = true;
+	item->made_bytes = bytes;
+	item->bytes += bytes;
+	hand->bytes += bytes;
+	hand->made_bytes += bytes;
+	hand->changes++;
+}
+
+void
+hand_dropped(Hand *hand, HandItem *item)
+{
+	dlist_delete(&item->node);
+	dlist_push_tail(&hand->done, &item->node);
+	hand->changes++;
+	hand->ndropped++;
+	if (hand->ndone++ == 0)
+		hand->done_at = GetCurrentTimestamp();
 }
 
 /* Whether an item has to be without company in flight. */
@@ -243,6 +301,8 @@ hand_next(Hand *hand)
 			hand->next_retry = Min(hand->next_retry, item->retry_at);
 			hold_back(hand, item);
 		}
+		else if (!item->ready)
+			hold_back(hand, item);
 		else if (suspicion_waits(&hand->suspicion, &item->suspect, hand->fewest_losses))
 			hold_back(hand, item);
 		else if (fits(hand, item))

@@ -20,6 +20,10 @@
  * What is in flight when one of the same key is refused cannot be called back;
  * so a key has one message in flight at most, unless the rules say otherwise.
  *
+ * Where messages are to be transformed one is pending until it is, and does not
+ * go; what it became is sent in its stead, as often as it has to be.  One that
+ * is dropped is DONE.
+ *
  * A refused message with a key stays in hand, for its followers have to wait
  * for it and must not overtake it should this process end.  One without a key
  * goes to the deferred messages like anyone's failed message.
@@ -60,6 +64,9 @@ typedef struct HandItem
 	dlist_node	node;
 	uint64		number;			/* in the order of claiming */
 	HandBatch  *batch;
+	bool		ready;			/* transformed, or that is not wanted */
+	struct Message *made;		/* by the transform; NULL: none */
+	Size		made_bytes;
 	HandKey    *key;			/* NULL: none */
 	Size		bytes;
 	TimestampTz retry_at;		/* 0: now */
@@ -73,6 +80,7 @@ typedef struct HandRules
 	int			window;			/* messages in flight at most */
 	bool		one_per_key;	/* one of a key in flight at a time */
 	bool		as_one;			/* all in flight succeed or fail as one */
+	bool		transform;		/* messages are to be transformed */
 	int			max_attempts;
 	int64		backoff;
 	int64		backoff_max;
@@ -89,8 +97,10 @@ typedef struct Hand
 	int			nitems;			/* on all of them */
 	int			nsent;
 	int			ndone;
+	int			ndropped;		/* of them */
 	TimestampTz done_at;		/* when the first of done was */
 	Size		bytes;
+	Size		made_bytes;		/* of them, by the transform */
 	uint64		changes;		/* raised by each of them */
 
 	HTAB	   *keys;
@@ -119,6 +129,16 @@ extern void hand_take(Hand *hand, HandBatch *batch, const struct Message *messag
 /* How much more may be taken; nothing if either is 0. */
 extern int	hand_space(const Hand *hand);
 extern Size hand_space_bytes(const Hand *hand);
+
+/*
+ * Pass through what is to be transformed, as long as there is space for what it
+ * becomes: what to transform next, whose memory is then the hand's and one
+ * chunk; or which is to be dropped; or, once it was sent, refused.
+ */
+extern void hand_begin_transforms(Hand *hand);
+extern HandItem *hand_next_transform(Hand *hand);
+extern void hand_transformed(Hand *hand, HandItem *item, struct Message *made, Size bytes);
+extern void hand_dropped(Hand *hand, HandItem *item);
 
 /*
  * Pass through what is pending: hand_next() is the next message that may go

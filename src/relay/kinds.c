@@ -21,12 +21,20 @@
 static const SinkOption common_options[] = {
 	{"batch", ON_RELAY, OPTION_INT, offsetof(SinkOptions, batch), 1, 10000,.preset = "500"},
 	{"max_attempts", ON_RELAY, OPTION_INT, offsetof(SinkOptions, max_attempts), 1, 1000},
+	{"workers", ON_RELAY, OPTION_INT, offsetof(SinkOptions, workers), 1, SINK_MAX_WORKERS,
+	.preset = "1"},
 	{"confirm_timeout", ON_RELAY, OPTION_DURATION, offsetof(SinkOptions, confirm_timeout),
 	1, SECS_PER_DAY,.preset = "60"},
+	{"transform", ON_RELAY, OPTION_ROUTINE, offsetof(SinkOptions, transform), 1},
 };
 
 /* Those for all, at the start of it. */
-#define EVERY_RELAY		2
+#define EVERY_RELAY		3
+
+/* What user mappings have where a relay's owner needs something in them. */
+static const SinkOption password_required =
+{"password_required", ON_MAPPING, OPTION_WAIVER, offsetof(SinkOptions, password_required),
+.preset = "true"};
 
 /* In the order of WireSecurity. */
 static const char *const tls_modes[] = {"disable", "require", "verify-ca", "verify-full", NULL};
@@ -35,7 +43,7 @@ static const char *const tls_modes[] = {"disable", "require", "verify-ca", "veri
  * A procedure of this database
  */
 static const SinkOption sql_options[] = {
-	{"procedure", ON_RELAY, OPTION_PROCEDURE, offsetof(SqlOptions, procedure), 1},
+	{"procedure", ON_RELAY, OPTION_ROUTINE, offsetof(SqlOptions, procedure), 1},
 };
 
 const SinkKind sql_kind = {
@@ -121,6 +129,11 @@ check_file(const void *options)
 {
 	const FileOptions *file = options;
 
+	if (file->base.workers > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for option \"workers\": \"%d\"", file->base.workers),
+				 errhint("A relay to files has one, which writes the file.")));
 	if (file->name && !file_name_valid(file->name))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -195,6 +208,19 @@ kind_wrappers(void)
 	return all.data;
 }
 
+/* Whether a relay needs something in its user mapping, unless it is a superuser's. */
+static bool
+demands_login(const SinkKind *kind)
+{
+	for (int i = 0; i < kind->noptions; i++)
+	{
+		if (kind->options[i].place == ON_MAPPING &&
+			kind->options[i].need == NEED_UNLESS_SUPERUSER)
+			return true;
+	}
+	return false;
+}
+
 const SinkOption *
 kind_option(const SinkKind *kind, int n)
 {
@@ -202,5 +228,8 @@ kind_option(const SinkKind *kind, int n)
 
 	if (n < ncommon)
 		return &common_options[n];
-	return n - ncommon < kind->noptions ? &kind->options[n - ncommon] : NULL;
+	n -= ncommon;
+	if (n < kind->noptions)
+		return &kind->options[n];
+	return n == kind->noptions && demands_login(kind) ? &password_required : NULL;
 }

@@ -29,7 +29,9 @@ typedef enum OptionType
 	OPTION_CHOICE,				/* const char *, one of the choices */
 	OPTION_ENUM,				/* an enum: which of the choices */
 	OPTION_TEMPLATE,			/* const Template * */
-	OPTION_PROCEDURE,			/* Oid; see sql_procedure.h */
+	OPTION_ROUTINE,				/* Oid; what it is checked for, and where it
+								 * is kept, see administration.c */
+	OPTION_WAIVER,				/* bool, that only a superuser sets to false */
 	OPTION_READ_FILE,			/* const char *: a file the server reads */
 	OPTION_WRITE_DIRECTORY		/* const char *: one the server writes to */
 } OptionType;

@@ -222,6 +222,7 @@ read_value(const SinkOption *option, const char *value, void *options)
 	switch (option->type)
 	{
 		case OPTION_BOOL:
+		case OPTION_WAIVER:
 			*(bool *) field = read_bool(option, value);
 			break;
 		case OPTION_INT:
@@ -252,7 +253,7 @@ read_value(const SinkOption *option, const char *value, void *options)
 		case OPTION_TEMPLATE:
 			*(const Template **) field = read_template(option, value);
 			break;
-		case OPTION_PROCEDURE:
+		case OPTION_ROUTINE:
 			/* Looked up by who creates a relay. */
 			(void) read_text(option, value);
 			break;
@@ -284,8 +285,9 @@ begin_options(const SinkKind *kind)
 	void	   *options = palloc0(kind->size);
 	const SinkOption *option;
 
-	/* A sink that has no such option keeps the order. */
+	/* A kind that has no such option keeps the order, and waives nothing. */
 	((SinkOptions *) options)->strict_order = true;
+	((SinkOptions *) options)->password_required = true;
 	for (int i = 0; (option = kind_option(kind, i)) != NULL; i++)
 	{
 		Assert(option->offset < kind->size);
@@ -312,7 +314,7 @@ relay_options_check_together(const SinkKind *kind, List *all)
 }
 
 void *
-relay_options_read(const SinkKind *kind, List *server, List *mapping, List *relay, Oid procedure)
+relay_options_read(const SinkKind *kind, List *server, List *mapping, List *relay, Oid routine)
 {
 	void	   *options = begin_options(kind);
 	const SinkOption *option;
@@ -322,8 +324,8 @@ relay_options_read(const SinkKind *kind, List *server, List *mapping, List *rela
 	read_list(kind, ON_RELAY, relay, false, options);
 	for (int i = 0; (option = kind_option(kind, i)) != NULL; i++)
 	{
-		if (option->type == OPTION_PROCEDURE)
-			*(Oid *) ((char *) options + option->offset) = procedure;
+		if (option->type == OPTION_ROUTINE)
+			*(Oid *) ((char *) options + option->offset) = routine;
 	}
 	return options;
 }
@@ -346,6 +348,7 @@ relay_options_permitted(const SinkKind *kind, List *server, const char *server_n
 {
 	const SinkOption *option;
 	const char *login_option = NULL;
+	bool		waived = false;
 
 	for (int i = 0; (option = kind_option(kind, i)) != NULL; i++)
 	{
@@ -359,6 +362,8 @@ relay_options_permitted(const SinkKind *kind, List *server, const char *server_n
 					 server_name, guard->does, option->name);
 			return false;
 		}
+		if (given && option->type == OPTION_WAIVER)
+			waived = !read_bool(option, relay_options_get(mapping, option->name));
 		if (given || option->place == ON_RELAY)
 			continue;
 		if (option->need == NEED_ALWAYS)
@@ -370,7 +375,7 @@ relay_options_permitted(const SinkKind *kind, List *server, const char *server_n
 		if (option->need == NEED_UNLESS_SUPERUSER)
 			login_option = option->name;
 	}
-	if (login_option == NULL || superuser)
+	if (login_option == NULL || superuser || waived)
 		return true;
 	if (kind->login_missing)
 		strlcpy(error, kind->login_missing, SINK_ERROR_SIZE);
@@ -378,6 +383,15 @@ relay_options_permitted(const SinkKind *kind, List *server, const char *server_n
 		text_say(error, "option \"%s\" of the user mapping is required, as the relay's owner is not a superuser",
 				 login_option);
 	return false;
+}
+
+int
+relay_options_workers(List *given)
+{
+	const char *value = relay_options_get(given, "workers");
+	int			workers = value ? atoi(value) : 1;
+
+	return Max(1, Min(workers, SINK_MAX_WORKERS));
 }
 
 /* The kind a validator is for: it is named <kind>_validator. */
@@ -442,6 +456,11 @@ queue_sink_validator(PG_FUNCTION_ARGS)
 					 errmsg("permission denied to have a server with option \"%s\"", option->name),
 					 errdetail("It names a %s, so only superusers and members of role %s may own or change such a server.",
 							   guard->what, guard->role_name)));
+		if (option->type == OPTION_WAIVER && !read_bool(option, defGetString(element)) && !superuser())
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("permission denied to have a user mapping with option \"%s\" false", option->name),
+					 errdetail("Only superusers may create or change such a user mapping.")));
 	}
 	if (catalog == ForeignServerRelationId)
 		check_needed(kind, place, given);

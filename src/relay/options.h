@@ -17,6 +17,9 @@ extern List *relay_options_list(Datum jsonb);
 /* The value of an option, NULL if it is not given. */
 extern const char *relay_options_get(List *given, const char *name);
 
+/* How many workers a relay is to have, by its options; a bad value is one or all. */
+extern int	relay_options_workers(List *given);
+
 /* Raise an error for a relay's option that does not exist, or cannot be so. */
 extern void relay_options_check(const SinkKind *kind, List *given);
 
@@ -29,7 +32,7 @@ extern void relay_options_check_together(const SinkKind *kind, List *all);
  * only a change of our catalogs brings about, is an error.
  */
 extern void *relay_options_read(const SinkKind *kind, List *server, List *mapping,
-								List *relay, Oid procedure);
+								List *relay, Oid routine);
 
 /*
  * Whether a user mapping has what a relay needs of it, and the server nothing

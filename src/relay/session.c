@@ -18,6 +18,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "relay/session.h"
+#include "relay/supervision.h"
 #include "storage/lock.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -37,8 +38,10 @@ override(const char *name, const char *value)
 }
 
 void
-relay_session_begin(const RelayConfig *relay)
+relay_session_begin(const RelayConfig *relay, int worker)
 {
+	char		name[2 * NAMEDATALEN];
+
 	for (int i = 0; i < lengthof(settings); i++)
 		override(settings[i][0], settings[i][1]);
 	override("role", "none");
@@ -52,7 +55,8 @@ relay_session_begin(const RelayConfig *relay)
 		override("client_encoding", "UTF8");
 		background_end();
 	}
-	override("application_name", psprintf("queue relay %s", relay->name));
+	relay_worker_name(relay->name, worker, name, sizeof(name));
+	override("application_name", name);
 	background_user();
 }
 

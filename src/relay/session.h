@@ -7,7 +7,7 @@
 
 #include "relay/configuration.h"
 
-extern void relay_session_begin(const RelayConfig *relay);
+extern void relay_session_begin(const RelayConfig *relay, int worker);
 extern void relay_session_reset(void);
 
 #endif							/* QUEUE_RELAY_SESSION_H */

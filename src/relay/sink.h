@@ -74,7 +74,7 @@
 #include "storage/latch.h"
 
 #define SINK_MAGIC		0x51534e4b
-#define SINK_VERSION	3
+#define SINK_VERSION	4
 
 #define SINK_ERROR_SIZE 512
 
@@ -133,6 +133,9 @@ typedef enum SinkOrder
 	SINK_ORDER_AS_ONE
 } SinkOrder;
 
+/* Workers a relay may have. */
+#define SINK_MAX_WORKERS	16
+
 /* The options of every relay: the first member of each struct of options. */
 typedef struct SinkOptions
 {
@@ -140,6 +143,9 @@ typedef struct SinkOptions
 	int			max_attempts;	/* 0: the queue's */
 	int64		confirm_timeout;	/* microseconds */
 	bool		strict_order;	/* for SINK_ORDER_NONE */
+	int			workers;
+	Oid			transform;		/* a function; InvalidOid: none */
+	bool		password_required;	/* of a user mapping that has this option */
 } SinkOptions;
 
 typedef struct SinkConfig
@@ -148,7 +154,9 @@ typedef struct SinkConfig
 	const char *queue;
 	const char *source;			/* names the queue for good, everywhere */
 	Oid			owner;			/* of the relay */
-	bool		trusted;		/* the owner is a superuser */
+	int			worker;			/* which of the relay's, from 0 */
+	bool		trusted;		/* the owner is a superuser, or one has said
+								 * that no password is required */
 	int			window;			/* messages unconfirmed at most */
 	const void *options;		/* of the server, the mapping and the relay: a
 								 * struct of sinks/options */

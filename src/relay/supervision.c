@@ -2,8 +2,9 @@
  * supervision.c
  *		Shared slots of the relays' workers, and the supervision of those.
  *
- * A slot belongs to a relay from when the maintenance worker first sees its
- * row until it sees the row gone, so counters outlive restarts of the worker.
+ * A relay has as many slots as workers, from when the maintenance worker first
+ * sees its row until it sees the row gone, so counters outlive restarts of the
+ * workers.  What a slot has counted that goes before is added to the first.
  *
  *		no worker --start--> starting --attach--> attached --exit--> no worker
  *
@@ -83,20 +84,22 @@ relay_shmem_init(void)
 		pg_atomic_init_u32(&slot->in_flight, 0);
 		pg_atomic_init_u64(&slot->published, 0);
 		pg_atomic_init_u64(&slot->failed, 0);
+		pg_atomic_init_u64(&slot->dropped, 0);
 		pg_atomic_init_u64(&slot->oldest, 0);
 	}
 }
 
 /* The caller holds the lock. */
 RelaySlot *
-relay_slot_find(Oid dboid, const char *name)
+relay_slot_find(Oid dboid, const char *name, int number)
 {
 	Assert(LWLockHeldByMe(&relay_shared->lock));
 	for (int i = 0; i < queue_max_relays; i++)
 	{
 		RelaySlot  *slot = &relay_shared->slots[i];
 
-		if (slot->dboid == dboid && strcmp(NameStr(slot->name), name) == 0)
+		if (slot->dboid == dboid && slot->number == number &&
+			strcmp(NameStr(slot->name), name) == 0)
 			return slot;
 	}
 	return NULL;
@@ -210,6 +213,7 @@ relay_attach(int slotno)
 {
 	RelaySlot  *slot = &relay_shared->slots[slotno];
 	uint32		generation;
+	Oid			ended_in = InvalidOid;
 
 	memcpy(&generation, MyBgworkerEntry->bgw_extra, sizeof(generation));
 
@@ -219,6 +223,7 @@ relay_attach(int slotno)
 	else if (slot->stop)
 	{
 		note_end(slot, false);
+		ended_in = slot->dboid;
 		slot = NULL;
 	}
 	else
@@ -231,6 +236,10 @@ relay_attach(int slotno)
 		before_shmem_exit(relay_detach, (Datum) 0);
 	}
 	LWLockRelease(&relay_shared->lock);
+
+	/* Another worker may be wanted in its place. */
+	if (OidIsValid(ended_in))
+		maintenance_wake(ended_in);
 	return slot;
 }
 
@@ -243,6 +252,15 @@ stop_worker(RelaySlot *slot)
 		slot->stop = true;
 	if (slot->pid != 0)
 		kill(slot->pid, SIGTERM);
+}
+
+void
+relay_worker_name(const char *relay, int number, char *out, Size size)
+{
+	if (number == 0)
+		snprintf(out, size, "queue relay %s", relay);
+	else
+		snprintf(out, size, "queue relay %s #%d", relay, number + 1);
 }
 
 /* Ask the postmaster for a worker; the caller holds the lock. */
@@ -265,7 +283,7 @@ start_worker(RelaySlot *slot)
 	worker.bgw_notify_pid = MyProcPid;
 	strlcpy(worker.bgw_library_name, "queue", sizeof(worker.bgw_library_name));
 	strlcpy(worker.bgw_function_name, "queue_relay_main", sizeof(worker.bgw_function_name));
-	snprintf(worker.bgw_name, BGW_MAXLEN, "queue relay %s", NameStr(slot->name));
+	relay_worker_name(NameStr(slot->name), slot->number, worker.bgw_name, BGW_MAXLEN);
 	strlcpy(worker.bgw_type, "queue relay", BGW_MAXLEN);
 	memcpy(worker.bgw_extra, &slot->generation, sizeof(slot->generation));
 
@@ -292,13 +310,13 @@ never_attached(RelaySlot *slot)
 }
 
 /*
- * Give a relay a slot if it has none, and its owner not too many; the caller
- * holds the lock.
+ * Give a relay's worker a slot if it has none, and its owner not too many; the
+ * caller holds the lock.
  */
 static RelaySlot *
-assign_slot(RelayConfig *relay)
+assign_slot(RelayConfig *relay, int number)
 {
-	RelaySlot  *slot = relay_slot_find(MyDatabaseId, relay->name);
+	RelaySlot  *slot = relay_slot_find(MyDatabaseId, relay->name, number);
 
 	Assert(LWLockHeldByMeInMode(&relay_shared->lock, LW_EXCLUSIVE));
 	if (slot == NULL && !relay->superuser &&
@@ -314,6 +332,7 @@ assign_slot(RelayConfig *relay)
 		slot = unused;
 		slot->dboid = MyDatabaseId;
 		namestrcpy(&slot->name, relay->name);
+		slot->number = number;
 		slot->owner = relay->owner;
 		slot->config = 0;
 		slot->failures = 0;
@@ -322,15 +341,34 @@ assign_slot(RelayConfig *relay)
 		slot->last_error[0] = '\0';
 		pg_atomic_write_u64(&slot->published, 0);
 		pg_atomic_write_u64(&slot->failed, 0);
+		pg_atomic_write_u64(&slot->dropped, 0);
 	}
 	return slot;
 }
 
-/* Bring one relay's worker to what its row says; the caller holds the lock. */
+/* Take a slot from a relay; the caller holds the lock. */
 static void
-supervise_one(RelayConfig *relay, TimestampTz now, TimestampTz *next)
+free_slot(RelaySlot *slot)
 {
-	RelaySlot  *slot = assign_slot(relay);
+	RelaySlot  *first = relay_slot_find(slot->dboid, NameStr(slot->name), 0);
+
+	Assert(LWLockHeldByMeInMode(&relay_shared->lock, LW_EXCLUSIVE));
+	if (first && first != slot)
+	{
+		pg_atomic_fetch_add_u64(&first->published, pg_atomic_read_u64(&slot->published));
+		pg_atomic_fetch_add_u64(&first->failed, pg_atomic_read_u64(&slot->failed));
+		pg_atomic_fetch_add_u64(&first->dropped, pg_atomic_read_u64(&slot->dropped));
+	}
+	slot->dboid = InvalidOid;
+	slot->number = 0;
+	namestrcpy(&slot->name, "");
+}
+
+/* Bring a relay's worker to what its row says; the caller holds the lock. */
+static void
+supervise_one(RelayConfig *relay, int number, TimestampTz now, TimestampTz *next)
+{
+	RelaySlot  *slot = assign_slot(relay, number);
 
 	Assert(LWLockHeldByMeInMode(&relay_shared->lock, LW_EXCLUSIVE));
 	if (slot == NULL)
@@ -415,7 +453,11 @@ relay_supervise(void)
 		if (slot->dboid != MyDatabaseId)
 			continue;
 		foreach(cell, relays)
-			exists |= strcmp(((RelayConfig *) lfirst(cell))->name, NameStr(slot->name)) == 0;
+		{
+			RelayConfig *relay = lfirst(cell);
+
+			exists |= strcmp(relay->name, NameStr(slot->name)) == 0 && slot->number < relay->workers;
+		}
 		if (exists)
 			continue;
 		if (slot->starting && slot->pid == 0 && never_attached(slot))
@@ -423,13 +465,15 @@ relay_supervise(void)
 		if (slot->starting || slot->pid != 0)
 			stop_worker(slot);
 		else
-		{
-			slot->dboid = InvalidOid;
-			namestrcpy(&slot->name, "");
-		}
+			free_slot(slot);
 	}
 	foreach(cell, relays)
-		supervise_one(lfirst(cell), now, &next);
+	{
+		RelayConfig *relay = lfirst(cell);
+
+		for (int number = 0; number < relay->workers; number++)
+			supervise_one(relay, number, now, &next);
+	}
 	LWLockRelease(&relay_shared->lock);
 
 	MemoryContextSwitchTo(caller);

@@ -19,12 +19,13 @@ typedef enum RelayActivity
 	RELAY_BACKING_OFF
 } RelayActivity;
 
-/* One relay that should run or did, for as long as its row exists. */
+/* A worker of a relay that should run or did, for as long as its row says so. */
 typedef struct RelaySlot
 {
 	/* Under the lock of RelayShared. */
 	Oid			dboid;			/* InvalidOid: free */
 	NameData	name;
+	int			number;			/* of the relay's workers, from 0 */
 	uint64		config;			/* fingerprint of what it was started with */
 	Oid			owner;
 	uint32		generation;		/* differs for each start */
@@ -43,6 +44,7 @@ typedef struct RelaySlot
 	pg_atomic_uint32 in_flight; /* published and not confirmed */
 	pg_atomic_uint64 published;
 	pg_atomic_uint64 failed;	/* refusals for the message's own sake */
+	pg_atomic_uint64 dropped;	/* by the transform */
 	pg_atomic_uint64 oldest;	/* enqueued_at of the oldest in hand, or 0 */
 } RelaySlot;
 
@@ -55,9 +57,13 @@ typedef struct RelayShared
 extern RelayShared *relay_shared;
 
 /* The first two: under the lock of RelayShared. */
-extern RelaySlot *relay_slot_find(Oid dboid, const char *name);
+extern RelaySlot *relay_slot_find(Oid dboid, const char *name, int number);
 extern int	relay_slots_of(Oid owner, Oid except_dboid);
 extern int	relay_role_limit(void);
+
+/* What a worker is called in lists of processes. */
+extern void relay_worker_name(const char *relay, int number, char *out, Size size);
+
 extern RelaySlot *relay_attach(int slotno);
 extern void relay_set_failing(bool value);
 

@@ -42,22 +42,88 @@
 
 PG_FUNCTION_INFO_V1(queue_relay_list);
 
-static const char *
-state_name(RelayConfig *relay, RelaySlot *slot)
+/* What a relay's workers are doing: of several the latter of these. */
+static const struct
 {
-	if (relay->paused)
-		return "paused";
+	RelayActivity activity;
+	const char *name;
+}			states[] = {
+	{RELAY_STOPPED, "stopped"},
+	{RELAY_IDLE, "idle"},
+	{RELAY_BACKING_OFF, "backing off"},
+	{RELAY_RUNNING, "running"},
+};
+
+/* A relay's workers taken together. */
+typedef struct RelaySum
+{
+	int			nslots;
+	int			nworkers;		/* attached */
+	int			state;			/* of states */
+	uint64		published;
+	uint64		failed;
+	uint64		dropped;
+	int			in_flight;
+	TimestampTz oldest;			/* 0: none, like the next two */
+	TimestampTz started_at;		/* of the first */
+	TimestampTz last_error_at;
+	char		last_error[RELAY_ERROR_SIZE];
+	bool		any_free;		/* of all slots there are */
+} RelaySum;
+
+/* The earlier of two times, of which 0 is none. */
+static TimestampTz
+earlier(TimestampTz a, TimestampTz b)
+{
+	return a == 0 || (b != 0 && b < a) ? b : a;
+}
+
+static void
+add_slot(RelaySum *sum, RelaySlot *slot)
+{
+	RelayActivity activity = (RelayActivity) pg_atomic_read_u32(&slot->activity);
+
 	if (slot->pid == 0)
-		return slot->restart_at > GetCurrentTimestamp() ? "backing off" : "stopped";
-	switch ((RelayActivity) pg_atomic_read_u32(&slot->activity))
+		activity = slot->restart_at > GetCurrentTimestamp() ? RELAY_BACKING_OFF : RELAY_STOPPED;
+	else if (activity == RELAY_STOPPED)
+		activity = RELAY_IDLE;
+	for (int i = sum->state; i < lengthof(states); i++)
 	{
-		case RELAY_RUNNING:
-			return "running";
-		case RELAY_BACKING_OFF:
-			return "backing off";
-		default:
-			return "idle";
+		if (states[i].activity == activity)
+			sum->state = i;
 	}
+	sum->nslots++;
+	sum->published += pg_atomic_read_u64(&slot->published);
+	sum->failed += pg_atomic_read_u64(&slot->failed);
+	sum->dropped += pg_atomic_read_u64(&slot->dropped);
+	sum->in_flight += pg_atomic_read_u32(&slot->in_flight);
+	sum->oldest = earlier(sum->oldest, (TimestampTz) pg_atomic_read_u64(&slot->oldest));
+	if (slot->pid != 0)
+	{
+		sum->nworkers++;
+		sum->started_at = earlier(sum->started_at, slot->started_at);
+	}
+	if (slot->last_error_at > sum->last_error_at)
+	{
+		sum->last_error_at = slot->last_error_at;
+		strlcpy(sum->last_error, slot->last_error, RELAY_ERROR_SIZE);
+	}
+}
+
+static void
+add_up(const RelayConfig *relay, RelaySum *sum)
+{
+	memset(sum, 0, sizeof(*sum));
+	LWLockAcquire(&relay_shared->lock, LW_SHARED);
+	for (int number = 0; number < relay->workers; number++)
+	{
+		RelaySlot  *slot = relay_slot_find(MyDatabaseId, relay->name, number);
+
+		if (slot)
+			add_slot(sum, slot);
+	}
+	sum->any_free = relay_slot_find(InvalidOid, "", 0) != NULL;
+	LWLockRelease(&relay_shared->lock);
 }
 
 /* Columns of queue.relay_list. */
@@ -69,12 +135,14 @@ enum
 	LIST_STATE,
 	LIST_PUBLISHED,
 	LIST_FAILED,
+	LIST_DROPPED,
 	LIST_IN_FLIGHT,
 	LIST_LAG_MESSAGES,
 	LIST_LAG_SECONDS,
 	LIST_LAST_ERROR,
 	LIST_LAST_ERROR_AT,
 	LIST_STARTED_AT,
+	LIST_WORKERS,
 	LIST_OWNER,
 	LIST_OPTIONS,
 	LIST_COLUMNS
@@ -156,7 +224,7 @@ find_shared(Oid relid)
 	return q != NULL && queue_loaded(q) ? q : NULL;
 }
 
-/* What a relay was told, its procedure with it. */
+/* What a relay was told, its procedure or function with it. */
 static Datum
 shown_options(const RelayConfig *relay, const char *procedure)
 {
@@ -165,7 +233,7 @@ shown_options(const RelayConfig *relay, const char *procedure)
 	if (procedure == NULL)
 		return relay->given;
 	initStringInfo(&shown);
-	appendStringInfoString(&shown, "{\"procedure\": ");
+	appendStringInfo(&shown, "{\"%s\": ", relay->server_name ? "transform" : "procedure");
 	escape_json(&shown, procedure);
 	appendStringInfoChar(&shown, '}');
 	return DirectFunctionCall2(jsonb_concat, relay->given,
@@ -187,7 +255,7 @@ text_or_null(const char *value, bool *isnull)
 	return value ? CStringGetTextDatum(value) : (Datum) 0;
 }
 
-/* Why a relay that has no slot has none. */
+/* Why a relay has fewer slots than workers. */
 static const char *
 why_no_slot(const RelayConfig *relay, bool any_free)
 {
@@ -218,10 +286,7 @@ queue_relay_list(PG_FUNCTION_ARGS)
 		RelayConfig *relay = lfirst(cell);
 		Datum		values[LIST_COLUMNS] = {0};
 		bool		nulls[LIST_COLUMNS] = {0};
-		RelaySlot	none = {0};
-		RelaySlot	slot;
-		RelaySlot  *found;
-		bool		any_free;
+		RelaySum	sum;
 		TimestampTz oldest;
 		QueueShared *q;
 		ForeignServer *server;
@@ -229,25 +294,21 @@ queue_relay_list(PG_FUNCTION_ARGS)
 		if (!may_see(relay))
 			continue;
 
-		LWLockAcquire(&relay_shared->lock, LW_SHARED);
-		found = relay_slot_find(MyDatabaseId, relay->name);
-		slot = found ? *found : none;
-		any_free = relay_slot_find(InvalidOid, "") != NULL;
-		LWLockRelease(&relay_shared->lock);
-
+		add_up(relay, &sum);
 		server = OidIsValid(relay->server) ?
 			GetForeignServerExtended(relay->server, FSV_MISSING_OK) : NULL;
 		values[LIST_NAME] = CStringGetTextDatum(relay->name);
 		values[LIST_QUEUE] = text_or_null(get_rel_name(relay->queue), &nulls[LIST_QUEUE]);
 		values[LIST_SERVER] = text_or_null(server ? server->servername : relay->server_name,
 										   &nulls[LIST_SERVER]);
-		values[LIST_STATE] = CStringGetTextDatum(state_name(relay, &slot));
-		values[LIST_PUBLISHED] = Int64GetDatum(pg_atomic_read_u64(&slot.published));
-		values[LIST_FAILED] = Int64GetDatum(pg_atomic_read_u64(&slot.failed));
-		values[LIST_IN_FLIGHT] = Int32GetDatum(pg_atomic_read_u32(&slot.in_flight));
+		values[LIST_STATE] = CStringGetTextDatum(relay->paused ? "paused" : states[sum.state].name);
+		values[LIST_PUBLISHED] = Int64GetDatum(sum.published);
+		values[LIST_FAILED] = Int64GetDatum(sum.failed);
+		values[LIST_DROPPED] = Int64GetDatum(sum.dropped);
+		values[LIST_IN_FLIGHT] = Int32GetDatum(sum.in_flight);
 
 		q = find_shared(relay->queue);
-		oldest = (TimestampTz) pg_atomic_read_u64(&slot.oldest);
+		oldest = sum.oldest;
 		nulls[LIST_LAG_MESSAGES] = nulls[LIST_LAG_SECONDS] = q == NULL;
 		if (q)
 		{
@@ -263,13 +324,15 @@ queue_relay_list(PG_FUNCTION_ARGS)
 			values[LIST_LAG_SECONDS] = Float8GetDatum(Max(age, 0) / (double) USECS_PER_SEC);
 		}
 
-		values[LIST_LAST_ERROR] = text_or_null(slot.last_error_at != 0 ? slot.last_error :
-											   found == NULL ? why_no_slot(relay, any_free) : NULL,
+		values[LIST_LAST_ERROR] = text_or_null(sum.last_error_at != 0 ? sum.last_error :
+											   sum.nslots < relay->workers ?
+											   why_no_slot(relay, sum.any_free) : NULL,
 											   &nulls[LIST_LAST_ERROR]);
-		values[LIST_LAST_ERROR_AT] = TimestampTzGetDatum(slot.last_error_at);
-		nulls[LIST_LAST_ERROR_AT] = slot.last_error_at == 0;
-		values[LIST_STARTED_AT] = TimestampTzGetDatum(slot.started_at);
-		nulls[LIST_STARTED_AT] = slot.pid == 0;
+		values[LIST_LAST_ERROR_AT] = TimestampTzGetDatum(sum.last_error_at);
+		nulls[LIST_LAST_ERROR_AT] = sum.last_error_at == 0;
+		values[LIST_STARTED_AT] = TimestampTzGetDatum(sum.started_at);
+		nulls[LIST_STARTED_AT] = sum.started_at == 0;
+		values[LIST_WORKERS] = Int32GetDatum(sum.nworkers);
 		values[LIST_OWNER] = text_or_null(OidIsValid(relay->owner) ?
 										  GetUserNameFromId(relay->owner, true) : NULL,
 										  &nulls[LIST_OWNER]);

@@ -2,13 +2,13 @@
  * worker.c
  *		A relay's worker: publish the messages of a queue through a sink.
  *
- * Each turn publishes what may go, collects what became of it, settles that
+ * Each turn transforms and publishes what may go, collects what became of it, settles that
  * in a transaction, and claims more.  Without a connection there are no claims,
  * and all in hand stays there.  A lost connection is no attempt, unless it is
  * found to be a message's doing (suspicion.c).
  *
- * No transaction is open but in claim(), settle() and the sink for this very
- * database.  The process ends by SIGTERM or by an error, and gives its leases
+ * No transaction is open but in claim(), transform(), settle() and the sink for
+ * this very database.  The process ends by SIGTERM or by an error, and gives its leases
  * back then; a changed relay or server means a new process or connection.
  */
 #include "postgres.h"
@@ -32,6 +32,7 @@
 #include "relay/server.h"
 #include "relay/session.h"
 #include "relay/supervision.h"
+#include "relay/transform.h"
 #include "stop_point.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -52,6 +53,9 @@
 
 /* Without free leases, claim again after this. */
 #define CLAIM_AGAIN		(1 * USECS_PER_SEC)
+
+/* Messages are transformed for so long until what is in flight has its turn. */
+#define TRANSFORM_TIME	(50 * INT64CONST(1000))
 
 static RelaySlot *slot;
 static RelayConfig *relay;
@@ -107,6 +111,7 @@ check_queue(void)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("the queue of relay \"%s\" does not exist any more", relay->name)));
 	queue_check_rights(queue->relid, NameStr(queue->name), ACL_SELECT | ACL_DELETE);
+	relay_check_workers(queue, options->workers);
 	return queue;
 }
 
@@ -156,7 +161,8 @@ connect_sink(void)
 		proc_exit(0);
 	}
 	check_queue();
-	sink_config.trusted = superuser_arg(relay->owner);
+	if (OidIsValid(options->transform))
+		transform_check(options->transform, relay->owner);
 	if (OidIsValid(relay->server))
 	{
 		server_hash = relay_server_read(relay->server, relay->owner, &kind, &server, &mapping, error);
@@ -167,6 +173,8 @@ connect_sink(void)
 		routine = load_sink(kind);
 		sink_config.options = relay_options_read(kind, server, mapping, relay->options,
 												 relay->procedure);
+		sink_config.trusted = superuser_arg(relay->owner) ||
+			!((const SinkOptions *) sink_config.options)->password_required;
 	}
 	background_end();
 	if (!ok)
@@ -207,7 +215,8 @@ settle(void)
 	background_end();
 	pgstat_report_stat(false);
 
-	pg_atomic_fetch_add_u64(&slot->published, hand.ndone);
+	pg_atomic_fetch_add_u64(&slot->published, hand.ndone - hand.ndropped);
+	pg_atomic_fetch_add_u64(&slot->dropped, hand.ndropped);
 	hand_forget(&hand);
 
 	/* In an ordered queue later messages of the key can have gone with it. */
@@ -340,6 +349,52 @@ claim_more(void)
 	PG_END_TRY();
 }
 
+/*
+ * Transform what is pending and may be.  What a message has become stays with
+ * it until it is settled.
+ */
+static void
+transform(void)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	TimestampTz now = start;
+	bool		begun = false;
+	HandItem   *item;
+
+	if (!OidIsValid(options->transform))
+		return;
+	hand_begin_transforms(&hand);
+	while (now - start < TRANSFORM_TIME && (item = hand_next_transform(&hand)) != NULL)
+	{
+		char		error[SINK_ERROR_SIZE];
+		Message    *made;
+		Size		bytes;
+
+		if (!begun)
+			transform_begin(options->transform, relay->owner, options->confirm_timeout);
+		begun = true;
+		switch (transform_message(item->base.message, item->base.failures, item->batch->context,
+								  &made, &bytes, error))
+		{
+			case TRANSFORM_MADE:
+				hand_transformed(&hand, item, made, bytes);
+				break;
+			case TRANSFORM_DROPPED:
+				hand_dropped(&hand, item);
+				break;
+			case TRANSFORM_REFUSED:
+				connection_refuse(item, error);
+				break;
+		}
+		now = GetCurrentTimestamp();
+	}
+	if (begun)
+	{
+		transform_end();
+		relay_session_reset();
+	}
+}
+
 /* Show others how things are. */
 static void
 report_activity(void)
@@ -385,7 +440,7 @@ sleep_until_due(bool all)
 	connection_sleep(until);
 }
 
-/* One turn: connect, publish, collect, settle, claim. */
+/* One turn: connect, transform, publish, collect, settle, claim. */
 static void
 turn(void)
 {
@@ -404,6 +459,7 @@ turn(void)
 	}
 	if (connection_is_open())
 	{
+		transform();
 		all = connection_publish();
 		report_activity();
 	}
@@ -484,9 +540,10 @@ read_config(void)
 	sink_config.queue = pstrdup(NameStr(queue->name));
 	sink_config.source = source_name(relay->queue);
 	sink_config.owner = relay->owner;
-	sink_config.trusted = superuser_arg(relay->owner);
+	sink_config.worker = slot->number;
 	sink_config.window = options->batch;
 	hand.rules.window = sink_config.window;
+	hand.rules.transform = OidIsValid(options->transform);
 	background_end();
 	return true;
 }
@@ -501,7 +558,7 @@ run(void)
 	relay_set_failing(false);
 	if (!read_config())
 		return;
-	relay_session_begin(relay);
+	relay_session_begin(relay, slot->number);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	claim_size = Min(CLAIM_FIRST, hand.rules.window);
 	connection_init(slot, relay, &hand, &sink_config, options->confirm_timeout);

@@ -106,20 +106,6 @@ sql_publish(Sink *base, SinkItem **items, int n, char *error)
 	return SINK_FULL;
 }
 
-/* A message as a value of type queue.message. */
-static Datum
-message_datum(TupleDesc desc, const Message *message, int failures)
-{
-	Message		shown = *message;
-	Datum		values[Natts_message_result];
-	bool		nulls[Natts_message_result];
-
-	shown.receipt = 0;			/* the sink settles */
-	shown.attempts += failures;
-	message_result(&shown, values, nulls);
-	return heap_copy_tuple_as_datum(heap_form_tuple(desc, values, nulls), desc);
-}
-
 /*
  * Call the procedure; what it returns, NULL mostly, is nobody's business.  No
  * setting it changes, nor a role it takes on, is there for the next call.
@@ -172,7 +158,7 @@ work(SqlSink *sink, int nitems)
 
 		if (!settle_ack(item->message->receipt))
 			continue;
-		datums[n++] = message_datum(desc, item->message, item->failures);
+		datums[n++] = procedure_argument(desc, item->message, item->failures);
 		if (!sink->batch)
 			call(&function, datums[--n]);
 	}

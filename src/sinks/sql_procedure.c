@@ -16,9 +16,8 @@
 #include "utils/regproc.h"
 #include "utils/syscache.h"
 
-/* The routine of this name with exactly one argument, of a type. */
-static Oid
-find_routine(List *names, Oid argument)
+Oid
+procedure_with_argument(List *names, Oid argument)
 {
 	FuncCandidateList found = FuncnameGetCandidates(names, 1, NIL, false, false, false, true);
 
@@ -46,10 +45,10 @@ procedure_find(const char *name)
 {
 	List	   *names = QUALIFIED_NAME_LIST(name);
 	Oid			message = get_rel_type_id(extension_relation("message"));
-	Oid			procedure = find_routine(names, message);
+	Oid			procedure = procedure_with_argument(names, message);
 
 	if (!OidIsValid(procedure))
-		procedure = find_routine(names, get_array_type(message));
+		procedure = procedure_with_argument(names, get_array_type(message));
 	if (!OidIsValid(procedure))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
@@ -84,4 +83,19 @@ procedure_check(Oid procedure, Oid owner, bool *batch)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for procedure %s", format_procedure(procedure))));
+}
+
+Datum
+procedure_argument(TupleDesc desc, const Message *message, int failures)
+{
+	Message		shown = *message;
+	Datum		values[Natts_message_result];
+	bool		nulls[Natts_message_result];
+
+	if (desc->natts != Natts_message_result)
+		elog(ERROR, "type queue.message has %d columns", desc->natts);
+	shown.receipt = 0;
+	shown.attempts += failures;
+	message_result(&shown, values, nulls);
+	return heap_copy_tuple_as_datum(heap_form_tuple(desc, values, nulls), desc);
 }
