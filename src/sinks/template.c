@@ -82,19 +82,28 @@ append_value(StringInfo out, const char *text, int length, bool url, int most)
 		appendBinaryStringInfo(out, text, length);
 }
 
-/* Append the text of a header; false if there is none that is a scalar. */
-static bool
-append_header(StringInfo out, const Message *message, const TemplatePart *part, bool url, int most)
+/* A header of a message, NULL if it has none that is a scalar. */
+static const JsonbValue *
+find_header(const Message *message, const TemplatePart *part)
 {
 	JsonbValue	key;
-	JsonbValue *v = NULL;
-	const char *text;
+	const JsonbValue *v = NULL;
 
 	key.type = jbvString;
 	key.val.string.val = unconstify(char *, part->text);
 	key.val.string.len = part->length;
 	if (message->headers)
 		v = findJsonbValueFromContainer(&((Jsonb *) message->headers)->root, JB_FOBJECT, &key);
+	return v && (v->type == jbvString || v->type == jbvNumeric || v->type == jbvBool) ? v : NULL;
+}
+
+/* Append the text of a header; false if there is none. */
+static bool
+append_header(StringInfo out, const Message *message, const TemplatePart *part, bool url, int most)
+{
+	const JsonbValue *v = find_header(message, part);
+	const char *text;
+
 	if (v == NULL)
 		return false;
 	switch (v->type)
@@ -108,12 +117,24 @@ append_header(StringInfo out, const Message *message, const TemplatePart *part, 
 													   NumericGetDatum(v->val.numeric)));
 			append_value(out, text, strlen(text), url, most);
 			return true;
-		case jbvBool:
+		default:
 			appendStringInfoString(out, v->val.boolean ? "true" : "false");
 			return true;
-		default:
+	}
+}
+
+bool
+template_suits(const Template *template, const Message *message)
+{
+	for (int i = 0; i < template->nparts; i++)
+	{
+		const TemplatePart *part = &template->parts[i];
+
+		if ((part->kind == TEMPLATE_KEY && message->key == NULL) ||
+			(part->kind == TEMPLATE_HEADER && find_header(message, part) == NULL))
 			return false;
 	}
+	return true;
 }
 
 static const char *
@@ -127,6 +148,7 @@ fill(const Template *template, const Message *message, bool url, int most, const
 	for (int i = 0; i < template->nparts && out.len <= most; i++)
 	{
 		const TemplatePart *part = &template->parts[i];
+		int			before = out.len;
 
 		switch (part->kind)
 		{
@@ -150,6 +172,13 @@ fill(const Template *template, const Message *message, bool url, int most, const
 					return NULL;
 				}
 				break;
+		}
+
+		/* Without what is missing a URL would be that of something else. */
+		if (url && out.len == before)
+		{
+			text_say(error, "key or header for the %s is empty", what);
+			return NULL;
 		}
 	}
 
