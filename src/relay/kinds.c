@@ -165,7 +165,7 @@ check_file(const void *options)
 static const char *const http_trusts[] = {"require", "verify-ca", "verify-full", NULL};
 
 /* In the order of HttpVersion. */
-static const char *const http_versions[] = {"auto", "1.1", "2", NULL};
+static const char *const http_versions[] = {"auto", "1.1", NULL};
 
 static const char *const http_methods[] = {"POST", "PUT", "PATCH", "DELETE", NULL};
 

@@ -10,7 +10,7 @@ use HTTPServer;
 use IO::Socket::INET;
 use JSON::PP;
 use MIME::Base64 qw(encode_base64);
-use POSIX ();
+use POSIX        ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use QueueNode;
@@ -33,13 +33,41 @@ sub answer
 	return { status => 500, body => 'broken' } if $do eq '500' || $request->{mode} eq 'broken';
 	return { drop => 1 } if $do eq 'drop';
 	return { status => $1, headers => ['Retry-After: 2'] } if $request->{mode} =~ /^wait (\d+)$/;
-	return { status => $1 } if $request->{mode} =~ /^status (\d+)$/;
-	return { status => $1, headers => ["Location: $2"] } if $do =~ /^(3\d\d) (.*)$/;
+	return { status => $1 } if $request->{mode}                                =~ /^status (\d+)$/;
+	return { status => $1, headers => ["Location: $2"] } if $do                =~ /^(3\d\d) (.*)$/;
 	return { status => 404, body => $request->{headers}->{authorization} } if $do eq 'echo';
 	return { delay => 0.01 * rand } if $request->{mode} eq 'random';
 	return { delay => 3600 } if $do eq 'stall' || $request->{mode} eq 'stall';
 	return {};
 }
+
+# A name that is looked up for ever, in a thread that no signal may reach
+my $lookups = PostgreSQL::Test::Utils::tempdir() . '/lookups';
+append_to_file(
+	"$lookups.c", q{
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <netdb.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+int
+getaddrinfo(const char *name, const char *service, const struct addrinfo *hints, struct addrinfo **result)
+{
+	int			(*next) (const char *, const char *, const struct addrinfo *, struct addrinfo **);
+	sigset_t	blocked;
+
+	next = (int (*) (const char *, const char *, const struct addrinfo *, struct addrinfo **)) dlsym(RTLD_NEXT, "getaddrinfo");
+	if (name == NULL || strcmp(name, "slow.example") != 0)
+		return next(name, service, hints, result);
+	pthread_sigmask(SIG_SETMASK, NULL, &blocked);
+	while (sigismember(&blocked, SIGTERM) && sigismember(&blocked, SIGUSR1))
+		sleep(3600);
+	return EAI_FAIL;
+}
+});
+system_or_bail('cc', '-shared', '-fPIC', '-o', "$lookups.so", "$lookups.c", '-ldl');
+$ENV{LD_PRELOAD} = "$lookups.so";
 
 # Of the environment, nothing is to be used.
 $ENV{http_proxy} = $ENV{ALL_PROXY} = 'http://127.0.0.1:1/';
@@ -70,7 +98,8 @@ CREATE USER MAPPING FOR CURRENT_USER SERVER proxied OPTIONS (token '$token');};
 	conveys => [qw(id key payload body content_type)],
 	refused => {
 		headers => { do => '422' },
-		error => qr/^server answered 422: no such thing: \? and more$|^server answered 422: no such thing: .* and more$/
+		error =>
+		  qr/^server answered 422: no such thing: \? and more$|^server answered 422: no such thing: .* and more$/
 	},
 	down => qr/^could not connect: Connection refused$/,
 	kill => sub { $server->stop },
@@ -124,7 +153,9 @@ sub set_relay
 	my ($options) = @_;
 
 	sql(qq{SELECT queue.drop_relay('r')}) if sql('SELECT count(*) FROM queue.relays') > 0;
-	sql(q{SELECT queue.create_relay('r', 'events', 'web', $options$} . $json->encode($options) . q{$options$)});
+	sql(    q{SELECT queue.create_relay('r', 'events', 'web', $options$}
+		  . $json->encode($options)
+		  . q{$options$)});
 	return;
 }
 
@@ -143,13 +174,20 @@ $server->take;
 # What is requested
 #
 my $port = $server->port;
-my @secrets = map { join('', map { chr($_ % 256) } $_ .. $_ + 31) } 1, 100;
+my @secrets = map {
+	join('', map { chr($_ % 256) } $_ .. $_ + 31)
+} 1, 100;
 my $secrets = join(' ', map { 'whsec_' . encode_base64($_, '') } @secrets);
 
 sql(qq{
 CREATE SERVER web FOREIGN DATA WRAPPER queue_http OPTIONS (url 'http://127.0.0.1:$port/base/', allow_private 'true');
 CREATE USER MAPPING FOR CURRENT_USER SERVER web OPTIONS (username 'u', password 'p\xc3\xa4ss');});
-set_relay({ path => '/o/{key}/x?h={header:h}', headers => "X-A: a{header:h}b\nX-Empty: {header:none}", method => 'PUT' });
+set_relay(
+	{
+		path => '/o/{key}/x?h={header:h}',
+		headers => "X-A: a{header:h}b\nX-Empty: {header:none}",
+		method => 'PUT'
+	});
 my @ids = split(
 	/\n/,
 	sql(q{
@@ -160,8 +198,7 @@ wait_until_published('all is requested');
 my %requests = map { $_->{target} => $_ } $server->take;
 my @targets = (
 	'/base/o/..%2Fa%3Fb%23c%25%2F%0D%0A%20%C3%BC/x?h=%26x%3Dy%20z%2B',
-	'/base/o/k/x?h=true',
-	'/base/o/nothing/x?h=1.50');
+	'/base/o/k/x?h=true', '/base/o/nothing/x?h=1.50');
 is_deeply([ sort keys %requests ], [ sort @targets ], 'what is filled in stays in its place');
 is($requests{ $targets[0] }->{method}, 'PUT', 'the method');
 is($requests{ $targets[0] }->{body}, "{\"a\": \"\xc3\xbc\"}", 'the body');
@@ -170,7 +207,8 @@ is($headers{'content-type'}, 'application/vnd.x+json', 'the content type');
 is($headers{'x-a'}, 'a&x=y z+b', 'a header');
 is($headers{'x-empty'}, undef, 'and none of what the message lacks');
 is($headers{authorization}, 'Basic ' . encode_base64("u:p\xc3\xa4ss", ''), 'name and password');
-is(join(' ', grep { /expect|cookie|proxy|webhook|ce-/ } sort keys %headers), '', 'and nothing that nobody asked for');
+is(join(' ', grep { /expect|cookie|proxy|webhook|ce-/ } sort keys %headers),
+	'', 'and nothing that nobody asked for');
 is($requests{ $targets[2] }->{headers}->{'content-type'}, undef, 'no content type of nothing');
 is($requests{ $targets[2] }->{headers}->{'content-length'}, 0, 'and no content');
 
@@ -185,7 +223,7 @@ SELECT queue.send('events', '6', 'k');
 SELECT queue.send('events', '7', NULL, '{"h": 1}');
 SELECT queue.send('events', '8', 'k', jsonb_build_object('h', repeat('x', 9000)));});
 wait_until_published('what cannot be requested');
-is(dead(), q{a segment of the path would be "." or ".."
+is( dead(), q{a segment of the path would be "." or ".."
 a segment of the path would be "." or ".."
 key or header for the path is empty
 key or header for the path is empty
@@ -196,8 +234,10 @@ path has more than 8000 bytes}, 'is refused');
 is(scalar($server->take), 0, 'and not requested');
 
 # Signatures, and CloudEvents
-sql(qq{ALTER USER MAPPING FOR CURRENT_USER SERVER web OPTIONS (DROP username, DROP password, ADD signing_secret '$secrets')});
-set_relay({ cloudevents => 'binary', ce_type => 'shop."{header:t}"', idempotency_header => 'Idempotency-Key' });
+sql(qq{ALTER USER MAPPING FOR CURRENT_USER SERVER web OPTIONS (DROP username, DROP password, ADD signing_secret '$secrets')}
+);
+set_relay(
+	{ cloudevents => 'binary', ce_type => 'shop."{header:t}"', idempotency_header => 'Idempotency-Key' });
 my $id = sql(q{SELECT queue.send('events', '{"a":  "ü"}', 'k', '{"t": "ä %"}')});
 wait_until_published('a signed message');
 my ($request) = $server->take;
@@ -206,9 +246,13 @@ is($request->{target}, '/base/', 'without a path the URL is the whole');
 is($headers{'webhook-id'}, "events/$id", 'webhook-id');
 cmp_ok(abs($headers{'webhook-timestamp'} - time), '<', 60, 'webhook-timestamp');
 is( $headers{'webhook-signature'},
-	join(' ',
-		map { 'v1,' . encode_base64(hmac_sha256("events/$id.$headers{'webhook-timestamp'}.$request->{body}", $_), '') }
-		  @secrets),
+	join(
+		' ',
+		map {
+			'v1,'
+			  . encode_base64(hmac_sha256("events/$id.$headers{'webhook-timestamp'}.$request->{body}", $_),
+				'')
+		} @secrets),
 	'webhook-signature');
 is($headers{'idempotency-key'}, "events/$id", 'the idempotency key');
 is($headers{'ce-id'}, "events/$id", 'CloudEvents, binary: id');
@@ -235,9 +279,8 @@ sub send_all
 	my (@do) = @_;
 	my $n = 0;
 
-	sql(join(
-			"\n",
-			map { $n++; "SELECT queue.send('events', '{\"n\": $n}', NULL, '{\"do\": \"$_\"}');" } @do));
+	sql(join("\n", map { $n++; "SELECT queue.send('events', '{\"n\": $n}', NULL, '{\"do\": \"$_\"}');" } @do)
+	);
 	return;
 }
 
@@ -252,7 +295,8 @@ sub wait_until_dead
 	my ($n, $test) = @_;
 	my $ok = wait_for
 	{
-		sql(q{SELECT queue.send('events', '{"n": 0}') WHERE NOT EXISTS (SELECT FROM queues.events WHERE payload = '{"n": 0}')});
+		sql(q{SELECT queue.send('events', '{"n": 0}') WHERE NOT EXISTS (SELECT FROM queues.events WHERE payload = '{"n": 0}')}
+		);
 		sql('SELECT count(*) FROM queue.dead_letters') >= $n;
 	};
 
@@ -336,7 +380,8 @@ $server->mode('random');
 for my $concurrency (1, 10)
 {
 	set_relay({ concurrency => $concurrency, headers => 'X-Key: {key}' });
-	sql(q{SELECT count(queue.send('events', jsonb_build_object('n', i), 'k' || i % 20)) FROM generate_series(1, 400) i});
+	sql(q{SELECT count(queue.send('events', jsonb_build_object('n', i), 'k' || i % 20)) FROM generate_series(1, 400) i}
+	);
 	wait_until_published("concurrency $concurrency: all is requested");
 	@got = $server->take;
 	is(scalar(@got), 400, 'once');
@@ -368,7 +413,7 @@ for my $do ("308 http://127.0.0.1:$other/there", "302 http://127.0.0.1:$other/mo
 }
 is(dead(), "server answered 308\nserver answered 302", 'a second one is not followed');
 @got = $elsewhere->take;
-is(join(' ', sort map { "$_->{method} $_->{target} $_->{body}" } @got),
+is( join(' ', sort map { "$_->{method} $_->{target} $_->{body}" } @got),
 	join(' ', sort map { ("POST $_ {\"n\": 1}") x 2 } '/there', '/more?x=1'),
 	'the first one is');
 is(join(' ', map { $_->{headers}->{authorization} // () } @got), '', 'without what we log in by');
@@ -376,11 +421,13 @@ $server->take;
 send_all('307 /there');
 wait_until_published('a redirect to the same server');
 is(dead(), 'server answered 307', 'once');
-is(join(' ', map { "$_->{target} $_->{headers}->{authorization}" } $server->take),
-	join(' ', ("/base/ Bearer $token", "/there Bearer $token") x 2), 'has it');
+is( join(' ', map { "$_->{target} $_->{headers}->{authorization}" } $server->take),
+	join(' ', ("/base/ Bearer $token", "/there Bearer $token") x 2),
+	'has it');
 send_all('303 /there', '307 file:///etc/passwd', '307 gopher://127.0.0.1/x', '307 ftp://127.0.0.1/x');
 wait_until_published('redirects to what is no server of HTTP');
-is(join("\n", sort split(/\n/, dead())), join("\n", 'server answered 303', ('server answered 307') x 3),
+is( join("\n", sort split(/\n/, dead())),
+	join("\n", 'server answered 303', ('server answered 307') x 3),
 	'are not followed');
 set_relay({ headers => 'X-Do: {header:do}', retry => '5xx' });
 send_all("307 http://127.0.0.1:$other/there");
@@ -435,8 +482,8 @@ for my $is ('private', 'public')
 	my @all = @{ $addresses{$is} };
 	my @said = split(/\n/, `$cases @all`);
 
-	is(join(' ', map { $all[$_] } grep { ($said[$_] // '') ne $is } 0 .. $#all),
-		'', "addresses that are $is");
+	is(join(' ', map { $all[$_] } grep { ($said[$_] // '') ne $is } 0 .. $#all), '',
+		"addresses that are $is");
 }
 
 # However they are written, and whatever name leads to them
@@ -454,11 +501,29 @@ for my $case (
 	my ($host, $address) = @$case;
 
 	sql(qq{ALTER SERVER web OPTIONS (SET url 'http://$host:$port/'); SELECT queue.pause_relay('r')});
-	wait_until($node, q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')}, 'another worker');
+	wait_until(
+		$node,
+		q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')},
+		'another worker');
 	sql(q{SELECT queue.resume_relay('r')});
-	wait_for_error("^address $address is not a public one, and the server has not option \"allow_private\"", "$host is private");
+	wait_for_error("^address $address is not a public one, and the server has not option \"allow_private\"",
+		"$host is private");
 }
 is(scalar($server->take), 0, 'none of them was connected to');
+
+# A name that is looked up for ever keeps nobody waiting.
+sql(q{ALTER SERVER web OPTIONS (SET url 'http://slow.example/'); SELECT queue.pause_relay('r'); SELECT queue.resume_relay('r')}
+);
+wait_until($node, '(SELECT in_flight = 1 FROM queue.relays)', 'a name is looked up');
+my $start = time;
+sql(q{SELECT queue.pause_relay('r')});
+wait_until(
+	$node,
+	q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')},
+	'and not waited for');
+cmp_ok(time - $start, '<', 6, 'by who pauses the relay');
+sql(q{SELECT queue.resume_relay('r')});
+wait_for_error('^could not connect: timeout expired$', 'nor by the relay');
 
 # A proxy of the environment is none of ours: the server was started with one.
 sql(qq{ALTER SERVER web OPTIONS (SET url 'http://127.0.0.1:$port/', ADD allow_private 'true')});
@@ -473,13 +538,22 @@ my $head = "HTTP/1.1 200 OK\r\n";
 my $fake = FakeServer->new(
 	garbage => sub { $_[0]->read(100); $_[0]->write("\x00\xff" x 1000); $_[0]->wait_for_end; },
 	old => sub { $_[0]->read(100); $_[0]->write('yes'); },
-	headers => sub { $_[0]->read(100); $_[0]->write($head); $_[0]->write('X: ' . 'x' x 1000 . "\r\n") while 1; },
+	headers =>
+	  sub { $_[0]->read(100); $_[0]->write($head); $_[0]->write('X: ' . 'x' x 1000 . "\r\n") while 1; },
 	header => sub { $_[0]->read(100); $_[0]->write($head . 'X: '); $_[0]->write('x' x 1000) while 1; },
 	informs => sub { $_[0]->read(100); $_[0]->write("HTTP/1.1 100 Continue\r\n\r\n" x 10) while 1; },
-	chunks => sub { $_[0]->read(100); $_[0]->write("${head}Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFFF\r\n"); $_[0]->wait_for_end; },
+	chunks => sub {
+		$_[0]->read(100);
+		$_[0]->write("${head}Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFFF\r\n");
+		$_[0]->wait_for_end;
+	},
 	half => sub { $_[0]->read(100); $_[0]->write("${head}Content-Length: 100\r\n\r\nhalf"); },
-	negative => sub { $_[0]->read(100); $_[0]->write("${head}Content-Length: -1\r\n\r\n"); $_[0]->wait_for_end; },
-	drips => sub { $_[0]->read(100); for my $c (split(//, $head x 1000)) { $_[0]->write($c); select(undef, undef, undef, 0.1); } },
+	negative =>
+	  sub { $_[0]->read(100); $_[0]->write("${head}Content-Length: -1\r\n\r\n"); $_[0]->wait_for_end; },
+	drips => sub {
+		$_[0]->read(100);
+		for my $c (split(//, $head x 1000)) { $_[0]->write($c); select(undef, undef, undef, 0.1); }
+	},
 	body => sub { $_[0]->read(100); $_[0]->write("$head\r\n"); $_[0]->write('x' x 1000) while 1; });
 my $fake_port = $fake->port;
 
@@ -514,15 +588,19 @@ is(dead(), '', 'nothing is dead');
 # TLS and HTTP/2, by nginx
 #
 my $nginx = '/usr/sbin/nginx';
-my ($tls_port, $plain_port) = map { PostgreSQL::Test::Cluster::get_free_port() } 1 .. 2;
+my $tls_port = PostgreSQL::Test::Cluster::get_free_port();
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my @new = qw(openssl req -new -newkey rsa:2048 -nodes);
 
 append_to_file("$dir/san", "subjectAltName=DNS:localhost\n");
-system_or_bail(@new, '-x509', '-days', '2', '-subj', '/CN=test authority', '-keyout', "$dir/ca.key", '-out', "$dir/ca.crt");
+system_or_bail(
+	@new, '-x509', '-days', '2', '-subj', '/CN=test authority',
+	'-keyout', "$dir/ca.key", '-out', "$dir/ca.crt");
 system_or_bail(@new, '-subj', '/CN=localhost', '-keyout', "$dir/server.key", '-out', "$dir/server.csr");
-system_or_bail('openssl', 'x509', '-req', '-days', '2', '-CAcreateserial', '-in', "$dir/server.csr",
-	'-CA', "$dir/ca.crt", '-CAkey', "$dir/ca.key", '-extfile', "$dir/san", '-out', "$dir/server.crt");
+system_or_bail(
+	'openssl', 'x509', '-req', '-days', '2', '-CAcreateserial',
+	'-in', "$dir/server.csr", '-CA', "$dir/ca.crt", '-CAkey', "$dir/ca.key",
+	'-extfile', "$dir/san", '-out', "$dir/server.crt");
 append_to_file(
 	"$dir/nginx.conf", qq{
 daemon off;
@@ -541,7 +619,6 @@ http {
 	access_log $dir/protocol.log protocol;
 	server {
 		listen 127.0.0.1:$tls_port ssl http2;
-		listen 127.0.0.1:$plain_port http2;
 		ssl_certificate $dir/server.crt;
 		ssl_certificate_key $dir/server.key;
 		location / { proxy_pass http://127.0.0.1:$port; }
@@ -579,7 +656,8 @@ SELECT count(queue.send('events', jsonb_build_object('n', i), 'k' || i)) FROM ge
 }
 
 set_relay({ headers => 'X-Do: {header:do}' });
-sql(qq{ALTER SERVER web OPTIONS (SET url 'https://localhost:$tls_port/'); SELECT queue.send('events', '{"n": 1}')});
+sql(qq{ALTER SERVER web OPTIONS (SET url 'https://localhost:$tls_port/'); SELECT queue.send('events', '{"n": 1}')}
+);
 wait_for_error('^could not connect: .*certificate', 'a certificate nobody vouches for');
 sql(qq{ALTER SERVER web OPTIONS (ADD sslrootcert '$dir/ca.crt', SET url 'https://127.0.0.1:$tls_port/')});
 wait_for_error('^could not connect: .*(alternative|subject|certificate)', 'a certificate of another host');
@@ -587,15 +665,17 @@ is(scalar($server->take), 0, 'nothing is requested meanwhile');
 sql(qq{ALTER SERVER web OPTIONS (SET url 'https://localhost:$tls_port/')});
 wait_until_published('with the right one it is');
 $server->take;
-is_deeply([ request_by("https://localhost:$tls_port/", '', 'TLS') ], [ 'HTTP/2.0', 1 ], 'all on one connection, by HTTP/2');
+is_deeply(
+	[ request_by("https://localhost:$tls_port/", '', 'TLS') ],
+	[ 'HTTP/2.0', 1 ],
+	'all on one connection, by HTTP/2');
 my ($protocol, $connections) =
-  request_by("https://localhost:$tls_port/", q{ALTER SERVER web OPTIONS (ADD http_version '1.1')}, 'HTTP/1.1');
+  request_by("https://localhost:$tls_port/", q{ALTER SERVER web OPTIONS (ADD http_version '1.1')},
+	'HTTP/1.1');
 is($protocol, 'HTTP/1.1', 'by option');
 cmp_ok($connections, '<=', 8, 'with connections that are used again');
-is_deeply(
-	[ request_by("http://localhost:$plain_port/", q{ALTER SERVER web OPTIONS (SET http_version '2')}, 'HTTP/2 without TLS') ],
-	[ 'HTTP/2.0', 1 ], 'by option too');
-request_by("https://127.0.0.1:$tls_port/", q{ALTER SERVER web OPTIONS (ADD sslmode 'verify-ca')}, 'verify-ca');
+request_by("https://127.0.0.1:$tls_port/", q{ALTER SERVER web OPTIONS (ADD sslmode 'verify-ca')},
+	'verify-ca');
 kill('TERM', $nginx_pid);
 waitpid($nginx_pid, 0);
 is(dead(), '', 'none is dead');

@@ -102,7 +102,7 @@ leave_curl(const sigset_t *before)
  */
 
 static int
-watch_socket(CURL *easy, curl_socket_t socket, int what, void *of_client, void *of_socket)
+watch_socket(CURL * easy, curl_socket_t socket, int what, void *of_client, void *of_socket)
 {
 	Client	   *client = of_client;
 	int			i = 0;
@@ -132,7 +132,7 @@ watch_socket(CURL *easy, curl_socket_t socket, int what, void *of_client, void *
 }
 
 static int
-set_timer(CURLM *multi, long milliseconds, void *of_client)
+set_timer(CURLM * multi, long milliseconds, void *of_client)
 {
 	Client	   *client = of_client;
 
@@ -232,20 +232,6 @@ set_authorization(Client *client, char *error)
 	return true;
 }
 
-static long
-version_of(HttpVersion version)
-{
-	switch (version)
-	{
-		case HTTP_VERSION_1_1:
-			return CURL_HTTP_VERSION_1_1;
-		case HTTP_VERSION_2:
-			return CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE;
-		default:
-			return CURL_HTTP_VERSION_2TLS;
-	}
-}
-
 /* What holds for all requests of a place; false if libcurl has not all of it. */
 static bool
 set_up(Client *client, Exchange *exchange)
@@ -277,7 +263,8 @@ set_up(Client *client, Exchange *exchange)
 	SET(CURLOPT_WRITEFUNCTION, take_body);
 	SET(CURLOPT_WRITEDATA, exchange);
 
-	SET(CURLOPT_HTTP_VERSION, version_of(options->version));
+	SET(CURLOPT_HTTP_VERSION, options->version == HTTP_VERSION_1_1 ?
+		(long) CURL_HTTP_VERSION_1_1 : (long) CURL_HTTP_VERSION_2TLS);
 	SET(CURLOPT_PIPEWAIT, options->version == HTTP_VERSION_1_1 ? 0L : 1L);
 	SET(CURLOPT_TCP_KEEPALIVE, 1L);
 	SET(CURLOPT_CONNECTTIMEOUT_MS, (long) CONNECT_TIMEOUT_MS);
@@ -619,7 +606,7 @@ client_wait(Client *client, SinkWait *wait)
 
 /* Whether a part of two URLs is the same. */
 static bool
-same_part(CURLU *url, CURLU *other, CURLUPart part)
+same_part(CURLU * url, CURLU * other, CURLUPart part)
 {
 	char	   *a = NULL;
 	char	   *b = NULL;

@@ -267,7 +267,11 @@ handle_answer(HttpSink *sink, Answer *answer)
 			handle_status(sink, place, answer);
 			break;
 		case ANSWER_UNREACHABLE:
-			/* A redirect leads wherever that message makes the server send us. */
+
+			/*
+			 * A redirect leads wherever that message makes the server send
+			 * us.
+			 */
 			fail(sink, place, place->hops > 0 ? SINK_LOST : SINK_ENDED, answer->error);
 			break;
 		case ANSWER_TIMEOUT:

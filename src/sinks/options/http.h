@@ -20,8 +20,7 @@ typedef enum HttpTrust
 typedef enum HttpVersion
 {
 	HTTP_VERSION_AUTO,			/* 2 over TLS, if the server has it */
-	HTTP_VERSION_1_1,
-	HTTP_VERSION_2
+	HTTP_VERSION_1_1
 } HttpVersion;
 
 typedef struct HttpOptions
