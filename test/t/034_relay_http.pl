@@ -98,8 +98,7 @@ CREATE USER MAPPING FOR CURRENT_USER SERVER proxied OPTIONS (token '$token');};
 	conveys => [qw(id key payload body content_type)],
 	refused => {
 		headers => { do => '422' },
-		error =>
-		  qr/^server answered 422: no such thing: \?.* and more$/
+		error => qr/^server answered 422: no such thing: \?.* and more$/
 	},
 	down => qr/^could not connect: Connection refused$/,
 	kill => sub { $server->stop },
