@@ -4,7 +4,7 @@ PGFILEDESC = "queue - message queues and a transactional outbox"
 
 MODULE_big = queue
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/engine/*.c src/sql/*.c src/workers/*.c src/relay/*.c))) \
-	src/sinks/sql.o src/sinks/sql_procedure.o src/sinks/template.o src/sinks/text.o
+	src/sinks/http_options.o src/sinks/sql.o src/sinks/sql_procedure.o src/sinks/template.o src/sinks/text.o
 
 # Only what is marked PGDLLEXPORT is seen from outside, as PostgreSQL itself has
 # it from 16 on.

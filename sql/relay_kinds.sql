@@ -21,10 +21,44 @@ CREATE USER MAPPING FOR CURRENT_USER SERVER kinds_file OPTIONS (password 'secret
 CREATE FOREIGN DATA WRAPPER kinds_bad VALIDATOR queue.file_validator OPTIONS (directory '/');
 CREATE SERVER kinds_amqp FOREIGN DATA WRAPPER queue_amqp;
 
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_http;
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_http OPTIONS (url 'ftp://example.com/');
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_http OPTIONS (url 'https://user:password@example.com/');
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_http OPTIONS (url 'https:///path');
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_http OPTIONS (url E'https://example.com/\r\nX: y');
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_http OPTIONS (url 'https://example.com', sslmode 'disable');
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_http OPTIONS (url 'https://example.com', http_version '3');
+CREATE SERVER kinds_http FOREIGN DATA WRAPPER queue_http OPTIONS (url 'https://example.com:8443/v1?x=y', allow_private 'true');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kinds_http OPTIONS (signing_secret 'secret');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kinds_http OPTIONS (signing_secret 'whsec_c2hvcnQ=');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kinds_http OPTIONS (token E'a\r\nX: secret');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kinds_http OPTIONS (username 'a:b');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kinds_http OPTIONS (url 'https://example.com');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kinds_http
+	OPTIONS (signing_secret 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYqr, whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX');
+
 --
 -- Relays
 --
 SELECT queue.create('kinds');
+SELECT queue.create_relay('k', 'kinds', 'kinds_http', '{"method": "get"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_http', '{"path": "orders"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_http', '{"path": "/a b"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_http', '{"path": "/{id}"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_http', '{"path": "/#{key}"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_http', '{"headers": "no colon"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_http', '{"headers": "X-A: a\r\nX-B: b"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_http', '{"headers": "Authorization: secret"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_http', '{"headers": "Content-LENGTH: 1"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_http', '{"headers": "X-A: {a}"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_http', '{"idempotency_header": "Host"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_http', '{"retry": "6xx"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_http', '{"success": "2xx;409"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_http', '{"success": ""}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_http', '{"concurrency": 0}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_http', '{"follow_redirects": 11}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_http', '{"timeout": "0 s"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_http', '{"cloudevents": "structured"}');
 SELECT queue.create_relay('k', 'kinds', 'kinds_file', '{"directory": "/"}');
 SELECT queue.create_relay('k', 'kinds', 'kinds_file', '{"name": ""}');
 SELECT queue.create_relay('k', 'kinds', 'kinds_file', '{"name": "../x"}');
@@ -60,6 +94,12 @@ SELECT queue.drop_relay('k');
 SELECT queue.create_relay('k', 'kinds', 'kinds_file', '{"workers": 2}');
 \echo :LAST_ERROR_SQLSTATE
 SELECT queue.alter('kinds', ordered => false);
+SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', '{"exchange": "x", "cloudevents": "yes"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', '{"exchange": "x", "cloudevents": "binary"}');
+\echo :LAST_ERROR_SQLSTATE
+SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', '{"exchange": "x", "ce_type": "{type}"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', '{"exchange": "x", "ce_source": ""}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', jsonb_build_object('exchange', 'x', 'ce_subject', repeat('x', 1025)));
 
 -- What goes together is checked of what it all comes to.
 SELECT queue.create_relay('k', 'kinds', 'kinds_file', '{"rotate_size": "100MB", "rotate_age": "1 day", "name": "k"}');
@@ -75,7 +115,7 @@ SELECT queue.drop_relay('k');
 -- Where the server writes is for those who may have it write anywhere
 --
 CREATE ROLE regress_kinds;
-GRANT USAGE ON FOREIGN DATA WRAPPER queue_file, queue_amqp TO regress_kinds;
+GRANT USAGE ON FOREIGN DATA WRAPPER queue_file, queue_amqp, queue_http TO regress_kinds;
 SET ROLE regress_kinds;
 CREATE SERVER kinds_other FOREIGN DATA WRAPPER queue_file OPTIONS (directory '/nowhere/at/all');
 \echo :LAST_ERROR_SQLSTATE
@@ -85,6 +125,9 @@ GRANT pg_read_server_files TO regress_kinds;
 SET ROLE regress_kinds;
 CREATE SERVER kinds_other FOREIGN DATA WRAPPER queue_file OPTIONS (directory '/nowhere/at/all');
 CREATE SERVER kinds_reads FOREIGN DATA WRAPPER queue_amqp OPTIONS (sslrootcert '/nowhere');
+CREATE SERVER kinds_private FOREIGN DATA WRAPPER queue_http OPTIONS (url 'http://127.0.0.1', allow_private 'true');
+CREATE SERVER kinds_private FOREIGN DATA WRAPPER queue_http OPTIONS (url 'http://127.0.0.1');
+ALTER SERVER kinds_private OPTIONS (ADD allow_private 'true');
 RESET ROLE;
 GRANT pg_write_server_files TO regress_kinds;
 SET ROLE regress_kinds;
@@ -136,7 +179,8 @@ CALL wait_for($$count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue r
 DROP PROCEDURE wait_for;
 DROP SERVER kinds_login CASCADE;
 
-DROP SERVER kinds_file, kinds_amqp, kinds_other, kinds_reads;
+DROP SERVER kinds_http CASCADE;
+DROP SERVER kinds_file, kinds_amqp, kinds_other, kinds_reads, kinds_private;
 DROP OWNED BY regress_kinds;
 DROP ROLE regress_kinds;
 SELECT queue.drop('kinds');

@@ -251,6 +251,9 @@ heed(SinkState said, const char *error)
 		case SINK_LOST:
 			back_off(error, LOSS_ERROR);
 			break;
+		case SINK_STUCK:
+			back_off(error, LOSS_TIMEOUT);
+			break;
 		case SINK_ENDED:
 			back_off(error, LOSS_INNOCENT);
 			break;

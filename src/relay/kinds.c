@@ -11,8 +11,11 @@
 #include "lib/stringinfo.h"
 #include "relay/kinds.h"
 #include "relay/sink.h"
+#include "sinks/cloudevents.h"
+#include "sinks/http_options.h"
 #include "sinks/options/amqp.h"
 #include "sinks/options/file.h"
+#include "sinks/options/http.h"
 #include "sinks/options/postgres.h"
 #include "sinks/options/sql.h"
 #include "utils/timestamp.h"
@@ -38,6 +41,30 @@ static const SinkOption password_required =
 
 /* In the order of WireSecurity. */
 static const char *const tls_modes[] = {"disable", "require", "verify-ca", "verify-full", NULL};
+
+/* In the order of CloudEventsMode. */
+static const char *const cloudevents_modes[] = {"off", "binary", "structured", NULL};
+
+/* Those of a kind whose struct has CloudEventsOptions as cloudevents; see check_cloudevents(). */
+#define CLOUDEVENTS_OPTIONS(options) \
+	{"cloudevents", ON_RELAY, OPTION_ENUM, offsetof(options, cloudevents.mode), \
+	.choices = cloudevents_modes}, \
+	{"ce_type", ON_RELAY, OPTION_TEMPLATE, offsetof(options, cloudevents.type), \
+	1, CLOUDEVENTS_TEXT}, \
+	{"ce_source", ON_RELAY, OPTION_TEMPLATE, offsetof(options, cloudevents.source), \
+	1, CLOUDEVENTS_TEXT}, \
+	{"ce_subject", ON_RELAY, OPTION_TEMPLATE, offsetof(options, cloudevents.subject), \
+	1, CLOUDEVENTS_TEXT}
+
+static void
+check_cloudevents(const CloudEventsOptions *options)
+{
+	if (options->mode != CLOUDEVENTS_OFF && options->type == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"ce_type\" is missing"),
+				 errhint("Every CloudEvent has a type: \"com.example.order.placed\", for instance, or \"{header:type}\".")));
+}
 
 /*
  * A procedure of this database
@@ -75,6 +102,7 @@ static const SinkOption amqp_options[] = {
 	{"mandatory", ON_RELAY, OPTION_BOOL, offsetof(AmqpOptions, mandatory),.preset = "true"},
 	{"persistent", ON_RELAY, OPTION_BOOL, offsetof(AmqpOptions, persistent),.preset = "true"},
 	{"strict_order", ON_RELAY, OPTION_BOOL, offsetof(SinkOptions, strict_order)},
+	CLOUDEVENTS_OPTIONS(AmqpOptions),
 };
 
 static void
@@ -87,6 +115,7 @@ check_amqp(const void *options)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("option \"exchange\" or \"routing_key\" is missing"),
 				 errhint("Without an exchange the routing key is the name of a queue of the broker.")));
+	check_cloudevents(&amqp->cloudevents);
 }
 
 /*
@@ -141,6 +170,63 @@ check_file(const void *options)
 				 errhint("Files are called by it: it must not begin with a dot, nor have slashes or control characters in it.")));
 }
 
+/*
+ * HTTP servers and webhooks
+ */
+
+/* In the order of HttpTrust. */
+static const char *const http_trusts[] = {"require", "verify-ca", "verify-full", NULL};
+
+/* In the order of HttpVersion. */
+static const char *const http_versions[] = {"auto", "1.1", NULL};
+
+static const char *const http_methods[] = {"POST", "PUT", "PATCH", "DELETE", NULL};
+
+static const SinkOption http_options[] = {
+	{"url", ON_SERVER, OPTION_TEXT, offsetof(HttpOptions, url), 1, HTTP_URL_LENGTH,
+	.need = NEED_ALWAYS,.check = http_check_url},
+	{"sslmode", ON_SERVER, OPTION_ENUM, offsetof(HttpOptions, trust),.choices = http_trusts,
+	.preset = "verify-full"},
+	{"sslrootcert", ON_SERVER, OPTION_READ_FILE, offsetof(HttpOptions, rootcert), 1},
+	{"http_version", ON_SERVER, OPTION_ENUM, offsetof(HttpOptions, version),.choices = http_versions},
+	{"allow_private", ON_SERVER, OPTION_SUPERUSER_BOOL, offsetof(HttpOptions, allow_private)},
+
+	{"username", ON_MAPPING, OPTION_TEXT, offsetof(HttpOptions, username), 1,
+	.check = http_check_username},
+	{"password", ON_MAPPING, OPTION_SECRET, offsetof(HttpOptions, password)},
+	{"token", ON_MAPPING, OPTION_SECRET, offsetof(HttpOptions, token), 1,
+	.check = http_check_credential},
+	{"authorization", ON_MAPPING, OPTION_SECRET, offsetof(HttpOptions, authorization), 1,
+	.check = http_check_credential},
+	{"signing_secret", ON_MAPPING, OPTION_SECRET, offsetof(HttpOptions, signing_secret), 1,
+	.check = http_check_secrets},
+
+	{"method", ON_RELAY, OPTION_CHOICE, offsetof(HttpOptions, method),.choices = http_methods,
+	.preset = "POST"},
+	{"path", ON_RELAY, OPTION_TEMPLATE, offsetof(HttpOptions, path), 1, HTTP_URL_LENGTH,
+	.check = http_check_path},
+	{"headers", ON_RELAY, OPTION_TEXT, offsetof(HttpOptions, headers), 1, HTTP_HEADER_LENGTH,
+	.check = http_check_headers},
+	{"idempotency_header", ON_RELAY, OPTION_TEXT, offsetof(HttpOptions, idempotency_header), 1,
+	.check = http_check_header_name},
+	{"success", ON_RELAY, OPTION_TEXT, offsetof(HttpOptions, success), 1,.preset = "2xx",
+	.check = http_check_statuses},
+	{"retry", ON_RELAY, OPTION_TEXT, offsetof(HttpOptions, retry), 1,
+	.preset = "3xx, 401, 407, 408, 425, 429, 5xx",.check = http_check_statuses},
+	{"timeout", ON_RELAY, OPTION_DURATION, offsetof(HttpOptions, timeout), 1, SECS_PER_DAY,
+	.preset = "30"},
+	{"concurrency", ON_RELAY, OPTION_INT, offsetof(HttpOptions, concurrency), 1, 100,.preset = "8"},
+	{"follow_redirects", ON_RELAY, OPTION_INT, offsetof(HttpOptions, follow_redirects), 0, 10},
+	{"strict_order", ON_RELAY, OPTION_BOOL, offsetof(SinkOptions, strict_order)},
+	CLOUDEVENTS_OPTIONS(HttpOptions),
+};
+
+static void
+check_http(const void *options)
+{
+	check_cloudevents(&((const HttpOptions *) options)->cloudevents);
+}
+
 /* All with a server. */
 static const SinkKind kinds[] = {
 	{
@@ -169,6 +255,14 @@ static const SinkKind kinds[] = {
 		.options = file_options,
 		.noptions = lengthof(file_options),
 		.check = check_file,
+	},
+	{
+		.name = "http",
+		.has_server = true,
+		.size = sizeof(HttpOptions),
+		.options = http_options,
+		.noptions = lengthof(http_options),
+		.check = check_http,
 	},
 };
 

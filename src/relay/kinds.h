@@ -21,6 +21,7 @@ typedef enum OptionPlace
 typedef enum OptionType
 {
 	OPTION_BOOL,				/* bool */
+	OPTION_SUPERUSER_BOOL,		/* the same, for servers of superusers only */
 	OPTION_INT,					/* int */
 	OPTION_SIZE,				/* int64; bytes, or with a unit */
 	OPTION_DURATION,			/* int64, microseconds; seconds or an interval */
@@ -60,6 +61,9 @@ typedef struct SinkOption
 	const char *const *choices; /* up to a NULL */
 	const char *preset;			/* the value if none is given; NULL: zero */
 	OptionNeed	need;
+
+	/* Says what a value must be, NULL if it is that. */
+	const char *(*check) (const char *value);
 } SinkOption;
 
 typedef struct SinkKind

@@ -27,7 +27,10 @@
 
 PG_FUNCTION_INFO_V1(queue_sink_validator);
 
-/* A role that may have what is dangerous on a server, and what that is. */
+/*
+ * A role that may have what is dangerous on a server, and what that is.
+ * Without a role it is for superusers only.
+ */
 typedef struct Guard
 {
 	OptionType	type;
@@ -39,6 +42,7 @@ typedef struct Guard
 
 static const Guard guards[] = {
 	{OPTION_READ_FILE, ROLE_PG_READ_SERVER_FILES, "pg_read_server_files", "file", "read files"},
+	{OPTION_SUPERUSER_BOOL, InvalidOid, NULL, NULL, "reach this machine and its networks"},
 	{OPTION_WRITE_DIRECTORY, ROLE_PG_WRITE_SERVER_FILES, "pg_write_server_files", "directory", "write files"},
 };
 
@@ -218,11 +222,15 @@ static void
 read_value(const SinkOption *option, const char *value, void *options)
 {
 	void	   *field = (char *) options + option->offset;
+	const char *rule = option->check ? option->check(value) : NULL;
 
+	if (rule)
+		bad_value(option, value, rule);
 	switch (option->type)
 	{
 		case OPTION_BOOL:
 		case OPTION_WAIVER:
+		case OPTION_SUPERUSER_BOOL:
 			*(bool *) field = read_bool(option, value);
 			break;
 		case OPTION_INT:
@@ -337,7 +345,8 @@ stopped_by(const SinkOption *option, Oid role)
 	for (int i = 0; i < lengthof(guards); i++)
 	{
 		if (guards[i].type == option->type)
-			return superuser_arg(role) || has_privs_of_role(role, guards[i].role) ? NULL : &guards[i];
+			return superuser_arg(role) ||
+				(OidIsValid(guards[i].role) && has_privs_of_role(role, guards[i].role)) ? NULL : &guards[i];
 	}
 	return NULL;
 }
@@ -454,6 +463,9 @@ queue_sink_validator(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 					 errmsg("permission denied to have a server with option \"%s\"", option->name),
+					 guard->role_name == NULL ?
+					 errdetail("Who has it can %s, so only superusers may own or change such a server.",
+							   guard->does) :
 					 errdetail("It names a %s, so only superusers and members of role %s may own or change such a server.",
 							   guard->what, guard->role_name)));
 		if (option->type == OPTION_WAIVER && !read_bool(option, defGetString(element)) && !superuser())

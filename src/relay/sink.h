@@ -29,11 +29,14 @@
  *					no limit to the time until a verdict meanwhile.
  *	SINK_LOST		the connection is of no more use, and what was in flight
  *					may have to do with it.
- *	SINK_ENDED		the same, for reasons that have nothing to do with that.
- *	SINK_BLAMED		the same, and by what the other side says one of the items
+ *	SINK_STUCK		the same, and nothing speaks against what was in flight but that
+ *					there was no answer in time, or a request to come later: it
+ *					counts against an item if others get through.
+ *	SINK_ENDED		the same as SINK_LOST, for reasons that have nothing to do with that.
+ *	SINK_BLAMED		the same as SINK_LOST, and by what the other side says one of the items
  *					in flight is to blame.
  *
- * With the last three the reason is in error, and close() is what comes next.
+ * With the last four the reason is in error, and close() is what comes next.
  * Which item broke a connection, and what follows for it, the relay finds out:
  * it publishes fewer, and those it suspects alone.
  *
@@ -107,6 +110,7 @@ typedef enum SinkState
 	SINK_FULL,
 	SINK_BLOCKED,
 	SINK_LOST,
+	SINK_STUCK,
 	SINK_ENDED,
 	SINK_BLAMED
 } SinkState;

@@ -4,6 +4,7 @@
  */
 #include "postgres.h"
 
+#include "compat.h"
 #include "lib/stringinfo.h"
 #include "message.h"
 #include "sinks/template.h"
@@ -63,50 +64,91 @@ template_compile(const char *text)
 	return template;
 }
 
-/* Append the text of a header; false if there is none that is a scalar. */
-static bool
-append_header(StringInfo out, const Message *message, const TemplatePart *part, int most)
+/*
+ * Append a value.  More than fits anyway is not looked at, and makes out too
+ * long.
+ */
+static void
+append_value(StringInfo out, const char *text, int length, bool url, int most)
+{
+	if (length > most)
+		appendStringInfoSpaces(out, most + 1);
+	else if (url)
+	{
+		text = text_utf8(text, &length);
+		text_url(out, text, length);
+	}
+	else
+		appendBinaryStringInfo(out, text, length);
+}
+
+/* A header of a message, NULL if it has none that is a scalar. */
+static const JsonbValue *
+find_header(const Message *message, const TemplatePart *part)
 {
 	JsonbValue	key;
-	JsonbValue *v = NULL;
-	Datum		number;
+	const JsonbValue *v = NULL;
 
 	key.type = jbvString;
 	key.val.string.val = unconstify(char *, part->text);
 	key.val.string.len = part->length;
 	if (message->headers)
 		v = findJsonbValueFromContainer(&((Jsonb *) message->headers)->root, JB_FOBJECT, &key);
+	return v && (v->type == jbvString || v->type == jbvNumeric || v->type == jbvBool) ? v : NULL;
+}
+
+/* Append the text of a header; false if there is none. */
+static bool
+append_header(StringInfo out, const Message *message, const TemplatePart *part, bool url, int most)
+{
+	const JsonbValue *v = find_header(message, part);
+	const char *text;
+
 	if (v == NULL)
 		return false;
 	switch (v->type)
 	{
 		case jbvString:
-			appendBinaryStringInfo(out, v->val.string.val, Min(v->val.string.len, most + 1));
+			append_value(out, pnstrdup(v->val.string.val, v->val.string.len), v->val.string.len,
+						 url, most);
 			return true;
 		case jbvNumeric:
-			number = DirectFunctionCall1(numeric_out, NumericGetDatum(v->val.numeric));
-			appendStringInfoString(out, DatumGetCString(number));
-			return true;
-		case jbvBool:
-			appendStringInfoString(out, v->val.boolean ? "true" : "false");
+			text = DatumGetCString(DirectFunctionCall1(numeric_out,
+													   NumericGetDatum(v->val.numeric)));
+			append_value(out, text, strlen(text), url, most);
 			return true;
 		default:
-			return false;
+			appendStringInfoString(out, v->val.boolean ? "true" : "false");
+			return true;
 	}
 }
 
-const char *
-template_fill(const Template *template, const Message *message, int most,
-			  const char *what, int *length, char *error)
+bool
+template_suits(const Template *template, const Message *message)
+{
+	for (int i = 0; i < template->nparts; i++)
+	{
+		const TemplatePart *part = &template->parts[i];
+
+		if ((part->kind == TEMPLATE_KEY && message->key == NULL) ||
+			(part->kind == TEMPLATE_HEADER && find_header(message, part) == NULL))
+			return false;
+	}
+	return true;
+}
+
+static const char *
+fill(const Template *template, const Message *message, bool url, int most, const char *what,
+	 int *length, char *error)
 {
 	StringInfoData out;
 	const char *result = NULL;
 
-	/* What is too long is clipped, but not to what would fit. */
 	initStringInfo(&out);
 	for (int i = 0; i < template->nparts && out.len <= most; i++)
 	{
 		const TemplatePart *part = &template->parts[i];
+		int			before = out.len;
 
 		switch (part->kind)
 		{
@@ -119,17 +161,24 @@ template_fill(const Template *template, const Message *message, int most,
 					text_say(error, "message has no key for the %s", what);
 					return NULL;
 				}
-				appendBinaryStringInfo(&out, VARDATA_ANY(message->key),
-									   Min(VARSIZE_ANY_EXHDR(message->key), most + 1));
+				append_value(&out, VARDATA_ANY(message->key), VARSIZE_ANY_EXHDR(message->key),
+							 url, most);
 				break;
 			case TEMPLATE_HEADER:
-				if (!append_header(&out, message, part, most))
+				if (!append_header(&out, message, part, url, most))
 				{
 					text_say(error, "message has no header \"%.*s\" for the %s",
 							 part->length, part->text, what);
 					return NULL;
 				}
 				break;
+		}
+
+		/* Without what is missing a URL would be that of something else. */
+		if (url && out.len == before)
+		{
+			text_say(error, "key or header for the %s is empty", what);
+			return NULL;
 		}
 	}
 
@@ -140,4 +189,18 @@ template_fill(const Template *template, const Message *message, int most,
 		return result;
 	text_say(error, "%s has more than %d bytes", what, most);
 	return NULL;
+}
+
+const char *
+template_fill(const Template *template, const Message *message, int most,
+			  const char *what, int *length, char *error)
+{
+	return fill(template, message, false, most, what, length, error);
+}
+
+const char *
+template_fill_url(const Template *template, const Message *message, int most,
+				  const char *what, int *length, char *error)
+{
+	return fill(template, message, true, most, what, length, error);
 }

@@ -37,6 +37,9 @@ typedef struct Template
 /* Make a template, palloc'd as one piece; NULL if the text is none. */
 extern Template *template_compile(const char *text);
 
+/* Whether a message has all that a template needs. */
+extern bool template_suits(const Template *template, const struct Message *message);
+
 /*
  * Fill a template in.  The result is palloc'd, in UTF-8, and has at most so
  * many bytes; what names it in errors.  NULL, with the reason in error, if the
@@ -45,5 +48,13 @@ extern Template *template_compile(const char *text);
  */
 extern const char *template_fill(const Template *template, const struct Message *message, int most,
 								 const char *what, int *length, char *error);
+
+/*
+ * The same for a URL: what is filled in is escaped, see text_url(), so that it
+ * stays within its part of a path or query, and must not be empty.  (A path's segment "." or ".." can
+ * come of it all the same.)
+ */
+extern const char *template_fill_url(const Template *template, const struct Message *message,
+									 int most, const char *what, int *length, char *error);
 
 #endif							/* QUEUE_SINKS_TEMPLATE_H */

@@ -1,0 +1,671 @@
+/*
+ * client.c
+ *		Requests to an HTTP server, several at a time, without waiting.
+ *
+ * libcurl's callbacks note what they are told, in memory of malloc(), and
+ * raise no errors.  It looks up names in threads of its own, which get no
+ * signals: all are blocked while libcurl is called.
+ *
+ * libcurl sends a request a second time by itself if a connection that was used
+ * before breaks without an answer.  Here it must not, as a relay's messages
+ * are published again by the relay only: a request that comes to be sent on a
+ * second connection is given up (before_request).  With HTTP/2 a server says
+ * which requests it has not begun with, and these go again.
+ */
+#include "postgres.h"
+
+#include <arpa/inet.h>
+#include <curl/curl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/socket.h>
+
+#include "relay/sink.h"
+#include "sinks/http/address.h"
+#include "sinks/http/client.h"
+#include "sinks/net/certificate.h"
+#include "sinks/text.h"
+#include "storage/fd.h"
+#include "utils/timestamp.h"
+
+/* What is read of a response: more of its headers is an error, of its body not. */
+#define HEADERS_MAX			(64 * 1024)
+#define BODY_MAX			(64 * 1024)
+
+#define CONNECT_TIMEOUT_MS	10000
+
+/* Sockets of libcurl's besides the connections: what its threads wake it by. */
+#define OTHER_SOCKETS		2
+
+/* A request under way, and what has come of it. */
+typedef struct Exchange
+{
+	Client	   *client;
+	CURL	   *easy;
+	struct curl_slist *headers;
+	bool		running;
+
+	/* Noted by the callbacks. */
+	int			sent;			/* how often it came to be sent */
+	Size		header_bytes;
+	Size		body_bytes;
+	char		words[ANSWER_WORDS];
+	int			nwords;
+	char		forbidden[INET6_ADDRSTRLEN];	/* an address */
+	char		trouble[CURL_ERROR_SIZE];
+} Exchange;
+
+typedef struct Watched
+{
+	curl_socket_t socket;
+	int			what;			/* CURL_POLL_... */
+} Watched;
+
+struct Client
+{
+	const HttpOptions *options;
+	char	   *authorization;	/* "Authorization: ...", or NULL */
+	char	   *certificates;	/* PEM, or NULL */
+	int			certificates_length;
+	CURLM	   *multi;
+	int			nplaces;
+	Exchange   *exchanges;
+	int			nacquired;		/* file descriptors accounted for */
+	bool		http2;			/* the server has answered by it */
+
+	/* Noted by the callbacks. */
+	Watched    *watched;		/* of malloc() */
+	int			nwatched;
+	int			max_watched;
+	TimestampTz due;			/* when libcurl wants to be called */
+};
+
+/* Threads that libcurl starts inherit what is blocked. */
+static void
+enter_curl(sigset_t *before)
+{
+	sigset_t	all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, before);
+}
+
+static void
+leave_curl(const sigset_t *before)
+{
+	pthread_sigmask(SIG_SETMASK, before, NULL);
+}
+
+/*
+ * Callbacks of libcurl
+ */
+
+static int
+watch_socket(CURL * easy, curl_socket_t socket, int what, void *of_client, void *of_socket)
+{
+	Client	   *client = of_client;
+	int			i = 0;
+
+	while (i < client->nwatched && client->watched[i].socket != socket)
+		i++;
+	if (what == CURL_POLL_REMOVE)
+	{
+		if (i < client->nwatched)
+			client->watched[i] = client->watched[--client->nwatched];
+		return 0;
+	}
+	if (i == client->max_watched)
+	{
+		int			max = client->max_watched * 2 + 8;
+		Watched    *more = realloc(client->watched, max * sizeof(Watched));
+
+		if (more == NULL)
+			return -1;
+		client->watched = more;
+		client->max_watched = max;
+	}
+	client->watched[i].socket = socket;
+	client->watched[i].what = what;
+	client->nwatched = Max(client->nwatched, i + 1);
+	return 0;
+}
+
+static int
+set_timer(CURLM * multi, long milliseconds, void *of_client)
+{
+	Client	   *client = of_client;
+
+	client->due = milliseconds < 0 ? DT_NOEND :
+		GetCurrentTimestamp() + milliseconds * INT64CONST(1000);
+	return 0;
+}
+
+/* The address that will be connected to: checked here, no name can change it. */
+static curl_socket_t
+open_socket(void *of_exchange, curlsocktype purpose, struct curl_sockaddr *address)
+{
+	Exchange   *exchange = of_exchange;
+
+	if (purpose != CURLSOCKTYPE_IPCXN)
+		return CURL_SOCKET_BAD;
+	if (!exchange->client->options->allow_private && !address_is_public(&address->addr))
+	{
+		const char *from = address->family == AF_INET6 ?
+			(const char *) &((struct sockaddr_in6 *) &address->addr)->sin6_addr :
+			(const char *) &((struct sockaddr_in *) &address->addr)->sin_addr;
+
+		if (inet_ntop(address->family, from, exchange->forbidden, sizeof(exchange->forbidden)) == NULL)
+			strlcpy(exchange->forbidden, "unknown", sizeof(exchange->forbidden));
+		return CURL_SOCKET_BAD;
+	}
+	return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+}
+
+static int
+before_request(void *of_exchange, char *address, char *local, int port, int local_port)
+{
+	Exchange   *exchange = of_exchange;
+
+	if (exchange->sent > 0 && !exchange->client->http2)
+		return CURL_PREREQFUNC_ABORT;
+	exchange->sent++;
+	return CURL_PREREQFUNC_OK;
+}
+
+static size_t
+take_header(char *data, size_t size, size_t n, void *of_exchange)
+{
+	Exchange   *exchange = of_exchange;
+
+	exchange->header_bytes += size * n;
+	return exchange->header_bytes <= HEADERS_MAX ? size * n : 0;
+}
+
+static size_t
+take_body(char *data, size_t size, size_t n, void *of_exchange)
+{
+	Exchange   *exchange = of_exchange;
+	Size		length = size * n;
+	Size		space = sizeof(exchange->words) - exchange->nwords;
+	Size		kept = Min(length, space);
+
+	memcpy(exchange->words + exchange->nwords, data, kept);
+	exchange->nwords += kept;
+	exchange->body_bytes += length;
+	return exchange->body_bytes <= BODY_MAX ? length : 0;
+}
+
+/*
+ * Open
+ */
+
+/* The header by which we log in; false, with the reason, if there are several. */
+static bool
+set_authorization(Client *client, char *error)
+{
+	const HttpOptions *options = client->options;
+	StringInfoData header;
+
+	if ((options->username != NULL) + (options->token != NULL) + (options->authorization != NULL) > 1)
+	{
+		strlcpy(error, "the user mapping has more than one of options \"username\", \"token\" and \"authorization\"",
+				SINK_ERROR_SIZE);
+		return false;
+	}
+	initStringInfo(&header);
+	if (options->username)
+	{
+		const char *password = options->password ? options->password : "";
+		char	   *both = psprintf("%s:%s", options->username, password);
+		int			length = strlen(both);
+		const char *utf8 = text_utf8(both, &length);
+
+		appendStringInfoString(&header, "Authorization: Basic ");
+		(void) text_base64(&header, utf8, length);
+	}
+	else if (options->token)
+		appendStringInfo(&header, "Authorization: Bearer %s", options->token);
+	else if (options->authorization)
+		appendStringInfo(&header, "Authorization: %s", options->authorization);
+	client->authorization = header.len > 0 ? header.data : NULL;
+	return true;
+}
+
+/* What holds for all requests of a place; false if libcurl has not all of it. */
+static bool
+set_up(Client *client, Exchange *exchange)
+{
+	const HttpOptions *options = client->options;
+	CURL	   *easy = exchange->easy;
+	bool		ok = true;
+
+#define SET(option, value) (ok = curl_easy_setopt(easy, option, value) == CURLE_OK && ok)
+	SET(CURLOPT_PRIVATE, exchange);
+	SET(CURLOPT_NOSIGNAL, 1L);
+	SET(CURLOPT_QUICK_EXIT, 1L);
+	SET(CURLOPT_ERRORBUFFER, exchange->trouble);
+
+	/* Nothing comes from the environment or from files. */
+	SET(CURLOPT_PROXY, "");
+	SET(CURLOPT_NOPROXY, "*");
+	SET(CURLOPT_NETRC, (long) CURL_NETRC_IGNORED);
+	SET(CURLOPT_PROTOCOLS_STR, "http,https");
+	SET(CURLOPT_FOLLOWLOCATION, 0L);
+	SET(CURLOPT_HTTP09_ALLOWED, 0L);
+
+	SET(CURLOPT_OPENSOCKETFUNCTION, open_socket);
+	SET(CURLOPT_OPENSOCKETDATA, exchange);
+	SET(CURLOPT_PREREQFUNCTION, before_request);
+	SET(CURLOPT_PREREQDATA, exchange);
+	SET(CURLOPT_HEADERFUNCTION, take_header);
+	SET(CURLOPT_HEADERDATA, exchange);
+	SET(CURLOPT_WRITEFUNCTION, take_body);
+	SET(CURLOPT_WRITEDATA, exchange);
+
+	SET(CURLOPT_HTTP_VERSION, options->version == HTTP_VERSION_1_1 ?
+		(long) CURL_HTTP_VERSION_1_1 : (long) CURL_HTTP_VERSION_2TLS);
+	SET(CURLOPT_PIPEWAIT, options->version == HTTP_VERSION_1_1 ? 0L : 1L);
+	SET(CURLOPT_TCP_KEEPALIVE, 1L);
+	SET(CURLOPT_CONNECTTIMEOUT_MS, (long) CONNECT_TIMEOUT_MS);
+	SET(CURLOPT_TIMEOUT_MS, (long) (options->timeout / 1000));
+	SET(CURLOPT_PATH_AS_IS, 1L);
+
+	SET(CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
+	SET(CURLOPT_SSL_VERIFYPEER, options->trust >= HTTP_TRUST_CA ? 1L : 0L);
+	SET(CURLOPT_SSL_VERIFYHOST, options->trust >= HTTP_TRUST_HOST ? 2L : 0L);
+	if (client->certificates)
+	{
+		struct curl_blob blob = {client->certificates, client->certificates_length, CURL_BLOB_COPY};
+
+		SET(CURLOPT_CAINFO_BLOB, &blob);
+		SET(CURLOPT_CAPATH, NULL);
+	}
+#undef SET
+	return ok;
+}
+
+/* Account for the sockets there may be; false if there are too many open files. */
+static bool
+acquire_descriptors(Client *client)
+{
+	while (client->nacquired < client->nplaces + OTHER_SOCKETS)
+	{
+		if (!AcquireExternalFD())
+			return false;
+		client->nacquired++;
+	}
+	return true;
+}
+
+/* Make libcurl's handles. */
+static bool
+make_handles(Client *client)
+{
+	static bool initialized = false;
+
+	if (!initialized && curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
+		return false;
+	initialized = true;
+	client->multi = curl_multi_init();
+	if (client->multi == NULL)
+		return false;
+	curl_multi_setopt(client->multi, CURLMOPT_SOCKETFUNCTION, watch_socket);
+	curl_multi_setopt(client->multi, CURLMOPT_SOCKETDATA, client);
+	curl_multi_setopt(client->multi, CURLMOPT_TIMERFUNCTION, set_timer);
+	curl_multi_setopt(client->multi, CURLMOPT_TIMERDATA, client);
+	curl_multi_setopt(client->multi, CURLMOPT_MAXCONNECTS, (long) client->nplaces);
+	curl_multi_setopt(client->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, (long) client->nplaces);
+	for (int i = 0; i < client->nplaces; i++)
+	{
+		Exchange   *exchange = &client->exchanges[i];
+
+		exchange->client = client;
+		exchange->easy = curl_easy_init();
+		if (exchange->easy == NULL || !set_up(client, exchange))
+			return false;
+	}
+	return true;
+}
+
+Client *
+client_open(const HttpOptions *options, int places, char *error)
+{
+	Client	   *client = palloc0(sizeof(Client));
+	sigset_t	before;
+	bool		made;
+
+	client->options = options;
+	client->due = DT_NOEND;
+	client->nplaces = places;
+	client->exchanges = palloc0(places * sizeof(Exchange));
+	if (!set_authorization(client, error))
+		return NULL;
+	if (options->rootcert)
+	{
+		client->certificates = certificate_read(options->rootcert, &client->certificates_length, error);
+		if (client->certificates == NULL)
+			return NULL;
+	}
+	if (!acquire_descriptors(client))
+	{
+		strlcpy(error, "too many open files on this server", SINK_ERROR_SIZE);
+		client_close(client);
+		return NULL;
+	}
+	enter_curl(&before);
+	made = make_handles(client);
+	leave_curl(&before);
+	if (!made)
+	{
+		strlcpy(error, "could not set up libcurl", SINK_ERROR_SIZE);
+		client_close(client);
+		return NULL;
+	}
+	return client;
+}
+
+/*
+ * Requests
+ */
+
+static bool
+add_line(Exchange *exchange, const char *line)
+{
+	struct curl_slist *more = curl_slist_append(exchange->headers, line);
+
+	if (more)
+		exchange->headers = more;
+	return more != NULL;
+}
+
+/* Give libcurl the request. */
+static bool
+prepare(Exchange *exchange, const Request *request, const char *url, bool credentials)
+{
+	const Client *client = exchange->client;
+	const char *line = request->headers;
+	CURL	   *easy = exchange->easy;
+
+	/* It is to wait for no leave to send the body. */
+	if (!add_line(exchange, "Expect:") || !add_line(exchange, "User-Agent: queue"))
+		return false;
+	if (client->authorization && credentials && !add_line(exchange, client->authorization))
+		return false;
+	for (int i = 0; i < request->nheaders; i++)
+	{
+		if (!add_line(exchange, line))
+			return false;
+		line += strlen(line) + 1;
+	}
+	return curl_easy_setopt(easy, CURLOPT_URL, url) == CURLE_OK &&
+		curl_easy_setopt(easy, CURLOPT_HTTPHEADER, exchange->headers) == CURLE_OK &&
+		curl_easy_setopt(easy, CURLOPT_POST, 1L) == CURLE_OK &&
+		curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, client->options->method) == CURLE_OK &&
+		curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE,
+						 (curl_off_t) request->body_length) == CURLE_OK &&
+		curl_easy_setopt(easy, CURLOPT_POSTFIELDS, request->body) == CURLE_OK;
+}
+
+static void
+free_lines(Exchange *exchange)
+{
+	curl_slist_free_all(exchange->headers);
+	exchange->headers = NULL;
+}
+
+bool
+client_start(Client *client, int place, const Request *request, const char *url,
+			 bool credentials, char *error)
+{
+	Exchange   *exchange = &client->exchanges[place];
+	sigset_t	before;
+
+	Assert(!exchange->running);
+	exchange->sent = 0;
+	exchange->header_bytes = 0;
+	exchange->body_bytes = 0;
+	exchange->nwords = 0;
+	exchange->forbidden[0] = '\0';
+	exchange->trouble[0] = '\0';
+	enter_curl(&before);
+	exchange->running = prepare(exchange, request, url, credentials) &&
+		curl_multi_add_handle(client->multi, exchange->easy) == CURLM_OK;
+	leave_curl(&before);
+	if (exchange->running)
+		return true;
+	free_lines(exchange);
+	strlcpy(error, "could not start a request", SINK_ERROR_SIZE);
+	return false;
+}
+
+static int
+poll_events(int what)
+{
+	return (what & CURL_POLL_IN ? POLLIN : 0) | (what & CURL_POLL_OUT ? POLLOUT : 0);
+}
+
+static int
+curl_events(int revents)
+{
+	return (revents & (POLLIN | POLLHUP) ? CURL_CSELECT_IN : 0) |
+		(revents & POLLOUT ? CURL_CSELECT_OUT : 0) |
+		(revents & (POLLERR | POLLNVAL) ? CURL_CSELECT_ERR : 0);
+}
+
+void
+client_drive(Client *client)
+{
+	int			n = client->nwatched;
+	struct pollfd *sockets = palloc((n + 1) * sizeof(struct pollfd));
+	int			running;
+	sigset_t	before;
+
+	for (int i = 0; i < n; i++)
+	{
+		sockets[i].fd = client->watched[i].socket;
+		sockets[i].events = poll_events(client->watched[i].what);
+		sockets[i].revents = 0;
+	}
+	enter_curl(&before);
+	if (n > 0 && poll(sockets, n, 0) > 0)
+	{
+		for (int i = 0; i < n; i++)
+		{
+			if (sockets[i].revents)
+				(void) curl_multi_socket_action(client->multi, sockets[i].fd,
+												curl_events(sockets[i].revents), &running);
+		}
+	}
+	if (client->due <= GetCurrentTimestamp())
+	{
+		client->due = DT_NOEND;
+		(void) curl_multi_socket_action(client->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+	}
+	leave_curl(&before);
+	pfree(sockets);
+}
+
+/* Why there is no connection. */
+static void
+say_unreachable(const Exchange *exchange, CURLcode code, char *error)
+{
+	long		number = 0;
+
+	(void) curl_easy_getinfo(exchange->easy, CURLINFO_OS_ERRNO, &number);
+	if (exchange->forbidden[0])
+		text_say(error, "address %s is not a public one, and the server has not option \"allow_private\"",
+				 exchange->forbidden);
+	else if (code == CURLE_OPERATION_TIMEDOUT)
+		strlcpy(error, "could not connect: timeout expired", SINK_ERROR_SIZE);
+	else if (code == CURLE_COULDNT_CONNECT && number != 0)
+		text_say(error, "could not connect: %s", strerror(number));
+	else
+		text_say(error, "could not connect: %s",
+				 exchange->trouble[0] ? exchange->trouble : curl_easy_strerror(code));
+}
+
+/* What became of a request that has ended. */
+static void
+read_answer(const Exchange *exchange, CURLcode code, Answer *answer)
+{
+	long		status = 0;
+	long		version = 0;
+	curl_off_t	retry_after = 0;
+	char	   *redirect = NULL;
+
+	(void) curl_easy_getinfo(exchange->easy, CURLINFO_RESPONSE_CODE, &status);
+	(void) curl_easy_getinfo(exchange->easy, CURLINFO_HTTP_VERSION, &version);
+	answer->status = status;
+
+	/* More of a body than is wanted is as good as all of it. */
+	if (code == CURLE_WRITE_ERROR && exchange->body_bytes > BODY_MAX)
+		code = CURLE_OK;
+	if (code == CURLE_OK && status >= 200 && status <= 599)
+	{
+		(void) curl_easy_getinfo(exchange->easy, CURLINFO_RETRY_AFTER, &retry_after);
+		(void) curl_easy_getinfo(exchange->easy, CURLINFO_REDIRECT_URL, &redirect);
+		answer->kind = ANSWER_STATUS;
+		answer->retry_after = retry_after;
+		answer->redirect = redirect ? pstrdup(redirect) : NULL;
+		memcpy(answer->words, exchange->words, exchange->nwords);
+		answer->nwords = exchange->nwords;
+		exchange->client->http2 = version == CURL_HTTP_VERSION_2_0;
+	}
+	else if (exchange->sent == 0)
+	{
+		answer->kind = ANSWER_UNREACHABLE;
+		say_unreachable(exchange, code, answer->error);
+	}
+	else if (code == CURLE_OPERATION_TIMEDOUT)
+	{
+		answer->kind = ANSWER_TIMEOUT;
+		text_say(answer->error, "no answer within %d s",
+				 (int) (exchange->client->options->timeout / USECS_PER_SEC));
+	}
+	else
+	{
+		answer->kind = ANSWER_BROKEN;
+		if (code == CURLE_OK)
+			text_say(answer->error, "the server answered with status %ld", status);
+		else if (code == CURLE_WRITE_ERROR && exchange->header_bytes > HEADERS_MAX)
+			strlcpy(answer->error, "the server's answer has too many headers", SINK_ERROR_SIZE);
+		else if (code == CURLE_ABORTED_BY_CALLBACK)
+			strlcpy(answer->error, "connection closed by the server", SINK_ERROR_SIZE);
+		else
+			text_say(answer->error, "no answer: %s",
+					 exchange->trouble[0] ? exchange->trouble : curl_easy_strerror(code));
+	}
+}
+
+bool
+client_answer(Client *client, Answer *answer)
+{
+	sigset_t	before;
+	CURLMsg    *message;
+	CURLcode	code;
+	int			left;
+	char	   *of_exchange = NULL;
+	Exchange   *exchange;
+
+	do
+	{
+		message = curl_multi_info_read(client->multi, &left);
+		if (message == NULL)
+			return false;
+	} while (message->msg != CURLMSG_DONE);
+	code = message->data.result;
+	(void) curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &of_exchange);
+	exchange = (Exchange *) of_exchange;
+
+	memset(answer, 0, sizeof(Answer));
+	answer->place = exchange - client->exchanges;
+	read_answer(exchange, code, answer);
+	enter_curl(&before);
+	(void) curl_multi_remove_handle(client->multi, exchange->easy);
+	leave_curl(&before);
+	exchange->running = false;
+	free_lines(exchange);
+	return true;
+}
+
+void
+client_wait(Client *client, SinkWait *wait)
+{
+	wait->until = client->due;
+	for (int i = 0; i < client->nwatched; i++)
+	{
+		int			what = client->watched[i].what;
+
+		if (what & (CURL_POLL_IN | CURL_POLL_OUT))
+			sink_wait_for(wait, client->watched[i].socket,
+						  (what & CURL_POLL_IN ? WL_SOCKET_READABLE : 0) |
+						  (what & CURL_POLL_OUT ? WL_SOCKET_WRITEABLE : 0));
+	}
+}
+
+/* Whether a part of two URLs is the same. */
+static bool
+same_part(CURLU * url, CURLU * other, CURLUPart part)
+{
+	char	   *a = NULL;
+	char	   *b = NULL;
+	bool		same;
+
+	same = curl_url_get(url, part, &a, CURLU_DEFAULT_PORT) == CURLUE_OK &&
+		curl_url_get(other, part, &b, CURLU_DEFAULT_PORT) == CURLUE_OK &&
+		pg_strcasecmp(a, b) == 0;
+	curl_free(a);
+	curl_free(b);
+	return same;
+}
+
+bool
+client_same_origin(const char *url, const char *other)
+{
+	CURLU	   *a = curl_url();
+	CURLU	   *b = curl_url();
+	bool		same;
+
+	same = a && b &&
+		curl_url_set(a, CURLUPART_URL, url, 0) == CURLUE_OK &&
+		curl_url_set(b, CURLUPART_URL, other, 0) == CURLUE_OK &&
+		same_part(a, b, CURLUPART_SCHEME) && same_part(a, b, CURLUPART_HOST) &&
+		same_part(a, b, CURLUPART_PORT);
+	curl_url_cleanup(a);
+	curl_url_cleanup(b);
+	return same;
+}
+
+bool
+client_may_follow(const char *from, const char *to)
+{
+	bool		safe = pg_strncasecmp(to, "https://", 8) == 0;
+
+	if (strlen(to) > HTTP_URL_LENGTH)
+		return false;
+	return safe || (pg_strncasecmp(to, "http://", 7) == 0 && pg_strncasecmp(from, "http://", 7) == 0);
+}
+
+void
+client_close(Client *client)
+{
+	sigset_t	before;
+
+	enter_curl(&before);
+	for (int i = 0; i < client->nplaces; i++)
+	{
+		Exchange   *exchange = &client->exchanges[i];
+
+		if (exchange->running)
+			(void) curl_multi_remove_handle(client->multi, exchange->easy);
+		curl_easy_cleanup(exchange->easy);
+		free_lines(exchange);
+	}
+	if (client->multi)
+		(void) curl_multi_cleanup(client->multi);
+	leave_curl(&before);
+	free(client->watched);
+	for (int i = 0; i < client->nacquired; i++)
+		ReleaseExternalFD();
+}
