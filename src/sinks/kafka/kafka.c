@@ -17,7 +17,6 @@
 #include "mb/pg_wchar.h"
 #include "message.h"
 #include "relay/sink.h"
-#include "sinks/flight.h"
 #include "sinks/kafka/fault.h"
 #include "sinks/kafka/producer.h"
 #include "sinks/kafka/record.h"
@@ -43,16 +42,38 @@ typedef struct KafkaSink
 	const KafkaOptions *options;
 	const char *queue;			/* in UTF-8 */
 	Producer   *producer;
-	Flight		flight;			/* by the tag that librdkafka keeps for us */
 	bool		more;			/* not all events have been read */
 
-	/* Of a transaction, by tag modulo window: what became of its records. */
+	/*
+	 * Items in flight, each known to librdkafka by its place here.  They land
+	 * in any order: an unknown topic keeps those of others waiting for none.
+	 */
+	SinkItem  **items;			/* window of them; NULL: the place is free */
+	int		   *free;			/* the places that are, the next one last */
+	int			nfree;
+
+	/* Of a transaction, which begins with place 0: what became of its records. */
 	Phase		phase;
 	rd_kafka_resp_err_t *codes;
-	int			nopen;			/* records not heard of */
+	int			nrecords;
+	int			nopen;			/* of them, not heard of */
 } KafkaSink;
 
 PGDLLEXPORT const SinkRoutine *queue_sink(void);
+
+/* All places are free, and the first one is the next to be taken. */
+static void
+free_all(KafkaSink *sink)
+{
+	int			window = sink->base.config->window;
+
+	for (int i = 0; i < window; i++)
+	{
+		sink->items[i] = NULL;
+		sink->free[i] = window - 1 - i;
+	}
+	sink->nfree = window;
+}
 
 static Sink *
 kafka_open(const SinkConfig *config, char *error)
@@ -63,7 +84,9 @@ kafka_open(const SinkConfig *config, char *error)
 	sink->base.config = config;
 	sink->options = config->options;
 	sink->queue = text_utf8(config->queue, &length);
-	flight_init(&sink->flight, config->window);
+	sink->items = palloc0(config->window * sizeof(SinkItem *));
+	sink->free = palloc(config->window * sizeof(int));
+	free_all(sink);
 	sink->codes = palloc0(config->window * sizeof(rd_kafka_resp_err_t));
 	sink->producer = producer_open(config, error);
 	return sink->producer ? &sink->base : NULL;
@@ -80,7 +103,40 @@ kafka_encode(Sink *base, const SinkItem *item, StringInfo out, char *error)
 static SinkState
 say_state(const KafkaSink *sink)
 {
-	return sink->phase != PHASE_IDLE || flight_space(&sink->flight) == 0 ? SINK_FULL : SINK_READY;
+	return sink->phase != PHASE_IDLE || sink->nfree == 0 ? SINK_FULL : SINK_READY;
+}
+
+/*
+ * Places
+ */
+
+static void
+take_off(KafkaSink *sink, SinkItem *item)
+{
+	Assert(sink->nfree > 0);
+	item->tag = sink->free[--sink->nfree];
+	sink->items[item->tag] = item;
+}
+
+/* The item of a place, NULL if it is free. */
+static SinkItem *
+find_item(const KafkaSink *sink, uint64 tag)
+{
+	return tag < sink->base.config->window ? sink->items[tag] : NULL;
+}
+
+/* The same, and it is free from now on. */
+static SinkItem *
+land(KafkaSink *sink, uint64 tag)
+{
+	SinkItem   *item = find_item(sink, tag);
+
+	if (item)
+	{
+		sink->items[tag] = NULL;
+		sink->free[sink->nfree++] = (int) tag;
+	}
+	return item;
 }
 
 /*
@@ -137,8 +193,8 @@ judge_all(KafkaSink *sink, const uint64 *tags, const rd_kafka_resp_err_t *codes,
 	for (int i = 0; i < n && state == SINK_READY; i++)
 	{
 		Fault		fault = fault_of(codes[i], sink->options);
-		SinkItem   *item = fault <= FAULT_OTHERS ? flight_land(&sink->flight, tags[i]) :
-			flight_find(&sink->flight, tags[i]);
+		SinkItem   *item = fault <= FAULT_OTHERS ? land(sink, tags[i]) :
+			find_item(sink, tags[i]);
 
 		if (item)
 			items[nitems++] = item;
@@ -162,9 +218,9 @@ note_codes(KafkaSink *sink, const uint64 *tags, const rd_kafka_resp_err_t *codes
 {
 	for (int i = 0; i < n; i++)
 	{
-		if (flight_find(&sink->flight, tags[i]) == NULL)
+		if (find_item(sink, tags[i]) == NULL)
 			continue;
-		sink->codes[tags[i] % sink->flight.window] = codes[i];
+		sink->codes[tags[i]] = codes[i];
 		sink->nopen--;
 	}
 }
@@ -173,9 +229,9 @@ note_codes(KafkaSink *sink, const uint64 *tags, const rd_kafka_resp_err_t *codes
 static bool
 all_taken(const KafkaSink *sink)
 {
-	for (uint64 tag = sink->flight.first; tag < sink->flight.next; tag++)
+	for (int i = 0; i < sink->nrecords; i++)
 	{
-		if (sink->codes[tag % sink->flight.window] != RD_KAFKA_RESP_ERR_NO_ERROR)
+		if (sink->codes[i] != RD_KAFKA_RESP_ERR_NO_ERROR)
 			return false;
 	}
 	return true;
@@ -185,19 +241,22 @@ all_taken(const KafkaSink *sink)
 static SinkState
 end_transaction(KafkaSink *sink, bool committed, char *error)
 {
-	int			n = (int) (sink->flight.next - sink->flight.first);
+	int			n = sink->nrecords;
 	uint64	   *tags = palloc(n * sizeof(uint64));
 	rd_kafka_resp_err_t *codes = palloc(n * sizeof(rd_kafka_resp_err_t));
+	SinkState	state;
 
 	for (int i = 0; i < n; i++)
 	{
-		tags[i] = sink->flight.first + i;
-		codes[i] = sink->codes[tags[i] % sink->flight.window];
+		tags[i] = i;
+		codes[i] = sink->codes[i];
 		if (!committed && codes[i] == RD_KAFKA_RESP_ERR_NO_ERROR)
 			codes[i] = RD_KAFKA_RESP_ERR__PURGE_QUEUE;
 	}
+	state = judge_all(sink, tags, codes, n, error);
 	sink->phase = PHASE_IDLE;
-	return judge_all(sink, tags, codes, n, error);
+	free_all(sink);
+	return state;
 }
 
 /* Move it on; SINK_READY if that is all. */
@@ -244,7 +303,7 @@ kafka_publish(Sink *base, SinkItem **items, int n, char *error)
 			return SINK_LOST;
 		}
 		sink->phase = PHASE_OPEN;
-		sink->nopen = n;
+		sink->nrecords = sink->nopen = n;
 	}
 	for (int i = 0; i < n; i++)
 	{
@@ -252,11 +311,11 @@ kafka_publish(Sink *base, SinkItem **items, int n, char *error)
 		rd_kafka_resp_err_t code;
 		SinkState	state;
 
-		flight_add(&sink->flight, item);
+		take_off(sink, item);
 		code = record_produce(sink->producer->handle, item->data, item->size, item->tag);
 		if (transactional)
 		{
-			sink->codes[item->tag % sink->flight.window] = code;
+			sink->codes[item->tag] = code;
 			if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
 				sink->nopen--;
 		}
