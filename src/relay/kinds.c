@@ -237,6 +237,7 @@ static const SinkOption kafka_options[] = {
 	{"tombstone", ON_RELAY, OPTION_BOOL, offsetof(KafkaOptions, tombstone)},
 	{"format", ON_RELAY, OPTION_ENUM, offsetof(KafkaOptions, format),.choices = kafka_formats},
 	{"strict_order", ON_RELAY, OPTION_BOOL, offsetof(SinkOptions, strict_order)},
+	CLOUDEVENTS_OPTIONS(KafkaOptions),
 };
 
 static void
@@ -258,6 +259,12 @@ check_kafka(const void *options)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("option \"transactional\" needs option \"idempotence\"")));
+	check_cloudevents(&kafka->cloudevents);
+	if (kafka->format == KAFKA_CONFLUENT && kafka->cloudevents.mode == CLOUDEVENTS_STRUCTURED)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"format\" must be \"plain\" with structured CloudEvents"),
+				 errhint("The body of these is an envelope, which has no schema's id.")));
 }
 
 /* All with a server. */

@@ -12,6 +12,7 @@
 
 #include "lib/stringinfo.h"
 #include "message.h"
+#include "sinks/cloudevents.h"
 #include "sinks/content.h"
 #include "sinks/kafka/record.h"
 #include "sinks/text.h"
@@ -32,6 +33,9 @@
 /* What comes before the body in the wire format of schema registries. */
 #define SCHEMA_MAGIC	0
 #define SCHEMA_HEADER	"schema-id"
+
+/* What tells a message from all others of its queue */
+#define ID_HEADER		"message-id"
 
 /* What a record begins with. */
 typedef struct RecordHead
@@ -61,6 +65,13 @@ put_header(StringInfo out, RecordHead *head, const char *name, const char *value
 	put_piece(out, name, strlen(name));
 	put_piece(out, value, strlen(value));
 	head->nheaders++;
+}
+
+/* What the header of an event's attribute is called. */
+static const char *
+event_header(const CloudEventsAttribute *attribute)
+{
+	return psprintf("ce_%s", attribute->name);
 }
 
 /* The value of a header of the message: text as it is, all else as JSON. */
@@ -100,33 +111,30 @@ put_value(StringInfo out, const JsonbValue *v, char *error)
 	return true;
 }
 
-/* Whether a header of the message is said by other means. */
+/* The headers of the message itself, but for those that are told otherwise. */
 static bool
-is_told(const KafkaOptions *options, const char *name, int length)
+put_headers(const KafkaOptions *options, const Message *message, const CloudEvent *event,
+			StringInfo out, RecordHead *head, char *error)
 {
-	return options->format == KAFKA_CONFLUENT && length == strlen(SCHEMA_HEADER) &&
-		memcmp(name, SCHEMA_HEADER, length) == 0;
-}
-
-/* The headers of the message itself. */
-static bool
-put_headers(const KafkaOptions *options, const Message *message, StringInfo out, RecordHead *head,
-			char *error)
-{
+	const Jsonb *headers = content_headers(message);
 	JsonbIterator *it;
 	JsonbIteratorToken token;
 	JsonbValue	v;
 	int			start = out->len;
-	bool		told = false;
 
-	if (message->headers == NULL)
+	if (headers == NULL)
 		return true;
-	if (!JB_ROOT_IS_OBJECT((Jsonb *) message->headers))
+	if (!JB_ROOT_IS_OBJECT(headers))
 	{
 		strlcpy(error, "headers are not an object", SINK_ERROR_SIZE);
 		return false;
 	}
-	it = JsonbIteratorInit(&((Jsonb *) message->headers)->root);
+	headers = content_headers_without(headers, ID_HEADER);
+	if (options->format == KAFKA_CONFLUENT)
+		headers = content_headers_without(headers, SCHEMA_HEADER);
+	for (int i = 0; i < event->n; i++)
+		headers = content_headers_without(headers, event_header(&event->attributes[i]));
+	it = JsonbIteratorInit(unconstify(JsonbContainer *, &headers->root));
 	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
 	{
 		if (token == WJB_KEY)
@@ -134,13 +142,10 @@ put_headers(const KafkaOptions *options, const Message *message, StringInfo out,
 			int			length = v.val.string.len;
 			const char *name = text_utf8(v.val.string.val, &length);
 
-			told = is_told(options, name, length);
-			if (told)
-				continue;
 			put_piece(out, name, length);
 			head->nheaders++;
 		}
-		else if (token == WJB_VALUE && !told && !put_value(out, &v, error))
+		else if (token == WJB_VALUE && !put_value(out, &v, error))
 			return false;
 		if (out->len - start > HEADERS_MAX)
 			return sink_too_large(error);
@@ -264,20 +269,27 @@ record_encode(const KafkaOptions *options, const char *queue, const Message *mes
 	bool		tombstone = is_tombstone(options, message);
 	RecordHead	head = {.timestamp = (message->enqueued_at + EPOCH_OFFSET) / 1000};
 	Content		content;
+	CloudEvent	event = {0};
 
 	appendBinaryStringInfo(out, (char *) &head, sizeof(head));
 	if (!put_topic(options, message, out, error) || !put_key(options, message, out, error) ||
 		!content_body(message, &content, error))
+		return false;
+
+	/* What has no body is in no envelope. */
+	if (!(tombstone && options->cloudevents.mode == CLOUDEVENTS_STRUCTURED) &&
+		!cloudevents_make(&options->cloudevents, queue, message, &content, &event, error))
 		return false;
 	if (tombstone)
 		put_piece(out, NULL, NO_PIECE);
 	else if (!put_body(options, message, &content, out, error))
 		return false;
 
-	/* Ours come last, as the last of a name is the one that counts. */
-	if (!put_headers(options, message, out, &head, error))
+	if (!put_headers(options, message, &event, out, &head, error))
 		return false;
-	put_header(out, &head, "message-id", content_name(queue, message));
+	for (int i = 0; i < event.n; i++)
+		put_header(out, &head, event_header(&event.attributes[i]), event.attributes[i].value);
+	put_header(out, &head, ID_HEADER, content_name(queue, message));
 	if (!tombstone)
 		put_header(out, &head, "content-type", content.type);
 	memcpy(out->data + start, &head, sizeof(head));

@@ -6,6 +6,7 @@
 #define QUEUE_SINKS_OPTIONS_KAFKA_H
 
 #include "relay/sink.h"
+#include "sinks/cloudevents.h"
 #include "sinks/net/wire.h"
 #include "sinks/template.h"
 
@@ -43,6 +44,7 @@ typedef struct KafkaOptions
 	bool		transactional;
 	bool		tombstone;
 	KafkaFormat format;
+	CloudEventsOptions cloudevents;
 } KafkaOptions;
 
 /* Whether all messages go to one topic. */
