@@ -334,6 +334,39 @@ sub take
 	return @messages;
 }
 
+# Have Kafka's own producer publish lines of key, tab and value.
+sub produce
+{
+	my ($self, $topic, @lines) = @_;
+	my $input = join('', @lines);
+	my ($out, $err) = ('', '');
+
+	IPC::Run::run(
+		[   $self->_java(
+				'org.apache.kafka.tools.ConsoleProducer', '--bootstrap-server',
+				$self->brokers, '--topic', $topic, '--reader-property', 'parse.key=true')
+		],
+		'<',
+		\$input,
+		'>',
+		\$out,
+		'2>',
+		\$err) or die "$out $err";
+	return;
+}
+
+# What Kafka's own consumer prints of a topic, from its beginning to its end.
+sub consume
+{
+	my ($self, $topic) = @_;
+	my %print = map { ("print.$_" => 'true') } qw(partition offset timestamp headers key);
+
+	return $self->run_program(
+		'org.apache.kafka.tools.consumer.ConsoleConsumer',
+		'--bootstrap-server', $self->brokers, '--topic', $topic, '--from-beginning', '--timeout-ms', '3000',
+		map { ('--formatter-property', "$_=$print{$_}") } sort keys %print);
+}
+
 # What the nodes have said.
 sub log
 {
