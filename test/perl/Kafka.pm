@@ -344,7 +344,7 @@ sub produce
 	IPC::Run::run(
 		[   $self->_java(
 				'org.apache.kafka.tools.ConsoleProducer', '--bootstrap-server',
-				$self->brokers, '--topic', $topic, '--reader-property', 'parse.key=true')
+				$self->brokers, '--topic', $topic, '--property', 'parse.key=true')
 		],
 		'<',
 		\$input,
@@ -364,7 +364,7 @@ sub consume
 	return $self->run_program(
 		'org.apache.kafka.tools.consumer.ConsoleConsumer',
 		'--bootstrap-server', $self->brokers, '--topic', $topic, '--from-beginning', '--timeout-ms', '3000',
-		map { ('--formatter-property', "$_=$print{$_}") } sort keys %print);
+		map { ('--property', "$_=$print{$_}") } sort keys %print);
 }
 
 # What the nodes have said.
