@@ -10,7 +10,7 @@
 
 get_kafka()
 {
-	local sums=$root/test/kafka/SHA256SUMS cache plugin version
+	local sums=${root:?}/test/kafka/SHA256SUMS cache plugin version
 	plugin=org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies
 	version=$(sha256sum "$sums" | cut -c1-12)
 	cache=$(cache_directory)

@@ -30,7 +30,8 @@ typedef enum OptionType
 	OPTION_ENUM,				/* an enum: which of the choices */
 	OPTION_TEMPLATE,			/* const Template * */
 	OPTION_PROCEDURE,			/* Oid; see sql_procedure.h */
-	OPTION_HOSTS,				/* const char *, host:port and others with commas */
+	OPTION_HOSTS,				/* const char *, host:port and others with
+								 * commas */
 	OPTION_PROPERTIES,			/* const char *, of those permitted */
 	OPTION_READ_FILE,			/* const char *: a file the server reads */
 	OPTION_WRITE_DIRECTORY		/* const char *: one the server writes to */

@@ -10,7 +10,10 @@ typedef struct Property
 {
 	const char *name;
 
-	/* A number in this range; text, of the choices if there are any, if max is 0. */
+	/*
+	 * A number in this range; text, of the choices if there are any, if max
+	 * is 0.
+	 */
 	long		min;
 	long		max;
 	const char *const *choices; /* up to a NULL */

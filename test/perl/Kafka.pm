@@ -14,8 +14,8 @@ use File::Spec;
 use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use Time::HiRes qw(usleep);
 use Wait;
+use version;
 
 my $cluster_id = 'cXVldWUtdGVzdC1jbHVzdA';
 my $jars = $ENV{QUEUE_KAFKA};
@@ -29,17 +29,17 @@ sub require_or_skip
 	Test::More::plan(skip_all => 'Apache Kafka cannot be had (QUEUE_KAFKA names no directory)');
 }
 
-# Options: nodes, 1 or 3; proxies, the port that clients are told instead of
-# port(), if any; secure => 1 for listeners that ask for a login, with TLS and
-# without, and an authorizer; config for more lines of its properties.
+# Options: nodes, 1 or 3; secure => 1 for listeners that ask for a login, with TLS
+# and without, and an authorizer; config for more lines of its properties.
 sub new
 {
 	my ($class, %options) = @_;
 	my $dir = File::Spec->rel2abs(PostgreSQL::Test::Utils::tempdir());
+	my $count = delete $options{nodes} // 1;
 	my $self = bless {
 		dir => $dir,
 		%options,
-		count => $options{nodes} // 1,
+		count => $count,
 		user => 'relay',
 		password => 'mellon-4712',
 		offsets => {}
@@ -62,7 +62,11 @@ sub tls_port { return $_[0]->{nodes}->[0]->{tls}; }
 sub user { return $_[0]->{user}; }
 sub password { return $_[0]->{password}; }
 sub ca_file { return "$_[0]->{dir}/ca.crt"; }
-sub brokers { return join(',', map { "127.0.0.1:$_->{port}" } @{ $_[0]->{nodes} }); }
+
+sub brokers
+{
+	return join(',', map { "127.0.0.1:$_->{port}" } @{ $_[0]->{nodes} });
+}
 
 # Tell clients of proxied_port() to come by another port.  Before start().
 sub advertise
@@ -100,8 +104,8 @@ sub _configure
 	my ($self, $n) = @_;
 	my $node = $self->{nodes}->[ $n - 1 ];
 	my $file = "$self->{dir}/node$n.properties";
-	my $voters = join(',',
-		map { "$_\@127.0.0.1:$self->{nodes}->[$_ - 1]->{controller}" } 1 .. $self->{count});
+	my $voters =
+	  join(',', map { "$_\@127.0.0.1:$self->{nodes}->[$_ - 1]->{controller}" } 1 .. $self->{count});
 	my %listeners = (PLAIN => $node->{port}, PROXIED => $node->{proxied});
 	my %protocols = (PLAIN => 'PLAINTEXT', PROXIED => 'PLAINTEXT', CONTROLLER => 'PLAINTEXT');
 	my $safe = $self->{count} > 1 ? 2 : 1;
@@ -113,15 +117,17 @@ sub _configure
 		$listeners{TLS} = $node->{tls};
 		$protocols{SASL} = 'SASL_PLAINTEXT';
 		$protocols{TLS} = 'SASL_SSL';
+		my $security = 'org.apache.kafka.common.security';
+
 		for my $listener ('sasl', 'tls')
 		{
 			my $login = "listener.name.$listener";
 
 			$config .= <<"CONFIG";
 $login.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
-$login.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_$self->{user}="$self->{password}";
-$login.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
-$login.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+$login.plain.sasl.jaas.config=$security.plain.PlainLoginModule required user_$self->{user}="$self->{password}";
+$login.scram-sha-256.sasl.jaas.config=$security.scram.ScramLoginModule required;
+$login.scram-sha-512.sasl.jaas.config=$security.scram.ScramLoginModule required;
 CONFIG
 		}
 		$config .= <<"CONFIG";
@@ -135,8 +141,8 @@ CONFIG
 	my %hosts = (TLS => 'localhost');
 	$advertised{PROXIED} = $self->{advertised} if $self->{advertised};
 	my $listen = join(',', map { "$_://127.0.0.1:$listeners{$_}" } sort keys %listeners);
-	my $advertise = join(',',
-		map { "$_://" . ($hosts{$_} // '127.0.0.1') . ":$advertised{$_}" } sort keys %advertised);
+	my $advertise =
+	  join(',', map { "$_://" . ($hosts{$_} // '127.0.0.1') . ":$advertised{$_}" } sort keys %advertised);
 	my $map = join(',', map { "$_:$protocols{$_}" } sort keys %protocols);
 
 	unlink($file);
@@ -255,11 +261,10 @@ sub create_topics
 	for my $name (sort keys %topics)
 	{
 		my @command = (
-			'org.apache.kafka.tools.TopicCommand', '--bootstrap-server', $self->brokers,
-			'--create', '--topic', $name, @{ $topics{$name} });
+			'org.apache.kafka.tools.TopicCommand',
+			'--bootstrap-server', $self->brokers, '--create', '--topic', $name, @{ $topics{$name} });
 
-		push @programs,
-		  IPC::Run::start([ $self->_java(@command) ], '<', \undef, '>>', \$output, '2>&1');
+		push @programs, IPC::Run::start([ $self->_java(@command) ], '<', \undef, '>>', \$output, '2>&1');
 	}
 	for my $program (@programs)
 	{
@@ -278,6 +283,16 @@ sub _kcat
 		'<', \undef, '>', \$out, '2>', \$err, IPC::Run::timeout(60))
 	  or die "kcat @arguments: $err";
 	return $out;
+}
+
+# The version of librdkafka, which kcat uses as the sink does: 2.006001 is 2.6.1.
+sub library_version
+{
+	my $text = '';
+
+	IPC::Run::run([ 'kcat', '-V' ], '>', \$text) or die 'kcat does not start';
+	$text =~ /librdkafka (\d+\.\d+\.\d+)/ or die "kcat says $text";
+	return version->parse("v$1")->numify;
 }
 
 # What kcat knows of the cluster.
@@ -307,8 +322,7 @@ sub take
 	for my $partition (0 .. ($partitions // 1) - 1)
 	{
 		my $from = $self->{offsets}->{"$topic/$partition"} // 0;
-		my $out = $self->_kcat(
-			'-C', '-t', $topic, '-p', $partition, '-o', $from, '-e', '-q',
+		my $out = $self->_kcat('-C', '-t', $topic, '-p', $partition, '-o', $from, '-e', '-q',
 			'-X', 'fetch.wait.max.ms=10', '-f', '%o %T %K %S %h\n%k%s\n', @options);
 
 		while ($out ne '')
@@ -342,9 +356,10 @@ sub produce
 	my ($out, $err) = ('', '');
 
 	IPC::Run::run(
-		[   $self->_java(
-				'org.apache.kafka.tools.ConsoleProducer', '--bootstrap-server',
-				$self->brokers, '--topic', $topic, '--property', 'parse.key=true')
+		[
+			$self->_java(
+				'org.apache.kafka.tools.ConsoleProducer',
+				'--bootstrap-server', $self->brokers, '--topic', $topic, '--property', 'parse.key=true')
 		],
 		'<',
 		\$input,
@@ -362,8 +377,10 @@ sub consume
 	my %print = map { ("print.$_" => 'true') } qw(partition offset timestamp headers key);
 
 	return $self->run_program(
-		'org.apache.kafka.tools.consumer.ConsoleConsumer',
-		'--bootstrap-server', $self->brokers, '--topic', $topic, '--from-beginning', '--timeout-ms', '3000',
+		'org.apache.kafka.tools.consumer.ConsoleConsumer', '--bootstrap-server',
+		$self->brokers, '--topic',
+		$topic, '--from-beginning',
+		'--timeout-ms', '3000',
 		map { ('--property', "$_=$print{$_}") } sort keys %print);
 }
 

@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 
+use FakeServer;
 use JSON::PP;
 use Kafka;
 use PostgreSQL::Test::Cluster;
@@ -151,9 +152,11 @@ for my $compression (qw(gzip snappy lz4 zstd none))
 	wait_until_published("$compression: published");
 }
 my $read = $kafka->consume('typed');
-is(() = $read =~ /Partition:0.*\tkind:$_,message-id:events\/\d+,content-type:application\/json\t$_\t"$_ x{1000}"$/mg,
-	20, "$_: all is read by Kafka's own consumer")
-  for qw(gzip snappy lz4 zstd none);
+is( () =
+	  $read =~
+	  /Partition:0.*\tkind:$_,message-id:events\/\d+,content-type:application\/json\t$_\t"$_ x{1000}"$/mg,
+	20,
+	"$_: all is read by Kafka's own consumer") for qw(gzip snappy lz4 zstd none);
 $kafka->take('typed');
 
 # Tombstones, by option only
@@ -169,7 +172,7 @@ SELECT queue.send('events', '0', 'c')});
 		[ map { $_->{value} } @got ],
 		$tombstone eq 'true' ? [ undef, undef, '0' ] : [ 'null', '', '0' ],
 		"tombstone $tombstone: what is none");
-	is($got[0]->{headers}->{'content-type'},
+	is( $got[0]->{headers}->{'content-type'},
 		$tombstone eq 'true' ? undef : 'application/json',
 		"tombstone $tombstone: it has no content type");
 }
@@ -183,10 +186,11 @@ SELECT queue.send_bytes('events', '\x01', 'a', '{"schema-id": "2147483647"}');
 SELECT queue.send('events', '1', 'b'); SELECT queue.send('events', '2', 'c', '{"schema-id": -1}')});
 wait_until_published('confluent: published or dead');
 @got = $kafka->take('typed');
-is(join(' ', map { unpack('H*', $_->{value}) } @got),
-	'00000001020a00ff 007fffffff01', 'confluent: the id of the schema comes first');
+is( join(' ', map { unpack('H*', $_->{value}) } @got),
+	'00000001020a00ff 007fffffff01',
+	'confluent: the id of the schema comes first');
 is($got[0]->{headers}->{'schema-id'}, undef, 'confluent: and is no header');
-is(query('SELECT error FROM queue.dead_letters ORDER BY id'),
+is( query('SELECT error FROM queue.dead_letters ORDER BY id'),
 	qq(message has no header "schema-id" for the wire format\nheader "schema-id" is not an integer from 0 to 2147483647),
 	'confluent: who has none is dead');
 query('DELETE FROM queue.dead_letters');
@@ -197,7 +201,10 @@ alter('{"cloudevents": "binary", "ce_type": "shop.{header:kind}"}');
 query(q{SELECT queue.send('events', '{"n": 1}', 'a', '{"kind": "order"}')});
 wait_until_published('CloudEvents, binary: published');
 ($got[0]) = $kafka->take('typed');
-like(delete $got[0]->{headers}->{ce_time}, qr/^\d{4}-\d\d-\d\dT[\d:.]+Z$|\+00:00$/, 'CloudEvents, binary: time');
+like(
+	delete $got[0]->{headers}->{ce_time},
+	qr/^\d{4}-\d\d-\d\dT[\d:.]+Z$|\+00:00$/,
+	'CloudEvents, binary: time');
 is(delete $got[0]->{headers}->{ce_id}, delete $got[0]->{headers}->{'message-id'}, 'CloudEvents, binary: id');
 is_deeply(
 	$got[0]->{headers},
@@ -216,7 +223,8 @@ query(q{SELECT queue.send('events', '{"n": 2}', 'a', '{"kind": "order"}')});
 wait_until_published('CloudEvents, structured: published');
 ($got[0]) = $kafka->take('typed');
 is($got[0]->{headers}->{'content-type'}, 'application/cloudevents+json', 'CloudEvents, structured: type');
-is_deeply($json->decode($got[0]->{value})->{data}, { n => 2 }, 'CloudEvents, structured: the body has it all');
+is_deeply($json->decode($got[0]->{value})->{data}, { n => 2 },
+	'CloudEvents, structured: the body has it all');
 alter('{"cloudevents": null, "ce_type": null}');
 
 # What the broker does not take is dead, in its words; who was in a batch with it
@@ -240,12 +248,13 @@ FROM queue.dead_letters ORDER BY id}),
 	q(|2|Broker: Message size too large
 "keyless"|2|Broker: Broker failed to validate record
 "unknown"|2|Local: Unknown topic
-"invalid"|2|Broker: Invalid topic
+"invalid"|2|Local: Unknown topic
 "empty"|2|topic is empty
 "none"|2|message has no header "topic" for the topic),
 	'dead letters have the words of the broker, or ours');
-is(join(' ', sort { $a <=> $b } map { $_->{value} } $kafka->take('small')),
-	join(' ', 1 .. 40), 'the others of their batch arrive, once');
+is( join(' ', sort { $a <=> $b } map { $_->{value} } $kafka->take('small')),
+	join(' ', 1 .. 40),
+	'the others of their batch arrive, once');
 is(scalar($kafka->take('compacted')), 20, 'and those of the other topic');
 query('DELETE FROM queue.dead_letters');
 
@@ -263,10 +272,13 @@ SELECT queue.send_batch('events', (SELECT array_agg(to_jsonb(i)) FROM generate_s
 	(SELECT array_agg(jsonb_build_object('topic', CASE i WHEN 10 THEN 'nowhere' ELSE 'typed' END))
 		FROM generate_series(1, 20) i));});
 wait_until_published('transactions: published or dead');
-is(query('SELECT payload, error FROM queue.dead_letters'),
-	'10|Local: Unknown topic', 'transactions: one of them is dead');
+is( query('SELECT payload, error FROM queue.dead_letters'),
+	'10|Local: Unknown topic',
+	'transactions: one of them is dead');
 query('DELETE FROM queue.dead_letters');
-is( join(' ', sort { $a <=> $b } map { $_->{value} } $kafka->take('typed', 1, '-X', 'isolation.level=read_committed')),
+is( join(' ',
+		sort { $a <=> $b }
+		map { $_->{value} } $kafka->take('typed', 1, '-X', 'isolation.level=read_committed')),
 	join(' ', grep { $_ != 10 } 1 .. 20),
 	'transactions: what is committed is seen once');
 alter('{"topic": "typed", "transactional": null}');
@@ -275,14 +287,18 @@ alter('{"topic": "typed", "transactional": null}');
 my ($sasl, $tls, $ca_file) = ($kafka->sasl_port, $kafka->tls_port, $kafka->ca_file);
 my $acls = 'org.apache.kafka.tools.AclCommand';
 
-$kafka->run_program($acls, '--bootstrap-server', $kafka->brokers, '--add', '--allow-principal', 'User:relay',
-	'--producer', '--topic', 'typed');
+$kafka->run_program(
+	$acls, '--bootstrap-server', $kafka->brokers, '--add',
+	'--allow-principal', 'User:relay', '--producer', '--topic',
+	'typed');
 query(
 	qq{
 ALTER SERVER kafka OPTIONS (SET brokers '127.0.0.1:$sasl');
 SELECT queue.send('events', '"login"', 'k');});
 wait_for_error('.', 'no login where there must be one');
-query(qq{ALTER USER MAPPING FOR CURRENT_USER SERVER kafka OPTIONS (ADD username 'relay', ADD password 'wrong-0816')});
+query(
+	qq{ALTER USER MAPPING FOR CURRENT_USER SERVER kafka OPTIONS (ADD username 'relay', ADD password 'wrong-0816')}
+);
 wait_for_error('Authentication failed', "PLAIN: a wrong password");
 query(qq{ALTER USER MAPPING FOR CURRENT_USER SERVER kafka OPTIONS (SET password '$password')});
 wait_until_published('PLAIN: the right one');
@@ -297,8 +313,16 @@ ALTER USER MAPPING FOR CURRENT_USER SERVER kafka OPTIONS (SET password 'wrong-08
 SELECT queue.send('events', '"login"', 'k');});
 	wait_for_error('uthentication failed', "$mechanism: a wrong password");
 	query(qq{ALTER USER MAPPING FOR CURRENT_USER SERVER kafka OPTIONS (SET password '$password')});
-	wait_until_published("$mechanism: the right one");
+  SKIP:
+	{
+		# Before, it repeats a nonce as only older brokers take it.
+		skip('SCRAM with Kafka 3.7.2 and later needs librdkafka 2.6.1', 1)
+		  if $kafka->library_version < 2.006001;
+		wait_until_published("$mechanism: the right one");
+	}
 }
+query(q{ALTER SERVER kafka OPTIONS (SET sasl_mechanism 'PLAIN')});
+wait_until_published('PLAIN again');
 query(
 	qq{
 ALTER SERVER kafka OPTIONS (SET brokers 'localhost:$tls', ADD sslmode 'verify-full');
@@ -326,8 +350,9 @@ SELECT queue.alter_relay('r', '{"topic": "{header:topic}"}');
 SELECT queue.send('events', '"forbidden"', 'k', '{"topic": "closed"}');
 SELECT queue.send('events', '"permitted"', 'k', '{"topic": "typed"}');});
 wait_until_published('a topic that is closed to us');
-is(query('SELECT payload, error FROM queue.dead_letters'),
-	'"forbidden"|Broker: Topic authorization failed', 'is an error of the message that names it');
+is( query('SELECT payload, error FROM queue.dead_letters'),
+	'"forbidden"|Broker: Topic authorization failed',
+	'is an error of the message that names it');
 query(
 	q{
 DELETE FROM queue.dead_letters;
@@ -345,6 +370,58 @@ $log =~ s/^.*LOG:  statement: [^\[]*?(?=^\d{4}-)//msg;
 unlike($log, qr/\Q$password\E|wrong-0816/, 'no password in the log');
 $kafka->stop;
 
+# A broker that speaks no Kafka, or too much of it.  A frame begins with its
+# length and the number of the request it answers.
+my $hostile = FakeServer->new(
+	garbage => sub { $_[0]->write("HTTP/1.1 400 Bad Request\r\n\r\n"); $_[0]->wait_for_end; },
+	absurd_length => sub { $_[0]->write(pack('N', 0x7FFFFFFF) . 'x' x 1000); $_[0]->wait_for_end; },
+	negative_length => sub { $_[0]->write(pack('N', 0xFFFFFFFF) . 'x' x 1000); $_[0]->wait_for_end; },
+	half_a_frame => sub {
+		my ($connection) = @_;
+		my $request = $connection->kafka_request;
+
+		$connection->write(pack('NN', 1000, $request) . "\0\0");
+		$connection->wait_for_end;
+	},
+	absurd_count => sub {
+		my ($connection) = @_;
+		my $request = $connection->kafka_request;
+
+		$connection->write(pack('NNnN', 10, $request, 0, 0x7FFFFFFF));
+		$connection->wait_for_end;
+	},
+	endless => sub {
+		my ($connection) = @_;
+		my $request = $connection->kafka_request;
+
+		$connection->write(pack('N', 99_000_000) . pack('N', $request));
+		$connection->write("\xFF" x 65536) while 1;
+	},
+	hangs_up => sub { });
+my $hostile_port = $hostile->port;
+
+query(
+	qq{
+CREATE SERVER hostile FOREIGN DATA WRAPPER queue_kafka OPTIONS (brokers '127.0.0.1:$hostile_port');
+CREATE USER MAPPING FOR CURRENT_USER SERVER hostile;});
+for my $mode (qw(garbage absurd_length negative_length half_a_frame absurd_count endless hangs_up))
+{
+	$hostile->mode($mode);
+	query(
+		q{SELECT queue.create_relay('r', 'events', 'hostile', '{"topic": "typed"}');
+SELECT queue.send('events', '1')});
+	wait_until($node, q{(SELECT last_error <> 'connecting' FROM queue.relays)}, "$mode: the relay says so");
+	note(query('SELECT last_error FROM queue.relays'));
+	my $start = time;
+	query(q{SELECT queue.drop_relay('r'); SELECT queue.purge('events')});
+	wait_until(
+		$node,
+		q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')},
+		"$mode: its worker ends");
+	cmp_ok(time - $start, '<', 6, "$mode: at once");
+}
+unlike(slurp_file($node->logfile), qr/TRAP|terminated by signal (?!9)/, 'no worker crashes');
+
 # Three nodes: the leader of a partition dies, and another takes its place.
 my $three = Kafka->new(nodes => 3);
 my $brokers = $three->brokers;
@@ -355,7 +432,8 @@ query(
 	qq{
 CREATE SERVER three FOREIGN DATA WRAPPER queue_kafka OPTIONS (brokers '$brokers');
 CREATE USER MAPPING FOR CURRENT_USER SERVER three;
-SELECT queue.create_relay('r', 'events', 'three', '{"topic": "three", "strict_order": false, "batch": 100}');});
+SELECT queue.create_relay('r', 'events', 'three', '{"topic": "three", "strict_order": false, "batch": 100}');}
+);
 my $messages = 30_000;
 my $leader = $three->leader('three');
 query(
@@ -367,7 +445,8 @@ $node->poll_query_until('postgres', 'SELECT published > 1000 FROM queue.relays')
 $three->stop_node($leader, 'KILL');
 wait_until_published('a leader dies: all is published');
 is(query('SELECT count(*) FROM queue.dead_letters'), '0', 'a leader dies: nobody is dead');
-(wait_for { my $new = $three->leader('three'); $new > 0 && $new != $leader }) or fail('there is a new leader');
+(wait_for { my $new = $three->leader('three'); $new > 0 && $new != $leader })
+  or fail('there is a new leader');
 my (%seen, %last, @disorder);
 for my $message ($three->take('three'))
 {

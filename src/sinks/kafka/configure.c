@@ -26,6 +26,7 @@ static const char *const presets[][2] = {
 	{"reconnect.backoff.ms", "500"},
 	{"topic.metadata.propagation.max.ms", "2000"},
 	{"socket.keepalive.enable", "true"},
+	{"receive.message.max.bytes", "16777216"},
 };
 
 typedef struct Configuration
@@ -129,7 +130,10 @@ configure(const SinkConfig *config, char *error)
 	if (!options->idempotent)
 		set(&configuration, "enable.sparse.connections", "false");
 
-	/* What is in flight the relay has a limit to; it is not refused for its age. */
+	/*
+	 * What is in flight the relay has a limit to; it is not refused for its
+	 * age.
+	 */
 	set(&configuration, "queue.buffering.max.messages", psprintf("%d", Max(2 * config->window, 1000)));
 	set(&configuration, "queue.buffering.max.kbytes", "2097151");
 	if (options->transactional)

@@ -32,7 +32,10 @@ fault_of(rd_kafka_resp_err_t code, const KafkaOptions *options)
 		case RD_KAFKA_RESP_ERR__INVALID_ARG:
 			return FAULT_MESSAGE;
 
-			/* What a message names it names in vain; what a relay does, all in vain. */
+			/*
+			 * What a message names it names in vain; what a relay does, all
+			 * in vain.
+			 */
 		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
 			return kafka_one_topic(options) ? FAULT_CONNECTION : FAULT_MESSAGE;
 

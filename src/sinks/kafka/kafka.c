@@ -52,7 +52,10 @@ typedef struct KafkaSink
 	int		   *free;			/* the places that are, the next one last */
 	int			nfree;
 
-	/* Of a transaction, which begins with place 0: what became of its records. */
+	/*
+	 * Of a transaction, which begins with place 0: what became of its
+	 * records.
+	 */
 	Phase		phase;
 	rd_kafka_resp_err_t *codes;
 	int			nrecords;

@@ -18,7 +18,8 @@
 typedef enum ProducerJob
 {
 	JOB_NONE,
-	JOB_BEGIN,					/* make itself known as the one of its transactional id */
+	JOB_BEGIN,					/* make itself known as the one of its
+								 * transactional id */
 	JOB_COMMIT,
 	JOB_ABORT,
 	JOB_END
@@ -29,7 +30,8 @@ typedef struct Producer
 	rd_kafka_t *handle;
 	rd_kafka_queue_t *events;	/* the worker's alone */
 	pthread_t	thread;
-	int			readable;		/* a pipe: there are events, or the job is done */
+	int			readable;		/* a pipe: there are events, or the job is
+								 * done */
 
 	/* Under the lock, and looked at by both. */
 	pthread_mutex_t lock;
