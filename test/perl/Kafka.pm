@@ -118,6 +118,7 @@ sub _configure
 		$protocols{SASL} = 'SASL_PLAINTEXT';
 		$protocols{TLS} = 'SASL_SSL';
 		my $security = 'org.apache.kafka.common.security';
+		my $plain = "$security.plain.PlainLoginModule required";
 
 		for my $listener ('sasl', 'tls')
 		{
@@ -125,7 +126,7 @@ sub _configure
 
 			$config .= <<"CONFIG";
 $login.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
-$login.plain.sasl.jaas.config=$security.plain.PlainLoginModule required user_$self->{user}="$self->{password}";
+$login.plain.sasl.jaas.config=$plain user_$self->{user}="$self->{password}";
 $login.scram-sha-256.sasl.jaas.config=$security.scram.ScramLoginModule required;
 $login.scram-sha-512.sasl.jaas.config=$security.scram.ScramLoginModule required;
 CONFIG
