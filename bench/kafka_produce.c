@@ -43,7 +43,7 @@ main(int argc, char **argv)
 	static const char *const settings[][2] = {
 		{"acks", "all"},
 		{"enable.idempotence", "true"},
-		{"linger.ms", "1"},
+		{"linger.ms", "0"},
 		{"partitioner", "murmur2_random"},
 	};
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();

@@ -21,7 +21,7 @@
  */
 static const char *const presets[][2] = {
 	{"message.max.bytes", "100000000"},
-	{"linger.ms", "1"},
+	{"linger.ms", "0"},
 	{"partitioner", "murmur2_random"},
 	{"reconnect.backoff.ms", "500"},
 	{"topic.metadata.propagation.max.ms", "2000"},
