@@ -538,6 +538,12 @@ COMMENT ON FUNCTION queue.http_validator IS
 'Checks the options of servers and user mappings of queue_http. Errors: as queue.amqp_validator.';
 CREATE FOREIGN DATA WRAPPER queue_http NO HANDLER VALIDATOR queue.http_validator;
 COMMENT ON FOREIGN DATA WRAPPER queue_http IS 'HTTP servers and webhooks, for queue.create_relay';
+CREATE FUNCTION queue.kafka_validator(text[], oid) RETURNS void
+AS 'MODULE_PATHNAME', 'queue_sink_validator' LANGUAGE C STRICT;
+COMMENT ON FUNCTION queue.kafka_validator IS
+'Checks the options of servers and user mappings of queue_kafka. Errors: as queue.amqp_validator.';
+CREATE FOREIGN DATA WRAPPER queue_kafka NO HANDLER VALIDATOR queue.kafka_validator;
+COMMENT ON FOREIGN DATA WRAPPER queue_kafka IS 'Apache Kafka, for queue.create_relay';
 
 CREATE FUNCTION queue.create_relay(name text, queue text,
 	server text DEFAULT NULL, options jsonb DEFAULT '{}')

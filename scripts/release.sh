@@ -17,6 +17,8 @@ set -euo pipefail
 
 # shellcheck source=scripts/setup.sh
 . "$(dirname "$0")/setup.sh"
+# shellcheck source=scripts/kafka.sh
+. "$root/scripts/kafka.sh"
 
 not_made=77
 kept=(HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin)
@@ -51,6 +53,10 @@ make_system()
 			{ tail -n 5 "$new.log"; return 1; }
 		rm -f "$new.log"
 		mv "$new" "$system" || return
+	fi
+	if [ -d "${QUEUE_KAFKA:-}" ]; then
+		mkdir -p "$system/var/cache/queue-test"
+		cp -rn "$QUEUE_KAFKA" "$system/var/cache/queue-test/" || return
 	fi
 	apt_settings >"$system/etc/apt/apt.conf.d/90queue-test" &&
 		cp -L /etc/resolv.conf /etc/hosts "$system/etc/" &&
@@ -112,6 +118,10 @@ mkdir -p "$cache" || cannot 'there is no place to keep it'
 unshare --mount --pid --ipc --fork --mount-proc true || cannot 'namespaces are not allowed here'
 exec 9>"$cache/$release.lock"
 flock -n 9 || fail "another run is using $cache/$release"
+
+# What Maven reaches here it need not reach in there.
+get_kafka
+export QUEUE_KAFKA=$kafka
 
 # The end of unshare is that of all in its namespaces, and ours is that of unshare.
 setpriv --pdeathsig KILL unshare --mount --pid --ipc --fork --kill-child --mount-proc \

@@ -101,6 +101,39 @@ SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', '{"exchange": "x", "ce_typ
 SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', '{"exchange": "x", "ce_source": ""}');
 SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', jsonb_build_object('exchange', 'x', 'ce_subject', repeat('x', 1025)));
 
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_kafka;
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_kafka OPTIONS (brokers '');
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_kafka OPTIONS (brokers 'a:0');
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_kafka OPTIONS (brokers 'ssl://a:9092');
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_kafka OPTIONS (brokers 'a:9092,');
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_kafka OPTIONS (brokers 'a', sasl_mechanism 'GSSAPI');
+\echo :LAST_ERROR_SQLSTATE
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_kafka OPTIONS (brokers 'a', properties 'linger.ms');
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_kafka OPTIONS (brokers 'a', properties 'linger.ms=1 batch.size=0');
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_kafka OPTIONS (brokers 'a', properties 'partitioner=best');
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_kafka OPTIONS (brokers 'a', properties 'linger.ms=1	plugin.library.paths=/tmp/x.so');
+\echo :LAST_ERROR_SQLSTATE
+\set VERBOSITY terse
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_kafka OPTIONS (brokers 'a', properties 'ssl.key.location=/etc/passwd');
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_kafka OPTIONS (brokers 'a', properties 'sasl.password=secret');
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_kafka OPTIONS (brokers 'a', properties 'debug=all');
+\set VERBOSITY default
+CREATE SERVER kinds_kafka FOREIGN DATA WRAPPER queue_kafka
+	OPTIONS (brokers 'kafka-1.example.com:9092,[::1]:9092,10.0.0.1', properties 'linger.ms=5 client.id=shop');
+SELECT queue.create_relay('k', 'kinds', 'kinds_kafka');
+\echo :LAST_ERROR_SQLSTATE
+SELECT queue.create_relay('k', 'kinds', 'kinds_kafka', '{"topic": ""}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_kafka', jsonb_build_object('topic', repeat('x', 250)));
+SELECT queue.create_relay('k', 'kinds', 'kinds_kafka', '{"topic": "a", "key": "{id}"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_kafka', '{"topic": "a", "compression": "best"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_kafka', '{"topic": "a", "acks": 0}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_kafka', '{"topic": "a", "acks": 1}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_kafka', '{"topic": "a", "idempotence": false, "transactional": true}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_kafka', '{"topic": "a", "format": "avro"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_kafka', '{"topic": "a", "format": "confluent", "cloudevents": "structured", "ce_type": "t"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_kafka', '{"topic": "a", "cloudevents": "binary"}');
+DROP SERVER kinds_kafka;
+
 -- What goes together is checked of what it all comes to.
 SELECT queue.create_relay('k', 'kinds', 'kinds_file', '{"rotate_size": "100MB", "rotate_age": "1 day", "name": "k"}');
 SELECT queue.alter_relay('k', '{"name": "a/b"}');

@@ -70,6 +70,7 @@ row_relay()
 	rabbit_start
 	"$run/bin/amqp_publish" "$rabbit_port" bench 0 1 '' >/dev/null || die 'RabbitMQ refuses'
 	sql_file setup_relay.sql -v port="$rabbit_port" -v batch="$relay_window" >/dev/null
+	sql_file measure_relay.sql >/dev/null
 	rounds relay queue=publish_relay bare=publish_bare
 	sql -c "SELECT queue.drop_relay('bench')" >/dev/null
 	rabbit_stop

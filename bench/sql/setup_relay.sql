@@ -3,31 +3,3 @@ CREATE SERVER rabbit FOREIGN DATA WRAPPER queue_amqp OPTIONS (host '127.0.0.1', 
 CREATE USER MAPPING FOR CURRENT_USER SERVER rabbit OPTIONS (username 'guest', password 'guest');
 SELECT queue.create_relay('bench', 'bench', 'rabbit',
 	jsonb_build_object('routing_key', 'bench', 'batch', :batch));
-
--- Messages per second, from the first that is published to the last of n.
-CREATE PROCEDURE bench.measure_relay(n bigint, INOUT rate double precision) LANGUAGE plpgsql AS $$
-DECLARE
-	start    bigint;
-	first    bigint;
-	done     bigint;
-	began_at timestamptz;
-BEGIN
-	SELECT published INTO start FROM queue.relays WHERE name = 'bench';
-	PERFORM queue.resume_relay('bench');
-	COMMIT;
-	LOOP
-		SELECT published INTO done FROM queue.relays WHERE name = 'bench';
-		IF done < start THEN
-			start := 0;
-		END IF;
-		IF began_at IS NULL AND done > start THEN
-			began_at := clock_timestamp();
-			first := done;
-		END IF;
-		EXIT WHEN done >= start + n;
-		PERFORM pg_sleep(0.01);
-		COMMIT;
-	END LOOP;
-	rate := (done - first) / extract(epoch FROM clock_timestamp() - began_at);
-END
-$$;

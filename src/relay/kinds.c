@@ -7,15 +7,19 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "foreign/foreign.h"
 #include "lib/stringinfo.h"
 #include "relay/kinds.h"
+#include "relay/lists.h"
 #include "relay/sink.h"
 #include "sinks/cloudevents.h"
 #include "sinks/http_options.h"
 #include "sinks/options/amqp.h"
 #include "sinks/options/file.h"
 #include "sinks/options/http.h"
+#include "sinks/options/kafka.h"
 #include "sinks/options/postgres.h"
 #include "sinks/options/sql.h"
 #include "utils/timestamp.h"
@@ -227,6 +231,114 @@ check_http(const void *options)
 	check_cloudevents(&((const HttpOptions *) options)->cloudevents);
 }
 
+/*
+ * Apache Kafka
+ */
+static const char *const switches[] = {"true", "false", NULL};
+static const char *const address_families[] = {"any", "v4", "v6", NULL};
+static const char *const partitioners[] = {
+	"random", "consistent", "consistent_random", "murmur2", "murmur2_random",
+	"fnv1a", "fnv1a_random", NULL
+};
+
+/*
+ * Properties of librdkafka that have it read no file, run nothing, log nothing
+ * and show nothing, and that no option is for.
+ */
+static const Property kafka_properties[] = {
+	{"batch.num.messages", 1, 1000000},
+	{"batch.size", 1, INT_MAX},
+	{"broker.address.family",.choices = address_families},
+	{"broker.address.ttl", 0, 86400000},
+	{"client.id"},
+	{"client.rack"},
+	{"compression.level", -1, 12},
+	{"connections.max.idle.ms", 0, INT_MAX},
+	{"linger.ms", 0, 900000},
+	{"max.in.flight.requests.per.connection", 1, 5},
+	{"message.max.bytes", 1000, 1000000000},
+	{"message.copy.max.bytes", 0, 1000000000},
+	{"metadata.max.age.ms", 1, 86400000},
+	{"partitioner",.choices = partitioners},
+	{"reconnect.backoff.max.ms", 0, 3600000},
+	{"reconnect.backoff.ms", 0, 3600000},
+	{"request.timeout.ms", 1, 900000},
+	{"retry.backoff.ms", 1, 300000},
+	{"socket.connection.setup.timeout.ms", 1000, INT_MAX},
+	{"socket.keepalive.enable",.choices = switches},
+	{"socket.max.fails", 0, 1000000},
+	{"socket.nagle.disable",.choices = switches},
+	{"socket.receive.buffer.bytes", 0, 100000000},
+	{"socket.send.buffer.bytes", 0, 100000000},
+	{"socket.timeout.ms", 10, 300000},
+	{"sticky.partitioning.linger.ms", 0, 900000},
+	{"topic.metadata.propagation.max.ms", 0, 3600000},
+	{"topic.metadata.refresh.interval.ms", -1, 3600000},
+	{NULL}
+};
+
+static const char *const kafka_mechanisms[] = {"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", NULL};
+static const char *const kafka_compressions[] = {"none", "gzip", "snappy", "lz4", "zstd", NULL};
+static const char *const kafka_acks[] = {"all", "1", NULL};
+
+/* In the order of KafkaFormat. */
+static const char *const kafka_formats[] = {"plain", "confluent", NULL};
+
+static const SinkOption kafka_options[] = {
+	{"brokers", ON_SERVER, OPTION_HOSTS, offsetof(KafkaOptions, brokers), 1,.need = NEED_ALWAYS},
+	{"sslmode", ON_SERVER, OPTION_ENUM, offsetof(KafkaOptions, security),.choices = tls_modes},
+	{"sslrootcert", ON_SERVER, OPTION_READ_FILE, offsetof(KafkaOptions, rootcert), 1},
+	{"sasl_mechanism", ON_SERVER, OPTION_CHOICE, offsetof(KafkaOptions, mechanism),
+	.choices = kafka_mechanisms,.preset = "PLAIN"},
+	{"properties", ON_SERVER, OPTION_PROPERTIES, offsetof(KafkaOptions, properties),
+	.properties = kafka_properties},
+
+	{"username", ON_MAPPING, OPTION_TEXT, offsetof(KafkaOptions, username), 1,
+	.need = NEED_UNLESS_SUPERUSER},
+	{"password", ON_MAPPING, OPTION_SECRET, offsetof(KafkaOptions, password),
+	.need = NEED_UNLESS_SUPERUSER},
+
+	{"topic", ON_RELAY, OPTION_TEMPLATE, offsetof(KafkaOptions, topic), 1, KAFKA_TOPIC_LENGTH},
+	{"key", ON_RELAY, OPTION_TEMPLATE, offsetof(KafkaOptions, key), 1},
+	{"compression", ON_RELAY, OPTION_CHOICE, offsetof(KafkaOptions, compression),
+	.choices = kafka_compressions,.preset = "none"},
+	{"acks", ON_RELAY, OPTION_CHOICE, offsetof(KafkaOptions, acks),.choices = kafka_acks,
+	.preset = "all"},
+	{"idempotence", ON_RELAY, OPTION_BOOL, offsetof(KafkaOptions, idempotent),.preset = "true"},
+	{"transactional", ON_RELAY, OPTION_BOOL, offsetof(KafkaOptions, transactional)},
+	{"tombstone", ON_RELAY, OPTION_BOOL, offsetof(KafkaOptions, tombstone)},
+	{"format", ON_RELAY, OPTION_ENUM, offsetof(KafkaOptions, format),.choices = kafka_formats},
+	{"strict_order", ON_RELAY, OPTION_BOOL, offsetof(SinkOptions, strict_order)},
+	CLOUDEVENTS_OPTIONS(KafkaOptions),
+};
+
+static void
+check_kafka(const void *options)
+{
+	const KafkaOptions *kafka = options;
+
+	if (kafka->topic == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"topic\" is missing"),
+				 errhint("It can have {key} and {header:NAME} in it.")));
+	if (kafka->idempotent && strcmp(kafka->acks, "all") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"acks\" must be \"all\" with option \"idempotence\""),
+				 errhint("Set option \"idempotence\" to false.")));
+	if (kafka->transactional && !kafka->idempotent)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"transactional\" needs option \"idempotence\"")));
+	check_cloudevents(&kafka->cloudevents);
+	if (kafka->format == KAFKA_CONFLUENT && kafka->cloudevents.mode == CLOUDEVENTS_STRUCTURED)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"format\" must be \"plain\" with structured CloudEvents"),
+				 errhint("The body of these is an envelope, which has no schema's id.")));
+}
+
 /* All with a server. */
 static const SinkKind kinds[] = {
 	{
@@ -263,6 +375,16 @@ static const SinkKind kinds[] = {
 		.options = http_options,
 		.noptions = lengthof(http_options),
 		.check = check_http,
+	},
+	{
+		.name = "kafka",
+		.has_server = true,
+		.size = sizeof(KafkaOptions),
+		.options = kafka_options,
+		.noptions = lengthof(kafka_options),
+		.check = check_kafka,
+		.login_missing = "user name and password are required: the user mapping has not both,"
+		" and the relay's owner is not a superuser",
 	},
 };
 

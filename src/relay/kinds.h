@@ -33,6 +33,9 @@ typedef enum OptionType
 	OPTION_ROUTINE,				/* Oid; what it is checked for, and where it
 								 * is kept, see administration.c */
 	OPTION_WAIVER,				/* bool, that only a superuser sets to false */
+	OPTION_HOSTS,				/* const char *, host:port and others with
+								 * commas */
+	OPTION_PROPERTIES,			/* const char *, of those permitted */
 	OPTION_READ_FILE,			/* const char *: a file the server reads */
 	OPTION_WRITE_DIRECTORY		/* const char *: one the server writes to */
 } OptionType;
@@ -64,6 +67,7 @@ typedef struct SinkOption
 
 	/* Says what a value must be, NULL if it is that. */
 	const char *(*check) (const char *value);
+	const struct Property *properties;	/* that are permitted; see lists.h */
 } SinkOption;
 
 typedef struct SinkKind

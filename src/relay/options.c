@@ -13,6 +13,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "relay/lists.h"
 #include "relay/options.h"
 #include "sinks/template.h"
 #include "sinks/text.h"
@@ -247,6 +248,15 @@ read_value(const SinkOption *option, const char *value, void *options)
 			pg_fallthrough;
 		case OPTION_TEXT:
 		case OPTION_READ_FILE:
+			*(const char **) field = read_text(option, value);
+			break;
+		case OPTION_HOSTS:
+			if (!hosts_valid(value))
+				bad_value(option, value, "hosts as host:port, with commas between");
+			*(const char **) field = read_text(option, value);
+			break;
+		case OPTION_PROPERTIES:
+			properties_check(option->name, value, option->properties);
 			*(const char **) field = read_text(option, value);
 			break;
 		case OPTION_WRITE_DIRECTORY:

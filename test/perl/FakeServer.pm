@@ -222,6 +222,19 @@ sub amqp_ack
 }
 
 #
+# Kafka
+#
+
+# Wait for a request; the number that its answer is to have.
+sub kafka_request
+{
+	my ($self) = @_;
+	my $request = $self->read(unpack('N', $self->read(4)));
+
+	return unpack('x4 N', $request);
+}
+
+#
 # PostgreSQL's protocol
 #
 
