@@ -44,6 +44,13 @@ SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', '{"exchange": "x", "strict
 SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', jsonb_build_object('routing_key', repeat('x', 256)));
 SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', '{"routing_key": "{key}{"}');
 
+SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', '{"exchange": "x", "cloudevents": "yes"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', '{"exchange": "x", "cloudevents": "binary"}');
+\echo :LAST_ERROR_SQLSTATE
+SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', '{"exchange": "x", "ce_type": "{type}"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', '{"exchange": "x", "ce_source": ""}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_amqp', jsonb_build_object('exchange', 'x', 'ce_subject', repeat('x', 1025)));
+
 -- What goes together is checked of what it all comes to.
 SELECT queue.create_relay('k', 'kinds', 'kinds_file', '{"rotate_size": "100MB", "rotate_age": "1 day", "name": "k"}');
 SELECT queue.alter_relay('k', '{"name": "a/b"}');

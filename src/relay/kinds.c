@@ -11,6 +11,7 @@
 #include "lib/stringinfo.h"
 #include "relay/kinds.h"
 #include "relay/sink.h"
+#include "sinks/cloudevents.h"
 #include "sinks/options/amqp.h"
 #include "sinks/options/file.h"
 #include "sinks/options/postgres.h"
@@ -30,6 +31,30 @@ static const SinkOption common_options[] = {
 
 /* In the order of WireSecurity. */
 static const char *const tls_modes[] = {"disable", "require", "verify-ca", "verify-full", NULL};
+
+/* In the order of CloudEventsMode. */
+static const char *const cloudevents_modes[] = {"off", "binary", "structured", NULL};
+
+/* Those of a kind whose struct has CloudEventsOptions as cloudevents; see check_cloudevents(). */
+#define CLOUDEVENTS_OPTIONS(options) \
+	{"cloudevents", ON_RELAY, OPTION_ENUM, offsetof(options, cloudevents.mode), \
+	.choices = cloudevents_modes}, \
+	{"ce_type", ON_RELAY, OPTION_TEMPLATE, offsetof(options, cloudevents.type), \
+	1, CLOUDEVENTS_TEXT}, \
+	{"ce_source", ON_RELAY, OPTION_TEMPLATE, offsetof(options, cloudevents.source), \
+	1, CLOUDEVENTS_TEXT}, \
+	{"ce_subject", ON_RELAY, OPTION_TEMPLATE, offsetof(options, cloudevents.subject), \
+	1, CLOUDEVENTS_TEXT}
+
+static void
+check_cloudevents(const CloudEventsOptions *options)
+{
+	if (options->mode != CLOUDEVENTS_OFF && options->type == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"ce_type\" is missing"),
+				 errhint("Every CloudEvent has a type: \"com.example.order.placed\", for instance, or \"{header:type}\".")));
+}
 
 /*
  * A procedure of this database
@@ -67,6 +92,7 @@ static const SinkOption amqp_options[] = {
 	{"mandatory", ON_RELAY, OPTION_BOOL, offsetof(AmqpOptions, mandatory),.preset = "true"},
 	{"persistent", ON_RELAY, OPTION_BOOL, offsetof(AmqpOptions, persistent),.preset = "true"},
 	{"strict_order", ON_RELAY, OPTION_BOOL, offsetof(SinkOptions, strict_order)},
+	CLOUDEVENTS_OPTIONS(AmqpOptions),
 };
 
 static void
@@ -79,6 +105,7 @@ check_amqp(const void *options)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("option \"exchange\" or \"routing_key\" is missing"),
 				 errhint("Without an exchange the routing key is the name of a queue of the broker.")));
+	check_cloudevents(&amqp->cloudevents);
 }
 
 /*

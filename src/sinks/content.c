@@ -7,7 +7,69 @@
 #include "message.h"
 #include "sinks/content.h"
 #include "sinks/text.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
+
+/* The header that is not one, but a property of the body. */
+#define TYPE_HEADER		"content-type"
+
+/* Longest content type; RFC 6838 has names of 127 bytes at most in it. */
+#define TYPE_LENGTH		255
+
+static const JsonbValue *
+find_header(const Jsonb *headers, const char *name)
+{
+	JsonbValue	key;
+
+	if (headers == NULL || !JB_ROOT_IS_OBJECT(headers))
+		return NULL;
+	key.type = jbvString;
+	key.val.string.val = unconstify(char *, name);
+	key.val.string.len = strlen(name);
+	return findJsonbValueFromContainer(unconstify(JsonbContainer *, &headers->root), JB_FOBJECT, &key);
+}
+
+/* Type, slash, subtype and parameters, in ASCII: safe in a header of any protocol. */
+static bool
+is_type(const char *text, int length)
+{
+	for (int i = 0; i < length; i++)
+	{
+		if (text[i] < ' ' || text[i] > '~')
+			return false;
+	}
+	return length <= TYPE_LENGTH && length >= 3 && text[0] != '/' &&
+		memchr(text, '/', length - 1) != NULL;
+}
+
+const char *
+content_type(const Message *message, char *error)
+{
+	const JsonbValue *v = find_header((Jsonb *) message->headers, TYPE_HEADER);
+
+	if (v == NULL || v->type == jbvNull)
+		return message->payload ? "application/json" : "application/octet-stream";
+	if (v->type == jbvString && is_type(v->val.string.val, v->val.string.len))
+		return pnstrdup(v->val.string.val, v->val.string.len);
+	strlcpy(error, "header \"" TYPE_HEADER "\" is not a content type", SINK_ERROR_SIZE);
+	return NULL;
+}
+
+const Jsonb *
+content_headers_without(const Jsonb *headers, const char *name)
+{
+	if (find_header(headers, name) == NULL)
+		return headers;
+	return DatumGetJsonbP(DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(headers),
+											  PointerGetDatum(cstring_to_text(name))));
+}
+
+const Jsonb *
+content_headers(const Message *message)
+{
+	return content_headers_without((Jsonb *) message->headers, TYPE_HEADER);
+}
 
 bool
 content_is_one(const Message *message, char *error)
@@ -27,7 +89,9 @@ content_body(const Message *message, Content *content, char *error)
 		return false;
 	content->data = "";
 	content->length = 0;
-	content->type = message->payload ? "application/json" : "application/octet-stream";
+	content->type = content_type(message, error);
+	if (content->type == NULL)
+		return false;
 	if (message->payload)
 	{
 		initStringInfo(&json);

@@ -9,6 +9,7 @@
 #define QUEUE_SINKS_CONTENT_H
 
 #include "relay/sink.h"
+#include "utils/jsonb.h"
 
 typedef struct Content
 {
@@ -23,6 +24,18 @@ typedef struct Content
  * that has no equivalent in UTF-8, see text_utf8().
  */
 extern bool content_body(const struct Message *message, Content *content, char *error);
+
+/*
+ * What a message's header "content-type" says its body is, or else JSON or bytes,
+ * by what it is.  NULL, with the reason in error, if that is no such thing.
+ */
+extern const char *content_type(const struct Message *message, char *error);
+
+/* The other headers; NULL if there are none.  They are the message's or palloc'd. */
+extern const Jsonb *content_headers(const struct Message *message);
+
+/* Headers without the one of that name. */
+extern const Jsonb *content_headers_without(const Jsonb *headers, const char *name);
 
 /* Whether it is payload or bytes; false, with the reason, if it is both. */
 extern bool content_is_one(const struct Message *message, char *error);

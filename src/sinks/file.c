@@ -22,7 +22,6 @@
 #include <unistd.h>
 
 #include "catalog/pg_type.h"
-#include "common/base64.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "message.h"
@@ -345,32 +344,12 @@ write_durably(FileSink *sink, char *error)
  * Messages
  */
 
-/* Append bytes as JSON; false if that is too much. */
-static bool
-append_base64(StringInfo line, const bytea *body)
-{
-	int			length = VARSIZE_ANY_EXHDR(body);
-	int			most;
-	int			n;
-
-	if (length > SINK_MAX_MESSAGE / 4 * 3)
-		return false;
-	most = pg_b64_enc_len(length);
-	appendStringInfoChar(line, '"');
-	enlargeStringInfo(line, most + 1);
-	n = pg_b64_encode((const void *) VARDATA_ANY(body), length, line->data + line->len, most);
-	if (n < 0)
-		return false;
-	line->len += n;
-	line->data[line->len] = '\0';
-	appendStringInfoChar(line, '"');
-	return true;
-}
-
 static bool
 file_encode(Sink *base, const SinkItem *item, StringInfo out, char *error)
 {
 	const Message *message = item->message;
+	const char *type;
+	const Jsonb *headers = content_headers(message);
 	StringInfoData line;
 	char		time[MAXDATELEN + 1];
 	int			utc = 0;
@@ -378,6 +357,9 @@ file_encode(Sink *base, const SinkItem *item, StringInfo out, char *error)
 	int			length;
 
 	if (!content_is_one(message, error))
+		return false;
+	type = content_type(message, error);
+	if (type == NULL)
 		return false;
 	initStringInfo(&line);
 	JsonEncodeDateTime(time, TimestampTzGetDatum(message->enqueued_at), TIMESTAMPTZOID, &utc);
@@ -389,25 +371,31 @@ file_encode(Sink *base, const SinkItem *item, StringInfo out, char *error)
 							  SINK_MAX_MESSAGE))
 			return sink_too_large(error);
 	}
-	if (message->headers)
+	if (headers)
 	{
 		appendStringInfoString(&line, ", \"headers\": ");
-		if (!text_json(&line, &((Jsonb *) message->headers)->root, SINK_MAX_MESSAGE))
+		if (!text_json(&line, unconstify(JsonbContainer *, &headers->root), SINK_MAX_MESSAGE))
 			return sink_too_large(error);
 	}
 	if (message->has_priority)
 		appendStringInfo(&line, ", \"priority\": %d", message->priority);
+	if (message->payload || message->body)
+	{
+		appendStringInfoString(&line, ", \"content_type\": ");
+		(void) text_json_string(&line, type, strlen(type), SINK_MAX_MESSAGE);
+	}
 	if (message->payload)
 	{
-		appendStringInfoString(&line, ", \"content_type\": \"application/json\", \"payload\": ");
+		appendStringInfoString(&line, ", \"payload\": ");
 		if (!text_json(&line, &((Jsonb *) message->payload)->root, SINK_MAX_MESSAGE))
 			return sink_too_large(error);
 	}
 	if (message->body)
 	{
-		appendStringInfoString(&line, ", \"content_type\": \"application/octet-stream\", \"body\": ");
-		if (!append_base64(&line, message->body))
+		appendStringInfoString(&line, ", \"body\": \"");
+		if (!text_base64(&line, VARDATA_ANY(message->body), VARSIZE_ANY_EXHDR(message->body)))
 			return sink_too_large(error);
+		appendStringInfoChar(&line, '"');
 	}
 	appendStringInfoString(&line, "}\n");
 

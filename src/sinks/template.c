@@ -4,6 +4,7 @@
  */
 #include "postgres.h"
 
+#include "compat.h"
 #include "lib/stringinfo.h"
 #include "message.h"
 #include "sinks/template.h"
@@ -63,13 +64,31 @@ template_compile(const char *text)
 	return template;
 }
 
+/*
+ * Append a value.  More than fits anyway is not looked at, and makes out too
+ * long.
+ */
+static void
+append_value(StringInfo out, const char *text, int length, bool url, int most)
+{
+	if (length > most)
+		appendStringInfoSpaces(out, most + 1);
+	else if (url)
+	{
+		text = text_utf8(text, &length);
+		text_url(out, text, length);
+	}
+	else
+		appendBinaryStringInfo(out, text, length);
+}
+
 /* Append the text of a header; false if there is none that is a scalar. */
 static bool
-append_header(StringInfo out, const Message *message, const TemplatePart *part, int most)
+append_header(StringInfo out, const Message *message, const TemplatePart *part, bool url, int most)
 {
 	JsonbValue	key;
 	JsonbValue *v = NULL;
-	Datum		number;
+	const char *text;
 
 	key.type = jbvString;
 	key.val.string.val = unconstify(char *, part->text);
@@ -81,11 +100,13 @@ append_header(StringInfo out, const Message *message, const TemplatePart *part, 
 	switch (v->type)
 	{
 		case jbvString:
-			appendBinaryStringInfo(out, v->val.string.val, Min(v->val.string.len, most + 1));
+			append_value(out, pnstrdup(v->val.string.val, v->val.string.len), v->val.string.len,
+						 url, most);
 			return true;
 		case jbvNumeric:
-			number = DirectFunctionCall1(numeric_out, NumericGetDatum(v->val.numeric));
-			appendStringInfoString(out, DatumGetCString(number));
+			text = DatumGetCString(DirectFunctionCall1(numeric_out,
+													   NumericGetDatum(v->val.numeric)));
+			append_value(out, text, strlen(text), url, most);
 			return true;
 		case jbvBool:
 			appendStringInfoString(out, v->val.boolean ? "true" : "false");
@@ -95,14 +116,13 @@ append_header(StringInfo out, const Message *message, const TemplatePart *part, 
 	}
 }
 
-const char *
-template_fill(const Template *template, const Message *message, int most,
-			  const char *what, int *length, char *error)
+static const char *
+fill(const Template *template, const Message *message, bool url, int most, const char *what,
+	 int *length, char *error)
 {
 	StringInfoData out;
 	const char *result = NULL;
 
-	/* What is too long is clipped, but not to what would fit. */
 	initStringInfo(&out);
 	for (int i = 0; i < template->nparts && out.len <= most; i++)
 	{
@@ -119,11 +139,11 @@ template_fill(const Template *template, const Message *message, int most,
 					text_say(error, "message has no key for the %s", what);
 					return NULL;
 				}
-				appendBinaryStringInfo(&out, VARDATA_ANY(message->key),
-									   Min(VARSIZE_ANY_EXHDR(message->key), most + 1));
+				append_value(&out, VARDATA_ANY(message->key), VARSIZE_ANY_EXHDR(message->key),
+							 url, most);
 				break;
 			case TEMPLATE_HEADER:
-				if (!append_header(&out, message, part, most))
+				if (!append_header(&out, message, part, url, most))
 				{
 					text_say(error, "message has no header \"%.*s\" for the %s",
 							 part->length, part->text, what);
@@ -140,4 +160,18 @@ template_fill(const Template *template, const Message *message, int most,
 		return result;
 	text_say(error, "%s has more than %d bytes", what, most);
 	return NULL;
+}
+
+const char *
+template_fill(const Template *template, const Message *message, int most,
+			  const char *what, int *length, char *error)
+{
+	return fill(template, message, false, most, what, length, error);
+}
+
+const char *
+template_fill_url(const Template *template, const Message *message, int most,
+				  const char *what, int *length, char *error)
+{
+	return fill(template, message, true, most, what, length, error);
 }

@@ -46,4 +46,12 @@ extern Template *template_compile(const char *text);
 extern const char *template_fill(const Template *template, const struct Message *message, int most,
 								 const char *what, int *length, char *error);
 
+/*
+ * The same for a URL: what is filled in is escaped, see text_url(), so that it
+ * stays within its part of a path or query.  (A path's segment "." or ".." can
+ * come of it all the same.)
+ */
+extern const char *template_fill_url(const Template *template, const struct Message *message,
+									 int most, const char *what, int *length, char *error);
+
 #endif							/* QUEUE_SINKS_TEMPLATE_H */

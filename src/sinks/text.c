@@ -6,6 +6,7 @@
 
 #include <stdarg.h>
 
+#include "common/base64.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "relay/sink.h"
@@ -198,6 +199,39 @@ text_json(StringInfo out, JsonbContainer *container, Size most)
 		}
 	}
 	return fits && out->len <= most;
+}
+
+bool
+text_base64(StringInfo out, const char *data, int length)
+{
+	int			most;
+	int			n;
+
+	if (length > SINK_MAX_MESSAGE / 4 * 3)
+		return false;
+	most = pg_b64_enc_len(length);
+	enlargeStringInfo(out, most + 1);
+	n = pg_b64_encode((const void *) data, length, out->data + out->len, most);
+	if (n < 0)
+		return false;
+	out->len += n;
+	out->data[out->len] = '\0';
+	return true;
+}
+
+void
+text_url(StringInfo out, const char *text, int length)
+{
+	for (int i = 0; i < length; i++)
+	{
+		unsigned char c = text[i];
+
+		if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+			c == '-' || c == '.' || c == '_' || c == '~')
+			appendStringInfoChar(out, c);
+		else
+			appendStringInfo(out, "%%%02X", c);
+	}
 }
 
 const char *

@@ -30,6 +30,15 @@ extern bool text_json(StringInfo out, JsonbContainer *container, Size most);
 /* The same for text, as a JSON string. */
 extern bool text_json_string(StringInfo out, const char *text, int length, Size most);
 
+/* Append bytes in base64; false if that is more than any message may have. */
+extern bool text_base64(StringInfo out, const char *data, int length);
+
+/*
+ * Append text as it may stand anywhere in a URL: all but letters, digits, "-",
+ * ".", "_" and "~" as "%" and two digits.
+ */
+extern void text_url(StringInfo out, const char *text, int length);
+
 /*
  * Text in UTF-8, palloc'd or itself.  Needs client_encoding to be that, and
  * raises an error for what has no equivalent.

@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 
+use JSON::PP;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use QueueNode;
@@ -323,6 +324,109 @@ SELECT queue.alter_relay('r', '{"exchange": null, "routing_key": "{key}"}');
 SELECT queue.send('events', '"by key"', 'all');});
 wait_until_published('the default exchange');
 is(join(' ', map { $_->{body} } $client->drain('all')), '"by key"', 'routes by the name of a queue');
+
+# The content type that a message says it has, and CloudEvents
+$node->safe_psql('postgres',
+	q{SELECT queue.send_bytes('events', '\x00', 'all', '{"content-type": "application/avro", "a": 1}')});
+wait_until_published('a content type of its own');
+@got = $client->drain('all');
+is($got[0]->{content_type}, 'application/avro', 'is what it has');
+is_deeply($got[0]->{headers}, { 'x-key' => 'all', a => 1 }, 'and no header as well');
+
+sub send_events
+{
+	my ($mode, $test) = @_;
+
+	$node->safe_psql(
+		'postgres', qq{
+SELECT queue.alter_relay('r', '{"cloudevents": "$mode", "ce_type": "shop.{header:t}",
+	"ce_subject": "{header:s}", "ce_source": "//shop/{key}?{header:s}"}');});
+
+	# The time is read in the transaction: no relay has them yet.
+	my (undef, undef, @sent) = split(
+		/[|\n]/,
+		$node->safe_psql(
+			'postgres', q{
+BEGIN;
+SELECT queue.send('events', '{"ä": 1}', 'all', '{"t": "new", "s": "a/ü?"}');
+SELECT queue.send_bytes('events', '\x00ff', 'all',
+	'{"t": "raw", "s": "s", "cloudEvents_id": "mine", "content-type": "application/json"}');
+SELECT id, to_char(enqueued_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US') FROM queues.events ORDER BY id;
+COMMIT;}));
+	wait_until_published($test);
+	return @sent;
+}
+
+# PostgreSQL has microseconds without zeros at the end.
+sub event_time { return $_[0] =~ s/\.?0+$//r . '+00:00'; }
+
+my @sent = send_events('binary', 'CloudEvents: binary');
+@got = $client->drain('all');
+is($got[0]->{body}, "{\"\xc3\xa4\": 1}", 'the body is as ever');
+is_deeply(
+	$got[0]->{headers},
+	{
+		t => 'new',
+		s => "a/\xc3\xbc?",
+		'x-key' => 'all',
+		cloudEvents_specversion => '1.0',
+		cloudEvents_id => "events/$sent[0]",
+		cloudEvents_source => '//shop/all?a%2F%C3%BC%3F',
+		cloudEvents_type => 'shop.new',
+		cloudEvents_subject => "a/\xc3\xbc?",
+		cloudEvents_time => event_time($sent[1]),
+		cloudEvents_partitionkey => 'all'
+	},
+	'the attributes are headers');
+is($got[1]->{headers}->{cloudEvents_id},
+	"events/$sent[2]", 'and what a message calls so is not in their place');
+is($got[1]->{content_type}, 'application/json', 'the content type is of the body');
+
+@sent = send_events('structured', 'CloudEvents: structured');
+@got = $client->drain('all');
+is($got[0]->{content_type}, 'application/cloudevents+json', 'they have a content type of their own');
+is_deeply($got[0]->{headers}, { t => 'new', s => "a/\xc3\xbc?", 'x-key' => 'all' }, 'no headers');
+is_deeply(
+	JSON::PP->new->utf8->decode($got[0]->{body}),
+	{
+		specversion => '1.0',
+		id => "events/$sent[0]",
+		source => '//shop/all?a%2F%C3%BC%3F',
+		type => 'shop.new',
+		subject => "a/\x{fc}?",
+		time => event_time($sent[1]),
+		partitionkey => 'all',
+		datacontenttype => 'application/json',
+		data => { "\x{e4}" => 1 }
+	},
+	'and are one object with the payload');
+my $event = JSON::PP->new->utf8->decode($got[1]->{body});
+is($event->{data_base64}, 'AP8=', 'bytes are in base64, whatever they are said to be');
+is($event->{datacontenttype}, 'application/json', 'and said to be that');
+is($event->{data}, undef, 'and nothing else');
+
+# What cannot be an event; without options the source is the queue
+$node->safe_psql(
+	'postgres', q{
+DELETE FROM queue.dead_letters;
+SELECT queue.alter('events', max_attempts => 1);
+SELECT queue.alter_relay('r', '{"ce_source": null, "ce_subject": null}');
+SELECT queue.send('events', '1', 'all', '{"t": "a\nb"}');
+SELECT queue.send('events', '2', 'all');
+SELECT queue.send('events', '3', 'all', '{"t": "t", "content-type": "text/html\r\nX: y"}');
+SELECT queue.send('events', '4', 'all', '{"t": "t", "content-type": "text/plain; charset=utf-8"}');});
+wait_until_published('some are no events');
+is( $node->safe_psql('postgres', q{SELECT payload, error FROM queue.dead_letters ORDER BY id}),
+	q{1|CloudEvents attribute "type" has control characters
+2|message has no header "t" for the CloudEvents attribute "type"
+3|header "content-type" is not a content type}, 'and are refused');
+@got = $client->drain('all');
+is(scalar(@got), 1, 'no other');
+$event = JSON::PP->new->utf8->decode($got[0]->{body});
+is_deeply(
+	[ @$event{qw(source type datacontenttype data_base64 subject)} ],
+	[ '/events', 'shop.t', 'text/plain; charset=utf-8', 'NA==', undef ],
+	'a payload that is said not to be JSON is bytes');
 
 my $log = slurp_file($node->logfile);
 $log =~ s/^.*LOG:  statement: [^\[]*?(?=^\d{4}-)//msg;

@@ -208,7 +208,7 @@ my $dir = create('plain', '{}');
 sql(q{
 SELECT queue.send('plain', '{"a": [1, "ü\n\u2028", null, 1.50], "b": {"c": "\"\\\\"}}', E'k\n\t"\x01', '{"h": {"x": 1.5}}');
 SELECT queue.send_bytes('plain', '\x00ff0a');
-SELECT queue.send_bytes('plain', '');
+SELECT queue.send_bytes('plain', '', NULL, '{"content-type": "application/avro", "v": 1}');
 SELECT queue.send('plain', 'null');
 SELECT queue.send('plain', '1e400');
 INSERT INTO queues.plain (payload, priority) VALUES ('"p"', -3);
@@ -230,7 +230,7 @@ is_deeply(
 			payload => { a => [ 1, "\x{fc}\n\x{2028}", undef, 1.5 ], b => { c => "\"\\" } }
 		},
 		{ content_type => 'application/octet-stream', body => 'AP8K' },
-		{ content_type => 'application/octet-stream', body => '' },
+		{ content_type => 'application/avro', headers => { v => 1 }, body => '' },
 		{ content_type => 'application/json', payload => undef },
 		{ content_type => 'application/json', payload => $json->decode('1' . '0' x 400) },
 		{ content_type => 'application/json', payload => 'p', priority => -3 },

@@ -11,6 +11,7 @@
 #include "relay/sink.h"
 #include "sinks/amqp/encode.h"
 #include "sinks/amqp/frame.h"
+#include "sinks/cloudevents.h"
 #include "sinks/content.h"
 #include "sinks/text.h"
 #include "utils/builtins.h"
@@ -177,27 +178,37 @@ put_container(Encoding *encoding, JsonbContainer *container, int depth, amqp_fie
 	return true;
 }
 
-/* The message's headers, and its key as one more. */
+/* What the header of an event's attribute is called. */
+static const char *
+event_header(const CloudEventsAttribute *attribute)
+{
+	return psprintf("cloudEvents_%s", attribute->name);
+}
+
+/* The message's headers, its key as one more, and an event's attributes. */
 static bool
-put_headers(Encoding *encoding, amqp_table_t *table)
+put_headers(Encoding *encoding, const CloudEvent *event, amqp_table_t *table)
 {
 	const Message *message = encoding->message;
+	const Jsonb *headers = content_headers(message);
 	amqp_field_value_t field;
 	amqp_table_entry_t *entries;
 	int			n = 0;
 
-	if (message->headers)
+	if (headers)
 	{
-		if (!JB_ROOT_IS_OBJECT((Jsonb *) message->headers))
+		if (!JB_ROOT_IS_OBJECT(headers))
 		{
 			strlcpy(encoding->error, "headers are not an object", SINK_ERROR_SIZE);
 			return false;
 		}
-		if (!put_container(encoding, &((Jsonb *) message->headers)->root, 1, &field))
+		for (int i = 0; i < event->n; i++)
+			headers = content_headers_without(headers, event_header(&event->attributes[i]));
+		if (!put_container(encoding, unconstify(JsonbContainer *, &headers->root), 1, &field))
 			return false;
 		n = field.value.table.num_entries;
 	}
-	entries = palloc0(sizeof(amqp_table_entry_t) * (n + 1));
+	entries = palloc0(sizeof(amqp_table_entry_t) * (n + 1 + event->n));
 	if (n > 0)
 		memcpy(entries, field.value.table.entries, sizeof(amqp_table_entry_t) * n);
 	if (message->key)
@@ -208,6 +219,16 @@ put_headers(Encoding *encoding, amqp_table_t *table)
 					  &entries[n].value.value.bytes))
 			return false;
 		n++;
+	}
+	for (int i = 0; i < event->n; i++)
+	{
+		const CloudEventsAttribute *attribute = &event->attributes[i];
+
+		/* It is in UTF-8 already. */
+		entries[n].key = amqp_cstring_bytes(event_header(attribute));
+		entries[n].value.kind = AMQP_FIELD_KIND_UTF8;
+		entries[n].value.value.bytes.bytes = unconstify(char *, attribute->value);
+		entries[n++].value.value.bytes.len = attribute->length;
 	}
 	table->num_entries = n;
 	table->entries = entries;
@@ -241,9 +262,12 @@ encode_message(const Publication *publication, const Message *message, StringInf
 	amqp_basic_publish_t publish = {0};
 	amqp_basic_properties_t properties;
 	Content		content;
+	CloudEvent	event;
 
 	if (!put_routing_key(publication, &encoding, &publish.routing_key) ||
-		!content_body(message, &content, error))
+		!content_body(message, &content, error) ||
+		!cloudevents_make(&publication->options->cloudevents, publication->queue, message,
+						  &content, &event, error))
 		return false;
 
 	memset(&properties, 0, sizeof(properties));
@@ -258,9 +282,9 @@ encode_message(const Publication *publication, const Message *message, StringInf
 		properties._flags |= AMQP_BASIC_PRIORITY_FLAG;
 		properties.priority = message->priority;
 	}
-	if (message->headers || message->key)
+	if (message->headers || message->key || event.n > 0)
 	{
-		if (!put_headers(&encoding, &properties.headers))
+		if (!put_headers(&encoding, &event, &properties.headers))
 			return false;
 		properties._flags |= AMQP_BASIC_HEADERS_FLAG;
 	}

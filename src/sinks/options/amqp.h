@@ -6,6 +6,7 @@
 #define QUEUE_SINKS_OPTIONS_AMQP_H
 
 #include "relay/sink.h"
+#include "sinks/cloudevents.h"
 #include "sinks/net/wire.h"
 #include "sinks/template.h"
 
@@ -29,6 +30,7 @@ typedef struct AmqpOptions
 	const Template *routing_key;	/* NULL: empty */
 	bool		mandatory;
 	bool		persistent;
+	CloudEventsOptions cloudevents;
 } AmqpOptions;
 
 #endif							/* QUEUE_SINKS_OPTIONS_AMQP_H */
