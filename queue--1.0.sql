@@ -531,6 +531,13 @@ COMMENT ON FUNCTION queue.file_validator IS
 CREATE FOREIGN DATA WRAPPER queue_file NO HANDLER VALIDATOR queue.file_validator;
 COMMENT ON FOREIGN DATA WRAPPER queue_file IS 'files of JSON lines on this server, for queue.create_relay';
 
+CREATE FUNCTION queue.redis_validator(text[], oid) RETURNS void
+AS 'MODULE_PATHNAME', 'queue_sink_validator' LANGUAGE C STRICT;
+COMMENT ON FUNCTION queue.redis_validator IS
+'Checks the options of servers and user mappings of queue_redis. Errors: as queue.amqp_validator.';
+CREATE FOREIGN DATA WRAPPER queue_redis NO HANDLER VALIDATOR queue.redis_validator;
+COMMENT ON FOREIGN DATA WRAPPER queue_redis IS 'Redis, for queue.create_relay';
+
 CREATE FUNCTION queue.create_relay(name text, queue text,
 	server text DEFAULT NULL, options jsonb DEFAULT '{}')
 RETURNS void
