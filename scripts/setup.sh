@@ -133,7 +133,7 @@ install_packages()
 	) || fail "apt-get could not install ${missing[*]}"
 
 	# A service that was not wanted before should not run after the next boot.
-	for package in rabbitmq-server pgbouncer; do
+	for package in rabbitmq-server redis-server pgbouncer; do
 		if [[ " ${missing[*]} " == *" $package "* ]]; then
 			as_root update-rc.d "$package" disable >/dev/null 2>&1 || true
 		fi

@@ -186,10 +186,17 @@ add_element(Command *command, const Publication *publication, const Message *mes
 	return true;
 }
 
+const char *
+encode_command(RedisCommand command)
+{
+	static const char *const names[] = {"XADD", "PUBLISH", "LPUSH", "RPUSH"};
+
+	return names[command];
+}
+
 bool
 encode_message(const Publication *publication, const Message *message, StringInfo out, char *error)
 {
-	static const char *const names[] = {"XADD", "PUBLISH", "LPUSH", "RPUSH"};
 	const RedisOptions *options = publication->options;
 	const char *target = publication->queue;
 	int			length = strlen(target);
@@ -203,7 +210,7 @@ encode_message(const Publication *publication, const Message *message, StringInf
 			return false;
 	}
 	command_begin(&command);
-	command_add_text(&command, names[options->command]);
+	command_add_text(&command, encode_command(options->command));
 	command_add(&command, target, length);
 	if (!(options->command == REDIS_XADD ?
 		  add_entry(&command, publication, message, error) :

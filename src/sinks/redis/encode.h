@@ -15,6 +15,9 @@ typedef struct Publication
 	const char *queue;			/* in UTF-8, like all that leaves */
 } Publication;
 
+/* A command as Redis calls it. */
+extern const char *encode_command(RedisCommand command);
+
 /* What comes before the command in what is encoded. */
 typedef struct EncodedHead
 {

@@ -225,6 +225,12 @@ verdict(RedisSink *sink, SinkItem *item, SinkVerdict is, const char *text)
 	sink->base.config->verdict(&item, 1, is, text);
 }
 
+static const char *
+command_name(const RedisSink *sink)
+{
+	return encode_command(sink->options->command);
+}
+
 /* Take no more, and end when all is answered. */
 static void
 note_trouble(RedisSink *sink, const char *text)
@@ -244,7 +250,7 @@ follow(RedisSink *sink, const Peer *peer, SinkItem *item, const Reply *reply, bo
 
 	if (!sink->options->cluster)
 	{
-		words_say(text, "the command", reply);
+		words_say(text, command_name(sink), reply);
 		text_say(text, "%s: the server is one of a cluster, set its option \"cluster\"",
 				 pstrdup(text));
 		note_trouble(sink, text);
@@ -289,7 +295,7 @@ handle_error(RedisSink *sink, const Peer *peer, SinkItem *item, const Reply *rep
 			strlcpy(error, text, SINK_ERROR_SIZE);
 			return SINK_ENDED;
 		case FAULT_SERVER:
-			words_say(text, "the command", reply);
+			words_say(text, command_name(sink), reply);
 			note_trouble(sink, text);
 			break;
 		case FAULT_MOVED:
