@@ -144,13 +144,15 @@ ID
 "application/x-protobuf"), 'a payload and bytes, as redis-cli shows them');
 
 # Other fields, and no more entries than are wanted
-relay_and_send('{"headers": "json", "payload_field": "data", "target": "other"}',
+relay_and_send(
+	'{"headers": "json", "payload_field": "data", "target": "other"}',
 	q{SELECT queue.send('events', '1', headers => '{"a": {"b": 1}}')});
 wait_until_published('in other fields');
 my %field = @{ $redis->command('XRANGE', 'other', '-', '+')->[0]->[1] };
 is($field{data}, '1', 'the payload in the field it is to have');
 is($field{headers}, '{"a": {"b": 1}}', 'the headers in one');
-relay_and_send('{"headers": null, "payload_field": null, "target": "short", "maxlen": 100}',
+relay_and_send(
+	'{"headers": null, "payload_field": null, "target": "short", "maxlen": 100}',
 	q{SELECT count(queue.send('events', to_jsonb(i))) FROM generate_series(1, 2000) i});
 wait_until_published('a stream of limited length');
 cmp_ok($redis->command('XLEN', 'short'), '<', 300, 'is kept short');
@@ -166,8 +168,10 @@ is($field{ce_source}, '/events', 'and a source');
 is($field{payload}, '{"x": 1}', 'beside the payload');
 
 # Lists and channels
-relay_and_send('{"target": "list", "cloudevents": null, "ce_type": null, "command": "rpush"}',
-	q{SELECT queue.send('events', '1', 'k'); SELECT queue.send_bytes('events', '\x00fe', 'k'); SELECT queue.send('events', '3', 'k')});
+relay_and_send(
+	'{"target": "list", "cloudevents": null, "ce_type": null, "command": "rpush"}',
+	q{SELECT queue.send('events', '1', 'k'); SELECT queue.send_bytes('events', '\x00fe', 'k'); SELECT queue.send('events', '3', 'k')}
+);
 wait_until_published('rpush');
 is_deeply($redis->command('LRANGE', 'list', 0, -1), [ '1', "\x00\xfe", '3' ], 'at the end of a list');
 relay_and_send('{"command": "lpush"}', q{SELECT queue.send('events', '0', 'k')});
@@ -176,24 +180,29 @@ is_deeply($redis->command('LINDEX', 'list', 0), '0', 'at its beginning');
 
 my $subscriber = $redis->connect;
 $subscriber->command('PSUBSCRIBE', '*');
-relay_and_send('{"command": "publish", "target": "ch.{key}"}',
+relay_and_send(
+	'{"command": "publish", "target": "ch.{key}"}',
 	q{SELECT queue.send_bytes('events', '\x00ff0d0a', 'k')});
 is_deeply($subscriber->reply, [ 'pmessage', '*', 'ch.k', "\x00\xff\r\n" ], 'a channel');
 relay_and_send('{"envelope": true}', q{SELECT queue.send('events', '{"b": 1}', 'k', '{"h": "v"}')});
 my $envelope = decode_json($subscriber->reply->[3]);
 delete @$envelope{qw(id enqueued_at)};
-is_deeply($envelope,
+is_deeply(
+	$envelope,
 	{ key => 'k', headers => { h => 'v' }, content_type => 'application/json', payload => { b => 1 } },
 	'with all there is of the message');
 relay_and_send('{"envelope": null, "cloudevents": "structured", "ce_type": "t"}',
 	q{SELECT queue.send_bytes('events', '\x00ff', 'k')});
-is(decode_json($subscriber->reply->[3])->{data_base64}, encode_base64("\x00\xff", ''), 'a CloudEvent of bytes');
+is( decode_json($subscriber->reply->[3])->{data_base64},
+	encode_base64("\x00\xff", ''),
+	'a CloudEvent of bytes');
 undef $subscriber;
 $node->safe_psql('postgres', q{SELECT queue.send('events', '1', 'k')});
 wait_until_published('and nobody need listen');
 
 # What Redis does not take for the message's own sake
-relay_and_send('{"command": null, "cloudevents": null, "ce_type": null, "target": "{header:to}"}',
+relay_and_send(
+	'{"command": null, "cloudevents": null, "ce_type": null, "target": "{header:to}"}',
 	q{
 SELECT queue.send('events', '1', 'a', '{"to": "wrong"}');
 SELECT queue.send('events', '2', 'a', '{"to": "right"}');
@@ -219,8 +228,10 @@ $node->safe_psql(
 SELECT queue.send('events', to_jsonb(repeat('x', 1200000)), 'b', '{"to": "right"}');
 SELECT queue.send('events', '7', 'b', '{"to": "right"}');});
 wait_until_published('one that is too large, and another');
-is($node->safe_psql('postgres', q{SELECT count(*) FROM queue.dead_letters WHERE length(payload::text) > 1000000}),
-	'1', 'the large one is dead');
+is( $node->safe_psql(
+		'postgres', q{SELECT count(*) FROM queue.dead_letters WHERE length(payload::text) > 1000000}),
+	'1',
+	'the large one is dead');
 is($redis->command('XLEN', 'right'), 3, 'the other arrives');
 $redis->command('CONFIG', 'SET', 'proto-max-bulk-len', 536870912);
 
@@ -240,8 +251,7 @@ for my $case (
 	[ 'a replica', 'READONLY ', [ 'REPLICAOF', '127.0.0.1', 1 ], [qw(REPLICAOF NO ONE)] ],
 	[
 		'too few replicas', 'NOREPLICAS ',
-		[qw(CONFIG SET min-replicas-to-write 1)],
-		[qw(CONFIG SET min-replicas-to-write 0)]
+		[qw(CONFIG SET min-replicas-to-write 1)], [qw(CONFIG SET min-replicas-to-write 0)]
 	])
 {
 	my ($test, $error, $break, $mend) = @$case;
@@ -273,14 +283,16 @@ is($redis->command('XLEN', 'other'), 1, 'which has it');
 $redis->command('SELECT', 0);
 
 # Replicas that have it
-my $replica = Redis->new(
-	config => "replicaof 127.0.0.1 $port\nmasteruser admin\nmasterauth $password\nrepl-diskless-sync-delay 0\n");
+my $replica = Redis->new(config =>
+	  "replicaof 127.0.0.1 $port\nmasteruser admin\nmasterauth $password\nrepl-diskless-sync-delay 0\n");
 $node->safe_psql(
 	'postgres', q{
 ALTER SERVER redis OPTIONS (DROP database);
 SELECT queue.alter_relay('r', '{"target": "replicated", "replicas": 1}');
 SELECT count(queue.send('events', to_jsonb(i), 'k' || i % 7)) FROM generate_series(1, 100) i});
-wait_until($node, q{(SELECT last_error = '0 of 1 replicas have what was published' FROM queue.relays)},
+wait_until(
+	$node,
+	q{(SELECT last_error = '0 of 1 replicas have what was published' FROM queue.relays)},
 	'without a replica nothing is confirmed');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM queues.events'), '100', 'and all stays in the queue');
 $replica->start;
@@ -291,7 +303,8 @@ $replica->stop;
 relay_and_send('{"replicas": null, "target": "other"}', '');
 
 # TLS
-$node->safe_psql('postgres', qq{
+$node->safe_psql(
+	'postgres', qq{
 ALTER SERVER redis OPTIONS (SET port '$tls_port', SET host 'localhost', ADD sslmode 'verify-full');
 SELECT queue.send('events', '3');});
 wait_for_error('TLS handshake failed: certificate verify failed', 'a certificate nobody vouches for');

@@ -40,7 +40,8 @@ sub send_more
 
 	$n += $each;
 	$node->safe_psql('postgres',
-		"SELECT count(queue.send('events', to_jsonb(i), 'k' || k)) FROM generate_series($from, $n) i, generate_series(1, $keys) k");
+		"SELECT count(queue.send('events', to_jsonb(i), 'k' || k)) FROM generate_series($from, $n) i, generate_series(1, $keys) k"
+	);
 	return;
 }
 
@@ -119,8 +120,8 @@ $nodes[$from]->command('CLUSTER', 'SETSLOT', $slot, 'MIGRATING', $to_id);
 send_more(5);
 for my $key (@{ $nodes[$from]->command('CLUSTER', 'GETKEYSINSLOT', $slot, 1000) })
 {
-	$nodes[$from]->command('MIGRATE', '127.0.0.1', $nodes[$to]->port,
-		$key, 0, 5000, 'AUTH2', 'admin', $password);
+	$nodes[$from]
+	  ->command('MIGRATE', '127.0.0.1', $nodes[$to]->port, $key, 0, 5000, 'AUTH2', 'admin', $password);
 }
 
 # The slot is the first node's yet, its keys are not: it says where to ask.
@@ -137,16 +138,22 @@ is($node->safe_psql('postgres', 'SELECT count(*), bool_and(last_error IS NULL) F
 # A node takes the place of another, without a word: the relay has yet to hear of it.
 my $third = $nodes[2]->command('CLUSTER', 'MYID');
 $spare->command('CLUSTER', 'MEET', '127.0.0.1', $port, $nodes[0]->{bus_port});
-(wait_for { $spare->command('CLUSTER', 'NODES') =~ /\Q$third\E/ && $spare->command('CLUSTER', 'REPLICATE', $third) })
-  or die 'no replica';
+(   wait_for
+	{
+		$spare->command('CLUSTER', 'NODES') =~ /\Q$third\E/
+		  && $spare->command('CLUSTER', 'REPLICATE', $third)
+	}) or die 'no replica';
 (wait_for { $spare->command('INFO', 'replication') =~ /master_link_status:up/ }) or die 'it gets nothing';
 (wait_for { $nodes[0]->command('CLUSTER', 'NODES') =~ /slave $third/ }) or die 'nobody knows it';
 send_more(20);
 $nodes[2]->stop('KILL');
-(wait_for { $spare->command('CLUSTER', 'INFO') =~ /cluster_state:ok/ && $spare->command('ROLE')->[0] eq 'master' })
-  or die 'the replica does not take over';
+(   wait_for
+	{
+		$spare->command('CLUSTER', 'INFO') =~ /cluster_state:ok/ && $spare->command('ROLE')->[0] eq 'master'
+	}) or die 'the replica does not take over';
 wait_until_published('a node is killed: all is published to the one in its place');
-cmp_ok(check_streams('killed', @nodes[ 0, 1 ], $spare), '<=', 100, 'killed: at most what was in flight comes twice');
+cmp_ok(check_streams('killed', @nodes[ 0, 1 ], $spare),
+	'<=', 100, 'killed: at most what was in flight comes twice');
 
 # The node the server names is killed, and there is none for its slots until it is back.
 send_more(5);
@@ -156,7 +163,8 @@ send_more(5);
 wait_until($node, q{(SELECT state = 'backing off' FROM queue.relays)}, 'without the node it named it waits');
 $nodes[0]->start;
 wait_until_published('and goes on when it is back');
-cmp_ok(check_streams('back', @nodes[ 0, 1 ], $spare), '<=', 300, 'back: at most what was in flight comes twice');
+cmp_ok(check_streams('back', @nodes[ 0, 1 ], $spare),
+	'<=', 300, 'back: at most what was in flight comes twice');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters'), '0', 'nothing is dead');
 ok(!$node->log_contains('terminated by signal'), 'nothing crashed');
 $node->stop;

@@ -138,7 +138,8 @@ read_line(Cluster *cluster, bool *covered, char *line, const NodeAddress *asked)
 		int			last;
 
 		if (i == FIELD_ADDRESS && !read_address(field, asked, &address))
-			return strncmp(field, ":0@", 3) == 0;	/* one that is not known any more */
+			return strncmp(field, ":0@", 3) == 0;	/* one that is not known
+													 * any more */
 		if (i == FIELD_FLAGS)
 			is_master = strstr(field, "master") != NULL;
 		if (i < FIELDS_FIRST || field[0] == '[' || field[0] == '\0')
@@ -195,7 +196,7 @@ ask(Cluster *cluster, const RedisOptions *options, const NodeAddress *address,
 {
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz deadline = now + (last - now) / 2;
-	RedisNode	   *node = node_open(options, address, deadline, error);
+	RedisNode  *node = node_open(options, address, deadline, error);
 	char	   *map;
 	Reply		reply;
 	bool		told;

@@ -173,7 +173,7 @@ node_open(const RedisOptions *options, const NodeAddress *address, TimestampTz d
 {
 	Wire	   *wire = wire_open(address->host, address->port, options->security,
 								 options->rootcert, deadline, error);
-	RedisNode	   *node;
+	RedisNode  *node;
 
 	if (wire == NULL)
 		return NULL;

@@ -42,7 +42,7 @@ typedef enum NodeEvent
  * in error.
  */
 extern RedisNode *node_open(const RedisOptions *options, const NodeAddress *address,
-					   TimestampTz deadline, char *error);
+							TimestampTz deadline, char *error);
 
 /* Where to put what is to be sent. */
 extern StringInfo node_output(RedisNode *node);

@@ -106,7 +106,7 @@ typedef int ElementCount;
 #endif
 
 static void *
-note_reply(const redisReadTask *task, ReplyType type)
+note_reply(const redisReadTask * task, ReplyType type)
 {
 	ReplyReader *reader = task->privdata;
 
@@ -116,7 +116,7 @@ note_reply(const redisReadTask *task, ReplyType type)
 }
 
 static void *
-take_string(const redisReadTask *task, char *data, size_t length)
+take_string(const redisReadTask * task, char *data, size_t length)
 {
 	ReplyReader *reader = task->privdata;
 	int			n = (int) Min(length, (size_t) reader->size - 1);
@@ -132,7 +132,7 @@ take_string(const redisReadTask *task, char *data, size_t length)
 }
 
 static void *
-take_integer(const redisReadTask *task, long long number)
+take_integer(const redisReadTask * task, long long number)
 {
 	ReplyReader *reader = task->privdata;
 
@@ -141,14 +141,14 @@ take_integer(const redisReadTask *task, long long number)
 }
 
 static void *
-take_nil(const redisReadTask *task)
+take_nil(const redisReadTask * task)
 {
 	return note_reply(task, REPLY_NOTHING);
 }
 
 /* None is taken: the library takes this for a lack of memory. */
 static void *
-take_array(const redisReadTask *task, ElementCount elements)
+take_array(const redisReadTask * task, ElementCount elements)
 {
 	return NULL;
 }

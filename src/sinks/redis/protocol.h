@@ -45,7 +45,8 @@ typedef struct Reply
 {
 	ReplyType	type;
 	int64		number;
-	const char *text;			/* in the reader's space, clipped, ends with '\0' */
+	const char *text;			/* in the reader's space, clipped, ends with
+								 * '\0' */
 	int			length;			/* of that */
 } Reply;
 

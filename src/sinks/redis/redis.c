@@ -53,7 +53,7 @@ PG_MODULE_MAGIC;
 /* A node, and what it is to answer. */
 typedef struct Peer
 {
-	RedisNode	   *node;
+	RedisNode  *node;
 	Pipeline	pipeline;
 	TimestampTz pinged_at;		/* 0: it owes no answer to a PING */
 	bool		wrote;			/* something of this call */
@@ -67,9 +67,11 @@ typedef struct RedisSink
 	Cluster		cluster;
 	Peer	   *peers;			/* of the cluster's nodes */
 	bool		target_varies;	/* from message to message */
-	bool		more;			/* not all that came has been read, or put has been sent */
+	bool		more;			/* not all that came has been read, or put has
+								 * been sent */
 	int			moves;			/* since the last one that was taken */
-	char	   *trouble;		/* why it is to end when all is answered; or NULL */
+	char	   *trouble;		/* why it is to end when all is answered; or
+								 * NULL */
 } RedisSink;
 
 PGDLLEXPORT const SinkRoutine *queue_sink(void);
@@ -134,7 +136,10 @@ redis_open(const SinkConfig *config, char *error)
 			return NULL;
 		}
 
-		/* With each item an ASKING and a WAIT, twice over for what was answered. */
+		/*
+		 * With each item an ASKING and a WAIT, twice over for what was
+		 * answered.
+		 */
 		pipeline_init(&peer->pipeline, 6 * config->window + 8);
 	}
 	return &sink->base;
