@@ -36,4 +36,10 @@ extern bool cluster_discover(Cluster *cluster, const RedisOptions *options,
 /* The number of a node, -1 if it is not in the map. */
 extern int	cluster_find(const Cluster *cluster, const NodeAddress *address);
 
+/*
+ * Where "MOVED" or "ASK" sends us; false if that is not said.  No host's name
+ * is the one that was asked.
+ */
+extern bool cluster_address(const Reply *reply, int *slot, NodeAddress *address);
+
 #endif							/* QUEUE_SINKS_REDIS_CLUSTER_H */

@@ -261,7 +261,7 @@ follow(RedisSink *sink, const Peer *peer, SinkItem *item, const Reply *reply, bo
 		note_trouble(sink, text);
 		return;
 	}
-	if (!words_address(reply, &slot, &address))
+	if (!cluster_address(reply, &slot, &address))
 	{
 		note_trouble(sink, "the server names no node that has the key");
 		return;

@@ -5,7 +5,7 @@
 #include "postgres.h"
 
 #include "mb/pg_wchar.h"
-#include "sinks/redis/cluster.h"
+#include "relay/sink.h"
 #include "sinks/redis/words.h"
 #include "sinks/text.h"
 
@@ -44,36 +44,6 @@ words_fault(const Reply *reply, bool of_message)
 		return of_message && (strstr(reply->text, "key") || strstr(reply->text, "channel")) ?
 			FAULT_MESSAGE : FAULT_SERVER;
 	return FAULT_MESSAGE;
-}
-
-bool
-words_address(const Reply *reply, int *slot, NodeAddress *address)
-{
-	const char *c = strchr(reply->text, ' ');
-	const char *host;
-	const char *colon;
-	char	   *end;
-	long		number;
-
-	/* "MOVED 3999 127.0.0.1:6381" */
-	if (c == NULL)
-		return false;
-	errno = 0;
-	number = strtol(c + 1, &end, 10);
-	if (errno != 0 || end == c + 1 || *end != ' ' || number < 0 || number >= CLUSTER_SLOTS)
-		return false;
-	*slot = (int) number;
-	host = end + 1;
-	colon = strrchr(host, ':');
-	if (colon == NULL || colon - host >= NODE_HOST)
-		return false;
-	number = strtol(colon + 1, &end, 10);
-	if (errno != 0 || end == colon + 1 || *end != '\0' || number < 1 || number > 65535)
-		return false;
-	memcpy(address->host, host, colon - host);
-	address->host[colon - host] = '\0';
-	address->port = (int) number;
-	return strcmp(address->host, "?") != 0;
 }
 
 bool

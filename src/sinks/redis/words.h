@@ -7,7 +7,7 @@
 #ifndef QUEUE_SINKS_REDIS_WORDS_H
 #define QUEUE_SINKS_REDIS_WORDS_H
 
-#include "sinks/redis/node.h"
+#include "sinks/redis/protocol.h"
 
 typedef enum Fault
 {
@@ -23,9 +23,6 @@ typedef enum Fault
  * relay's options alone, has decided where it goes.
  */
 extern Fault words_fault(const Reply *reply, bool of_message);
-
-/* Where another node is: false if that is not said.  Of the host's name there may be none. */
-extern bool words_address(const Reply *reply, int *slot, NodeAddress *address);
 
 /* Whether an answer to PING, an error, says that the server is well. */
 extern bool words_pong(const Reply *reply);
