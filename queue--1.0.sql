@@ -544,6 +544,12 @@ COMMENT ON FUNCTION queue.kafka_validator IS
 'Checks the options of servers and user mappings of queue_kafka. Errors: as queue.amqp_validator.';
 CREATE FOREIGN DATA WRAPPER queue_kafka NO HANDLER VALIDATOR queue.kafka_validator;
 COMMENT ON FOREIGN DATA WRAPPER queue_kafka IS 'Apache Kafka, for queue.create_relay';
+CREATE FUNCTION queue.redis_validator(text[], oid) RETURNS void
+AS 'MODULE_PATHNAME', 'queue_sink_validator' LANGUAGE C STRICT;
+COMMENT ON FUNCTION queue.redis_validator IS
+'Checks the options of servers and user mappings of queue_redis. Errors: as queue.amqp_validator.';
+CREATE FOREIGN DATA WRAPPER queue_redis NO HANDLER VALIDATOR queue.redis_validator;
+COMMENT ON FOREIGN DATA WRAPPER queue_redis IS 'Redis, for queue.create_relay';
 
 CREATE FUNCTION queue.create_relay(name text, queue text,
 	server text DEFAULT NULL, options jsonb DEFAULT '{}')

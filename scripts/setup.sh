@@ -137,7 +137,7 @@ install_packages()
 	exec 8<&-
 
 	# A service that was not wanted before should not run after the next boot.
-	for package in rabbitmq-server pgbouncer nginx; do
+	for package in rabbitmq-server redis-server pgbouncer nginx; do
 		if [[ " ${missing[*]} " == *" $package "* ]]; then
 			as_root update-rc.d "$package" disable >/dev/null 2>&1 || true
 		fi

@@ -133,6 +133,27 @@ SELECT queue.create_relay('k', 'kinds', 'kinds_kafka', '{"topic": "a", "format":
 SELECT queue.create_relay('k', 'kinds', 'kinds_kafka', '{"topic": "a", "format": "confluent", "cloudevents": "structured", "ce_type": "t"}');
 SELECT queue.create_relay('k', 'kinds', 'kinds_kafka', '{"topic": "a", "cloudevents": "binary"}');
 DROP SERVER kinds_kafka;
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_redis OPTIONS (databse '1');
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_redis OPTIONS (database '-1');
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_redis OPTIONS (cluster 'three');
+CREATE SERVER kinds_bad FOREIGN DATA WRAPPER queue_redis OPTIONS (password 'secret');
+CREATE SERVER kinds_redis FOREIGN DATA WRAPPER queue_redis;
+CREATE USER MAPPING FOR CURRENT_USER SERVER kinds_redis OPTIONS (user 'x');
+SELECT queue.create_relay('k', 'kinds', 'kinds_redis', '{"command": "xread"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_redis', '{"target": ""}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_redis', '{"target": "{id}"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_redis', '{"maxlen": 0}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_redis', '{"replicas": 0}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_redis', '{"payload_field": "header:x"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_redis', '{"headers": "some"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_redis', '{"envelope": true}');
+\echo :LAST_ERROR_SQLSTATE
+SELECT queue.create_relay('k', 'kinds', 'kinds_redis', '{"command": "publish", "replicas": 1}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_redis', '{"command": "rpush", "maxlen": 10}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_redis', '{"command": "rpush", "headers": "json"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_redis', '{"command": "lpush", "cloudevents": "binary", "ce_type": "t"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_redis', '{"command": "lpush", "envelope": true, "cloudevents": "structured", "ce_type": "t"}');
+SELECT queue.create_relay('k', 'kinds', 'kinds_redis', '{"cloudevents": "structured"}');
 
 -- What goes together is checked of what it all comes to.
 SELECT queue.create_relay('k', 'kinds', 'kinds_file', '{"rotate_size": "100MB", "rotate_age": "1 day", "name": "k"}');
@@ -214,6 +235,7 @@ DROP SERVER kinds_login CASCADE;
 
 DROP SERVER kinds_http CASCADE;
 DROP SERVER kinds_file, kinds_amqp, kinds_other, kinds_reads, kinds_private;
+DROP SERVER kinds_file, kinds_amqp, kinds_redis, kinds_other, kinds_reads;
 DROP OWNED BY regress_kinds;
 DROP ROLE regress_kinds;
 SELECT queue.drop('kinds');

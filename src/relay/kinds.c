@@ -21,6 +21,7 @@
 #include "sinks/options/http.h"
 #include "sinks/options/kafka.h"
 #include "sinks/options/postgres.h"
+#include "sinks/options/redis.h"
 #include "sinks/options/sql.h"
 #include "utils/timestamp.h"
 
@@ -339,6 +340,69 @@ check_kafka(const void *options)
 				 errhint("The body of these is an envelope, which has no schema's id.")));
 }
 
+/*
+ * Redis
+ */
+static const char *const redis_commands[] = {"xadd", "publish", "lpush", "rpush", NULL};
+static const char *const redis_headers[] = {"fields", "json", NULL};
+
+static const SinkOption redis_options[] = {
+	{"host", ON_SERVER, OPTION_TEXT, offsetof(RedisOptions, host), 1,.preset = "localhost"},
+	{"port", ON_SERVER, OPTION_INT, offsetof(RedisOptions, port), 1, 65535,.preset = "6379"},
+	{"sslmode", ON_SERVER, OPTION_ENUM, offsetof(RedisOptions, security),.choices = tls_modes},
+	{"sslrootcert", ON_SERVER, OPTION_READ_FILE, offsetof(RedisOptions, rootcert), 1},
+	{"database", ON_SERVER, OPTION_INT, offsetof(RedisOptions, database), 0, 65535},
+	{"cluster", ON_SERVER, OPTION_BOOL, offsetof(RedisOptions, cluster)},
+
+	{"username", ON_MAPPING, OPTION_TEXT, offsetof(RedisOptions, username), 1},
+	{"password", ON_MAPPING, OPTION_SECRET, offsetof(RedisOptions, password),
+	.need = NEED_UNLESS_SUPERUSER},
+
+	{"command", ON_RELAY, OPTION_ENUM, offsetof(RedisOptions, command),.choices = redis_commands},
+	{"target", ON_RELAY, OPTION_TEMPLATE, offsetof(RedisOptions, target), 1, REDIS_TARGET},
+	{"maxlen", ON_RELAY, OPTION_INT, offsetof(RedisOptions, maxlen), 1, PG_INT32_MAX},
+	{"payload_field", ON_RELAY, OPTION_TEXT, offsetof(RedisOptions, payload_field), 1, 255},
+	{"headers", ON_RELAY, OPTION_ENUM, offsetof(RedisOptions, headers),.choices = redis_headers},
+	{"envelope", ON_RELAY, OPTION_BOOL, offsetof(RedisOptions, envelope)},
+	{"replicas", ON_RELAY, OPTION_INT, offsetof(RedisOptions, replicas), 1, 100},
+	{"strict_order", ON_RELAY, OPTION_BOOL, offsetof(SinkOptions, strict_order)},
+	CLOUDEVENTS_OPTIONS(RedisOptions),
+};
+
+static void
+redis_refuse(const char *option, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("option \"%s\" cannot be used with this command", option),
+			 errhint("%s", hint)));
+}
+
+static void
+check_redis(const void *options)
+{
+	const RedisOptions *redis = options;
+
+	if (redis->command == REDIS_XADD && redis->envelope)
+		redis_refuse("envelope", "An entry of a stream has fields for all there is of a message.");
+	if (redis->command == REDIS_PUBLISH && redis->replicas > 0)
+		redis_refuse("replicas", "What is published to a channel is kept by nobody.");
+	if (redis->command != REDIS_XADD && (redis->maxlen > 0 || redis->payload_field ||
+										 redis->headers != REDIS_HEADERS_FIELDS))
+		redis_refuse(redis->maxlen > 0 ? "maxlen" : redis->payload_field ? "payload_field" : "headers",
+					 "It is for streams: command \"xadd\".");
+	if (redis->command != REDIS_XADD && redis->cloudevents.mode == CLOUDEVENTS_BINARY)
+		redis_refuse("cloudevents", "Lists and channels have no place for attributes: it must be structured.");
+	if (redis->envelope && redis->cloudevents.mode != CLOUDEVENTS_OFF)
+		redis_refuse("envelope", "A CloudEvent is an envelope by itself.");
+	check_cloudevents(&redis->cloudevents);
+	if (redis->payload_field && !redis_field_valid(redis->payload_field))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for option \"payload_field\": \"%s\"", redis->payload_field),
+				 errhint("Another field of the entry is or may be called so.")));
+}
+
 /* All with a server. */
 static const SinkKind kinds[] = {
 	{
@@ -384,6 +448,16 @@ static const SinkKind kinds[] = {
 		.noptions = lengthof(kafka_options),
 		.check = check_kafka,
 		.login_missing = "user name and password are required: the user mapping has not both,"
+		" and the relay's owner is not a superuser",
+	},
+	{
+		.name = "redis",
+		.has_server = true,
+		.size = sizeof(RedisOptions),
+		.options = redis_options,
+		.noptions = lengthof(redis_options),
+		.check = check_redis,
+		.login_missing = "password is required: the user mapping has none,"
 		" and the relay's owner is not a superuser",
 	},
 };

@@ -593,7 +593,10 @@ sub _frozen
 
 	$_->{fill} = $self->{large} for @messages[ 0 .. 7 ];
 	$self->_create_doomed;
-	$self->{node}->poll_query_until('doomed', q{SELECT state = 'idle' FROM queue.relays});
+
+	# It is idle before it connects as well: what it has published says more.
+	$self->_send([ { payload => { doomed => 1 } } ], 'doomed');
+	$self->{node}->poll_query_until('doomed', q{SELECT published = 1 FROM queue.relays});
 	$self->_state('frozen');
 	$self->_send(\@messages);
 	$self->_send([ { payload => { doomed => 1 } } ], 'doomed');
