@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154 # variables of demo/run and setup.sh
 #
 # brokers.sh
 #	The brokers of demo/run --to, each a private one on loopback that keeps
@@ -24,14 +24,15 @@ configure()
 	as_user tee "$dir/broker/$1" >/dev/null
 }
 
-# Run a program of the broker's beside us, and note its process.
+# Run a program of the broker's beside us, and note its process.  It may outlive
+# us, so it keeps nothing of ours open.
 run_broker()
 {
 	local log=$dir/broker/$1.log
 
 	shift
 	# shellcheck disable=SC2016 # they are the inner shell's
-	as_user setsid bash -c 'log=$1; shift; echo $$ >>broker/pids; exec "$@" </dev/null >"$log" 2>&1' - "$log" "$@" >/dev/null 2>&1 &
+	as_user setsid bash -c 'log=$1; shift; echo $$ >>broker/pids; exec "$@" </dev/null >"$log" 2>&1' - "$log" "$@" >/dev/null 2>&1 3>&- 9>&- &
 }
 
 # Wait until a command succeeds, for no longer than a minute.
@@ -52,7 +53,7 @@ until_broker()
 install_broker()
 {
 	if [ "$to" = kafka ]; then
-		# shellcheck source=scripts/kafka.sh
+		# shellcheck source=scripts/kafka.sh disable=SC1091 # only with that sink
 		. "$root/scripts/kafka.sh"
 		get_kafka
 		[ -n "$kafka" ] || fail 'Apache Kafka cannot be had'
@@ -147,7 +148,8 @@ redis()
 	as_user REDISCLI_AUTH="$(as_user cat broker/password)" redis-cli --raw -p "$port" --user shop "$@"
 }
 
-# What it confirms is on disk.
+# What it confirms is on disk.  It would write its title over its environment, by
+# which it is known as ours.
 start_redis()
 {
 	port=$(free_ports 1)
@@ -158,6 +160,7 @@ start_redis()
 		save ""
 		appendonly yes
 		appendfsync always
+		set-proc-title no
 		user default off
 		user shop on >$(as_user cat broker/password) ~* +@all
 	END
