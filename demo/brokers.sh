@@ -10,6 +10,12 @@
 # and leaves them there; look_NAME, a command that shows some of them.
 
 brokers=(rabbitmq redis kafka http)
+declare -A from=(
+	[rabbitmq]='from RabbitMQ, by pika'
+	[redis]='from Redis, by redis-cli'
+	[kafka]='from Kafka, by kcat'
+	[http]="from the HTTP receiver's file"
+)
 
 # Ports of loopback that are free now.
 free_ports()
