@@ -141,7 +141,7 @@ read_rabbitmq()
 
 look_rabbitmq()
 {
-	say "python3 $root/demo/rabbitmq.py $port read 3"
+	say "cd $dir && ${sudo}python3 build/demo/rabbitmq.py $port read 3"
 }
 
 packages_redis()
