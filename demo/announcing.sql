@@ -16,7 +16,8 @@ DECLARE
 BEGIN
 	PERFORM queue.resume_relay('announcements');
 	COMMIT;
-	WHILE (SELECT ready > 0 OR leased > 0 OR deferred > 0 FROM queue.stats s WHERE s.queue = 'announcing') LOOP
+	WHILE EXISTS (SELECT FROM queue.stats AS s
+		WHERE s.queue = 'announcing' AND (ready > 0 OR leased > 0 OR deferred > 0)) LOOP
 		COMMIT;
 		PERFORM pg_sleep(0.01);
 	END LOOP;

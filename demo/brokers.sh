@@ -34,11 +34,15 @@ configure()
 # us, so it keeps nothing of ours open.
 run_broker()
 {
-	local log=$dir/broker/$1.log
-
-	shift
 	# shellcheck disable=SC2016 # they are the inner shell's
-	as_user setsid bash -c 'log=$1; shift; echo $$ >>broker/pids; exec "$@" </dev/null >"$log" 2>&1' - "$log" "$@" >/dev/null 2>&1 3>&- 9>&- &
+	as_user setsid bash -c 'name=broker/$1; shift; echo $$ >$name.pid; exec "$@" </dev/null >$name.log 2>&1' - "$@" \
+		>/dev/null 2>&1 3>&- 9>&- &
+}
+
+# Does something listen there?
+listening()
+{
+	perl -MIO::Socket::INET -e 'IO::Socket::INET->new("127.0.0.1:" . shift) or die "$!\n"' "$1"
 }
 
 # Wait until a command succeeds, for no longer than a minute.
@@ -75,21 +79,23 @@ start_broker()
 	say "        port $port"
 }
 
-# Stop the processes that were noted, the last one last, if they are ours.
+# Stop the processes that were noted, if they are ours.
 stop_broker()
 {
-	local pids=() pid i
+	local file pid i
 
-	[ ! -f "$dir/broker/pids" ] || mapfile -t pids <"$dir/broker/pids"
-	for pid in "${pids[@]}"; do
-		our_processes | grep -qx "$pid" || continue
-		kill "$pid" 2>/dev/null || true
-		for ((i = 0; i < 300; i++)); do
-			kill -0 "$pid" 2>/dev/null || break
-			sleep 0.1
-		done
+	for file in "$dir"/broker/*.pid; do
+		[ -f "$file" ] || continue
+		pid=$(<"$file")
+		if our_processes | grep -qx "$pid"; then
+			kill "$pid" 2>/dev/null || true
+			for ((i = 0; i < 300; i++)); do
+				our_processes | grep -qx "$pid" || break
+				sleep 0.1
+			done
+		fi
+		rm -f "$file"
 	done
-	rm -f "$dir/broker/pids"
 }
 
 packages_rabbitmq()
@@ -99,10 +105,11 @@ packages_rabbitmq()
 
 rabbitmq()
 {
-	as_user python3 "$dir/build/demo/rabbitmq.py" "$port" "$@"
+	as_user /usr/bin/python3 "$dir/build/demo/rabbitmq.py" "$port" "$@"
 }
 
-# It has its own Erlang port mapper, so that it meets no other broker.
+# It has its own Erlang port mapper, so that it meets no other broker, and notes
+# its process itself, in place of the script that starts it.
 start_rabbitmq()
 {
 	local mapper distribution environment
@@ -126,11 +133,13 @@ start_rabbitmq()
 		"RABBITMQ_ENABLED_PLUGINS_FILE=$dir/broker/enabled_plugins"
 		"RABBITMQ_MNESIA_BASE=$dir/broker/data"
 		"RABBITMQ_LOG_BASE=$dir/broker/log"
+		"RABBITMQ_PID_FILE=$dir/broker/server.pid"
 		'ERL_FLAGS=-start_epmd false'
 		'RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=+S 2:2 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}'
 	)
-	run_broker server env "${environment[@]}" /usr/lib/rabbitmq/bin/rabbitmq-server
 	run_broker epmd epmd -port "$mapper" -address 127.0.0.1
+	until_broker listening "$mapper"
+	run_broker server env "${environment[@]}" /usr/lib/rabbitmq/bin/rabbitmq-server
 	until_broker rabbitmq declare
 }
 
@@ -141,7 +150,7 @@ read_rabbitmq()
 
 look_rabbitmq()
 {
-	say "cd $dir && ${sudo}python3 build/demo/rabbitmq.py $port read 3"
+	say "cd $dir && ${sudo}/usr/bin/python3 build/demo/rabbitmq.py $port read 3"
 }
 
 packages_redis()
@@ -242,8 +251,8 @@ packages_http()
 start_http()
 {
 	port=$(free_ports 1)
-	run_broker receiver python3 "$dir/build/demo/receiver.py" "$port"
-	until_broker perl -MIO::Socket::INET -e 'IO::Socket::INET->new("127.0.0.1:" . shift) or die "$!\n"' "$port"
+	run_broker receiver /usr/bin/python3 "$dir/build/demo/receiver.py" "$port"
+	until_broker listening "$port"
 }
 
 read_http()
