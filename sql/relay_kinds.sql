@@ -234,8 +234,7 @@ DROP PROCEDURE wait_for;
 DROP SERVER kinds_login CASCADE;
 
 DROP SERVER kinds_http CASCADE;
-DROP SERVER kinds_file, kinds_amqp, kinds_other, kinds_reads, kinds_private;
-DROP SERVER kinds_file, kinds_amqp, kinds_redis, kinds_other, kinds_reads;
+DROP SERVER kinds_file, kinds_amqp, kinds_redis, kinds_other, kinds_reads, kinds_private;
 DROP OWNED BY regress_kinds;
 DROP ROLE regress_kinds;
 SELECT queue.drop('kinds');

@@ -69,7 +69,7 @@ ok( $node->poll_query_until(
 ok($node->poll_query_until('shop', 'SELECT NOT EXISTS (SELECT FROM queues.logins)'),
 	'the message went to a file');
 like(slurp_file("$archive/logins.part"), qr/^\{"id": .*"payload": \{"login": "alice"\}\}\n\z/, 'as a line');
-is($node->safe_psql('shop', 'SELECT count(*) FROM queue.relays'), '4', 'a dropped relay is gone');
+is($node->safe_psql('shop', 'SELECT count(*) FROM queue.relays'), '6', 'a dropped relay is gone');
 
 is( $node->safe_psql('shop', 'SELECT contents FROM bills; SELECT * FROM bookings'),
 	"{\"seat\": 7}\n{\"seat\": 3}\n5|carol",
