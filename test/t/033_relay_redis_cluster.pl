@@ -95,13 +95,20 @@ wait_until_published('with the option all is published');
 is(check_streams('at rest', @nodes[ 0 .. 2 ]), 0, 'at rest: each once');
 
 # What is in braces decides where a key is.
-$node->safe_psql('postgres', q(SELECT queue.send('events', '1', '{k1}'), queue.send('events', '1', 'x{}{k2}'), queue.send('events', '1', '}{')));
+$node->safe_psql('postgres',
+	q(SELECT queue.send('events', '1', '{k1}'), queue.send('events', '1', 'x{}{k2}'), queue.send('events', '1', '}{'))
+);
 wait_until_published('keys with braces');
 is($node->safe_psql('postgres', 'SELECT last_error IS NULL FROM queue.relays'),
 	't', 'go where the cluster has them');
 for my $key ('{k1}', 'x{}{k2}', '}{')
 {
-	is(scalar(grep { eval { $_->command('DEL', "s.$key") } } @nodes[ 0 .. 2 ]), 1, "$key has arrived");
+	is( scalar(
+			grep {
+				eval { $_->command('DEL', "s.$key") }
+			} @nodes[ 0 .. 2 ]),
+		1,
+		"$key has arrived");
 }
 
 # A slot, with its keys, from one node to another while messages go there

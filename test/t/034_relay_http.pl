@@ -57,7 +57,8 @@ getaddrinfo(const char *name, const char *service, const struct addrinfo *hints,
 	int			(*next) (const char *, const char *, const struct addrinfo *, struct addrinfo **);
 	sigset_t	blocked;
 
-	next = (int (*) (const char *, const char *, const struct addrinfo *, struct addrinfo **)) dlsym(RTLD_NEXT, "getaddrinfo");
+	next = (int (*) (const char *, const char *, const struct addrinfo *, struct addrinfo **))
+		dlsym(RTLD_NEXT, "getaddrinfo");
 	if (name == NULL || strcmp(name, "slow.example") != 0)
 		return next(name, service, hints, result);
 	pthread_sigmask(SIG_SETMASK, NULL, &blocked);
