@@ -423,7 +423,7 @@ sweep_segment(QueueShared *q, int segno, bool keyed)
 
 /* The rows of one of the extension's tables with a value in their index's first column. */
 static int64
-count_rows(const char *table, const char *index, AttrNumber column, Oid relid)
+count_rows(const char *table, const char *index, AttrNumber column, Oid relid, Snapshot snapshot)
 {
 	Relation	rel = table_open(extension_relation(table), AccessShareLock);
 	ScanKeyData key;
@@ -431,7 +431,7 @@ count_rows(const char *table, const char *index, AttrNumber column, Oid relid)
 	int64		n = 0;
 
 	ScanKeyInit(&key, column, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
-	scan = systable_beginscan(rel, extension_relation(index), true, GetActiveSnapshot(), 1, &key);
+	scan = systable_beginscan(rel, extension_relation(index), true, snapshot, 1, &key);
 	while (systable_getnext(scan) != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -446,6 +446,10 @@ count_rows(const char *table, const char *index, AttrNumber column, Oid relid)
  * The gauges of deferred messages and dead letters start from zero with
  * shared memory, and miss what SQL does to these tables: count once, and
  * again while that is cheap.
+ *
+ * The snapshot is taken after the gauges were read: what they had then, it
+ * shows; what they get later fails the correction.  Only who is between its
+ * commit and its count meanwhile is counted twice, until the next sweep.
  */
 static void
 count_stored(ReclaimRound *round, Queue *queue)
@@ -454,16 +458,19 @@ count_stored(ReclaimRound *round, Queue *queue)
 	int64		deferred = counter_read(&q->counters, COUNTER_DEFERRED);
 	int64		dead = counter_read(&q->counters, COUNTER_DEAD);
 	bool		good = true;
+	Snapshot	snapshot;
 
 	if (q->counted && deferred + dead > RECOUNT_ROWS)
 		return;
 	if (!reclaim_try_lock(round, extension_relation("deferred"), AccessShareLock) ||
 		!reclaim_try_lock(round, extension_relation("dead"), AccessShareLock))
 		return;
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	good &= counter_correct(&q->counters, COUNTER_DEFERRED, deferred,
-							count_rows("deferred", "deferred_due", Anum_deferred_relid, queue->relid));
+							count_rows("deferred", "deferred_due", Anum_deferred_relid, queue->relid, snapshot));
 	good &= counter_correct(&q->counters, COUNTER_DEAD, dead,
-							count_rows("dead", "dead_pkey", Anum_dead_relid, queue->relid));
+							count_rows("dead", "dead_pkey", Anum_dead_relid, queue->relid, snapshot));
+	UnregisterSnapshot(snapshot);
 	q->counted |= good;
 }
 
@@ -494,6 +501,7 @@ sweep(ReclaimRound *round)
 
 	if (queue == NULL)
 		return;
+	STOP_POINT("sweep-begun");
 	reset_derived(queue->shared);
 	if (try_lock_segments(round))
 		segment_refresh(queue->shared, queue->relid);

@@ -86,7 +86,7 @@ sub rows
 	my ($section) = $readme =~ /^### \Q$title\E\n(.*?)^##/ms;
 
 	return map {
-		[ map { s/^\s+|\s+$//gr } (split /\s*\|\s*/)[ 1 .. 3 ] ]
+		[ map { ($_ // '') =~ s/^\s+|\s+$//gr } (split /\s*\|\s*/)[ 1 .. 3 ] ]
 	} grep { /^\| `/ } split /\n/, $section;
 }
 
