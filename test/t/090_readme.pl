@@ -3,6 +3,7 @@
 use strict;
 use warnings;
 
+use Page ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use QueueNode ();
@@ -25,13 +26,14 @@ my ($host, $port) = ($node->host, $node->port);
 my $archive = PostgreSQL::Test::Utils::tempdir();
 my %script = (shop => '', warehouse => '');
 my $blocks = 0;
-while ($readme =~ /^```sql\n(.*?)^```$/gms)
+foreach my $block (
+	Page::examples(
+		'README.md',
+		"host 'warehouse.example.com', port '5432'" => "host '$host', port '$port'",
+		"'/srv/archive'" => "'$archive'"))
 {
-	my $block = $1;
 	my $database = ($block =~ /^-- database (\w+)/) ? $1 : 'shop';
 
-	$block =~ s/host 'warehouse\.example\.com', port '5432'/host '$host', port '$port'/;
-	$block =~ s/'\/srv\/archive'/'$archive'/;
 	$script{$database} .= $block;
 	$blocks++;
 }
