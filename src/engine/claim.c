@@ -45,7 +45,7 @@ take_returned(ClaimScan *scan, Lease *lease)
 	QueueShared *q = scan->q;
 	bool		taken;
 
-	lease_reserve(1);
+	lease_reserve();
 	LWLockAcquire(&q->lock, LW_SHARED);
 	taken = pg_atomic_read_u32(&q->generation) == scan->generation &&
 		lease_take_returned(q, lease);

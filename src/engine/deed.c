@@ -13,13 +13,13 @@ static int	ndeeds = 0;
 static int	max_deeds = 0;
 
 void
-deeds_reserve(int n)
+deed_reserve(void)
 {
 	int			max;
 
-	if (ndeeds + n <= max_deeds)
+	if (ndeeds < max_deeds)
 		return;
-	max = Max(ndeeds + n, Max(64, max_deeds * 2));
+	max = Max(64, max_deeds * 2);
 	if (deeds == NULL)
 		deeds = MemoryContextAllocHuge(TopMemoryContext, (Size) max * sizeof(LeaseDeed));
 	else

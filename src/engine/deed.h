@@ -28,10 +28,10 @@ typedef struct LeaseDeed
 } LeaseDeed;
 
 /*
- * Reserve memory for n deeds, so that deed_add cannot fail: it may be called
- * with locks held.
+ * Reserve memory for one deed more, so that deed_add cannot fail: it may be
+ * called with locks held.
  */
-extern void deeds_reserve(int n);
+extern void deed_reserve(void);
 
 extern LeaseDeed *deed_add(LeaseRef ref, LeaseAction action);
 

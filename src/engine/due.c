@@ -36,7 +36,7 @@ take_due(ClaimScan *scan, Lease *lease)
 	QueueShared *q = scan->q;
 	LeaseTaking result = LEASE_TAKEN_ALREADY;
 
-	lease_reserve(1);
+	lease_reserve();
 	LWLockAcquire(&q->lock, LW_SHARED);
 	if (pg_atomic_read_u32(&q->generation) == scan->generation)
 		result = lease_take(q, &lease->place, lease->id, lease->attempts, scan->kind,

@@ -167,7 +167,7 @@ claim_tuple(ClaimScan *scan, int segno, HeapTupleHeader header, uint32 len,
 	int			keyno;
 	bool		waits;
 
-	lease_reserve(1);
+	lease_reserve();
 	if (!take_key(scan, segno, header, MakePlace(block, off), noted, &keyno, &waits))
 		return false;
 	if (waits)

@@ -14,9 +14,9 @@
 #include "miscadmin.h"
 
 void
-lease_reserve(int n)
+lease_reserve(void)
 {
-	deeds_reserve(n);
+	deed_reserve();
 }
 
 LeaseTaking
@@ -135,7 +135,7 @@ lease_end_run(LeaseRef ref)
 		else
 		{
 			/* Another transaction is settling it, and may be rolled back. */
-			lease_reserve(1);
+			lease_reserve();
 			(void) deed_add(later[i], LEASE_DID_DOOM);
 		}
 	}
@@ -254,7 +254,7 @@ lease_queue(LeaseRef ref)
 bool
 lease_begin_settle(LeaseRef ref, Lease *lease)
 {
-	lease_reserve(1);
+	lease_reserve();
 	if (!slot_seize(ref, LEASE_SETTLING, true))
 		return false;
 	(void) deed_add(ref, LEASE_DID_SETTLE);
@@ -265,7 +265,7 @@ lease_begin_settle(LeaseRef ref, Lease *lease)
 bool
 lease_begin_expire(LeaseRef ref, TimestampTz now, Lease *lease)
 {
-	lease_reserve(1);
+	lease_reserve();
 	if (!slot_seize(ref, LEASE_BUSY, false))
 		return false;
 	slot_copy(ref, LEASE_SETTLING, lease);
@@ -331,7 +331,7 @@ lease_extend(LeaseRef ref, TimestampTz expires_at)
 bool
 lease_begin_move(LeaseRef ref, Lease *lease)
 {
-	lease_reserve(1);
+	lease_reserve();
 	if (!slot_change_state(ref, LEASE_HELD, LEASE_MOVING))
 		return false;
 	(void) deed_add(ref, LEASE_DID_MOVE);

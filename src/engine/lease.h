@@ -21,12 +21,12 @@ typedef enum LeaseTaking
  */
 
 /*
- * Reserve memory to record n leases for the transaction's end: right before
+ * Reserve memory to record one lease more for the transaction's end: right before
  * each of the functions below that begin a lease or take a returned one, as a
  * lease that has ended in the meantime stays on record.  They allocate none,
  * as they may be called with locks held.
  */
-extern void lease_reserve(int n);
+extern void lease_reserve(void);
 
 /*
  * Take a lease on the message with this id at a place, from now until

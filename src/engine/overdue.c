@@ -100,7 +100,7 @@ take_over(void *arg)
 
 	/* So that this transaction can acknowledge the row inserted. */
 	CommandCounterIncrement();
-	lease_reserve(1);
+	lease_reserve();
 	if (lease_take(scan->q, &failed->place, failed->message.id, failed->message.attempts + 1,
 				   scan->kind, scan->now, scan->expires_at, -1, &scan->limits, &ref) == LEASE_TAKEN)
 	{

@@ -220,7 +220,7 @@ lease_candidate(Turn *turn, const Candidate *candidate, Relation rel)
 	HeapTuple	tuple;
 	Claim	   *claim;
 
-	lease_reserve(1);
+	lease_reserve();
 	key_turn_take(&turn->key);
 	taking = lease_take(scan->q, &lease.place, lease.id, candidate->attempts, scan->kind,
 						scan->now, scan->expires_at, turn->key.keyno, &scan->limits, &lease.ref);

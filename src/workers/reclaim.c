@@ -651,7 +651,7 @@ move_waiting(Queue *queue, Relation rel, int segno, HeapTuple tuple)
 	int64		hash;
 	int			keyno;
 
-	lease_reserve(1);
+	lease_reserve();
 	if (!tuple_key_hash(tuple->t_data, &hash) || !key_join(q, hash, &keyno))
 		return;
 	if (lease_take(q, &place, id, 1, LEASE_TRANSACTION, now, DT_NOEND, keyno, &unlimited,
@@ -686,7 +686,7 @@ move_returned(Queue *queue, Relation rel, int segno)
 
 	for (; n > 0; n--)
 	{
-		lease_reserve(1);
+		lease_reserve();
 		if (!lease_take_returned(queue->shared, &lease))
 			break;
 		if (lease.place.segment != segno || !move_message(queue, rel, &lease))
