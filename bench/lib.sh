@@ -51,9 +51,6 @@ stop_everything()
 	for pid in "${background[@]}"; do
 		kill "$pid" 2>/dev/null
 	done
-	if declare -F rabbit_stop >/dev/null; then
-		rabbit_stop
-	fi
 	"$bindir/pg_ctl" -D "$run/data" -m fast -w stop >/dev/null 2>&1
 	if [[ $keep == no ]]; then
 		rm -rf "$run/data"

@@ -1,0 +1,136 @@
+# sinks.sh - what the rows of sinks share: a relay to a broker against a bare
+# client of the same library.
+# shellcheck shell=bash
+#
+# A row sets sink_program, the bare client (client.h), sink_port, the broker's, and
+# sink_window, the messages in flight.  It calls begin_sink with the client's
+# libraries, starts the broker, and calls setup_sink, measure_sink and end_sink.
+
+proxy_port=7684				# of latency.c
+
+# Run a server for this row.
+serve()
+{
+	"$@" >>"$run/broker/log" 2>&1 &
+	brokers+=("$!")
+	background+=("$!")
+}
+
+# Begin with an empty directory for the broker.
+begin_sink()
+{
+	brokers=()
+	rm -rf "$run/broker" && mkdir -p "$run/broker"
+	build "$sink_program" "$@"
+	build latency -lpq -lpthread
+}
+
+# Wait until the bare client can publish.
+await_broker()
+{
+	local i
+
+	for ((i = 0; i < 100; i++)); do
+		if bare "$sink_port" 1 1 >/dev/null 2>&1; then
+			return
+		fi
+		sleep 0.5
+	done
+	die "the broker does not start, see $run/broker"
+}
+
+# The bare client: bare PORT MESSAGES WINDOW
+bare()
+{
+	"$run/bin/$sink_program" "$1" bench "$2" "$3" "$payload"
+}
+
+# Create the relay "bench" of the queue "bench" to the broker, and "latency" to the
+# proxy; both are paused.  The file makes a relay of a :name to a :port.
+setup_sink()
+{
+	local file=$1
+
+	sql_file measure_relay.sql >/dev/null
+	sql -c "SELECT queue.create('latency')" >/dev/null || exit 1
+	sql_file "$file" -v name=bench -v port="$sink_port" -v window="$sink_window" >/dev/null
+	sql_file "$file" -v name=latency -v port="$proxy_port" -v window="$sink_window" >/dev/null
+	sql -c "SELECT queue.pause_relay(name) FROM queue.relays" >/dev/null || exit 1
+}
+
+# End the broker and what was created.
+end_sink()
+{
+	local i pid
+
+	sql -c 'DROP SERVER bench, latency CASCADE' -c "SELECT queue.drop('latency')" >/dev/null 2>&1
+	for ((i = ${#brokers[@]} - 1; i >= 0; i--)); do
+		pid=${brokers[i]}
+		kill "$pid" 2>/dev/null
+		while kill -0 "$pid" 2>/dev/null; do
+			sleep 0.1
+		done
+	done
+	rm -rf "$run/broker"
+}
+
+# Of the bare client: messages a second, and its CPU time for each in microseconds.
+throughput_bare()
+{
+	bare "$sink_port" "$sink_messages" "$sink_window"
+}
+
+# The same of the relay, from the first message that is seen published; the CPU
+# time is that of its worker, which began with the round.
+throughput_relay()
+{
+	local before after rate pid
+
+	# Publishing one empties the target first.
+	bare "$sink_port" 1 1 >/dev/null || exit 1
+	before=$(bare "$sink_port" 0 1) || exit 1
+	sql_file prefill_queue.sql -v n="$sink_messages" >/dev/null
+	rate=$(sql_file relay.sql -v n="$sink_messages") || exit 1
+	pid=$(sql -c "SELECT pid FROM pg_stat_activity WHERE application_name = 'queue relay bench'")
+	awk -v rate="$rate" -v n="$sink_messages" '
+		{ sub(/.*\) /, ""); printf "%.1f %.2f\n", rate, ($12 + $13) * 10000 / n }' "/proc/$pid/stat"
+	sql -c "SELECT queue.pause_relay('bench')" >/dev/null || exit 1
+	after=$(bare "$sink_port" 0 1) || exit 1
+	[[ $((after - before - ${sink_counts_itself:-0})) -eq $sink_messages ]] ||
+		die "$((after - before)) of $sink_messages messages are at the broker"
+}
+
+# Microseconds: median and 99th percentile, one message at a time.
+latency_bare()
+{
+	"$run/bin/latency" "$proxy_port" "${proxied_port:-$sink_port}" 0 \
+		"$run/bin/$sink_program" "$proxy_port" bench "$latency_messages" 0 "$payload"
+}
+
+# And the median until it is published.
+latency_relay()
+{
+	"$run/bin/latency" "$proxy_port" "${proxied_port:-$sink_port}" "$latency_messages"
+}
+
+in_milliseconds()
+{
+	awk -v a="$1" -v b="$2" 'BEGIN { printf "%.2f / %.2f\n", a / 1000, b / 1000 }'
+}
+
+# measure_sink NAME MESSAGES_A_SECOND
+measure_sink()
+{
+	local name=$1 row=${1// /_} sink_messages=$((seconds * $2)) latency_messages=$((seconds * 50))
+
+	rounds "$row" relay=throughput_relay bare=throughput_bare
+	rounds "${row}_latency" relay=latency_relay bare=latency_bare
+	ratio "relay to $name / bare client, $sink_window in flight" "$row" relay bare 1 '>=' 0.7
+	cpu "relay to $name / bare client" "$row" relay bare 2
+	note "$name: COMMIT to confirmation, ms: median / 99th percentile" \
+		"$(in_milliseconds "$(median "${row}_latency" relay 1)" "$(median "${row}_latency" relay 2)")"
+	note "$name: of that until it is published: median" \
+		"$(in_milliseconds "$(median "${row}_latency" relay 3)")"
+	note "$name: bare client, publishing to confirmation" \
+		"$(in_milliseconds "$(median "${row}_latency" bare 1)" "$(median "${row}_latency" bare 2)")"
+}
