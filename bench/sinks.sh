@@ -4,7 +4,8 @@
 #
 # A row sets sink_program, the bare client (client.h), sink_port, the broker's, and
 # sink_window, the messages in flight.  It calls begin_sink with the client's
-# libraries, starts the broker, and calls setup_sink, measure_sink and end_sink.
+# libraries, starts the broker, and calls setup_sink, compare_throughput,
+# compare_latency and end_sink.
 
 proxy_port=7684				# of latency.c
 
@@ -118,19 +119,25 @@ in_milliseconds()
 	awk -v a="$1" -v b="$2" 'BEGIN { printf "%.2f / %.2f\n", a / 1000, b / 1000 }'
 }
 
-# measure_sink NAME MESSAGES_A_SECOND
-measure_sink()
+# compare_throughput NAME MESSAGES_A_SECOND
+compare_throughput()
 {
-	local name=$1 row=${1// /_} sink_messages=$((seconds * $2)) latency_messages=$((seconds * 50))
+	local name=$1 row=${1// /_} sink_messages=$((seconds * $2))
 
 	rounds "$row" relay=throughput_relay bare=throughput_bare
-	rounds "${row}_latency" relay=latency_relay bare=latency_bare
 	ratio "relay to $name / bare client, $sink_window in flight" "$row" relay bare 1 '>=' 0.7
-	cpu "relay to $name / bare client" "$row" relay bare 2
+	note "relay to $name / bare client: CPU of worker and client" \
+		"$(divide "$(median "$row" relay 2)" "$(median "$row" bare 2)")"
+}
+
+compare_latency()
+{
+	local name=$1 row=${1// /_}_latency latency_messages=$((seconds * 50))
+
+	rounds "$row" relay=latency_relay bare=latency_bare
 	note "$name: COMMIT to confirmation, ms: median / 99th percentile" \
-		"$(in_milliseconds "$(median "${row}_latency" relay 1)" "$(median "${row}_latency" relay 2)")"
-	note "$name: of that until it is published: median" \
-		"$(in_milliseconds "$(median "${row}_latency" relay 3)")"
-	note "$name: bare client, publishing to confirmation" \
-		"$(in_milliseconds "$(median "${row}_latency" bare 1)" "$(median "${row}_latency" bare 2)")"
+		"$(in_milliseconds "$(median "$row" relay 1)" "$(median "$row" relay 2)")"
+	note "$name: COMMIT to publishing, ms: median" "$(divide "$(median "$row" relay 3)" 1000)"
+	note "$name: bare client, publishing to confirmation, ms" \
+		"$(in_milliseconds "$(median "$row" bare 1)" "$(median "$row" bare 2)")"
 }

@@ -36,6 +36,7 @@ row_amqp()
 	begin_sink -lrabbitmq
 	rabbit_start
 	setup_sink setup_amqp.sql
-	measure_sink RabbitMQ 20000
+	compare_throughput RabbitMQ 20000
+	compare_latency RabbitMQ
 	end_sink
 }

@@ -39,6 +39,7 @@ row_http()
 	begin_sink -lcurl
 	nginx_start
 	setup_sink setup_http.sql
-	measure_sink HTTP 10000
+	compare_throughput HTTP 40000
+	compare_latency HTTP
 	end_sink
 }

@@ -38,6 +38,7 @@ row_kafka()
 	begin_sink -lrdkafka
 	kafka_start
 	setup_sink setup_kafka.sql
-	measure_sink Kafka 20000
+	compare_throughput Kafka 80000
+	compare_latency Kafka
 	end_sink
 }
