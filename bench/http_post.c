@@ -10,8 +10,8 @@
 
 #include <curl/curl.h>
 
-static CURLM *multi;
-static CURL **idle;				/* handles without a request */
+static CURLM * multi;
+static CURL * *idle;			/* handles without a request */
 static long nidle;
 static struct curl_slist *headers;
 static char url[200];

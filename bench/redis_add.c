@@ -8,7 +8,7 @@
 
 #include <hiredis/hiredis.h>
 
-static redisContext *conn;
+static redisContext * conn;
 static const char *stream;
 static const char *body;
 
@@ -21,7 +21,7 @@ check(int result)
 }
 
 static redisReply *
-check_reply(redisReply *reply)
+check_reply(redisReply * reply)
 {
 	if (reply == NULL)
 		die(conn->errstr);

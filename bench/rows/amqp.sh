@@ -6,14 +6,13 @@ rabbit_start()
 {
 	local mapper=$((sink_port + 1)) distribution=$((sink_port + 2)) i environment
 
-	command -v epmd >/dev/null && [[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]] ||
-		die 'RabbitMQ is not installed (rabbitmq-server)'
+	[[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]] || die 'RabbitMQ is not installed (rabbitmq-server)'
 	: >"$run/broker/rabbitmq.conf"
 	printf '[].\n' >"$run/broker/plugins"
 	environment=(
-		HOME="$run/broker" ERL_EPMD_ADDRESS=127.0.0.1 ERL_EPMD_PORT=$mapper
+		HOME="$run/broker" ERL_EPMD_ADDRESS=127.0.0.1 "ERL_EPMD_PORT=$mapper"
 		RABBITMQ_NODENAME=queue_bench@localhost RABBITMQ_NODE_IP_ADDRESS=127.0.0.1
-		RABBITMQ_NODE_PORT=$sink_port RABBITMQ_DIST_PORT=$distribution
+		"RABBITMQ_NODE_PORT=$sink_port" "RABBITMQ_DIST_PORT=$distribution"
 		RABBITMQ_MNESIA_BASE="$run/broker/mnesia" RABBITMQ_LOG_BASE="$run/broker/log.d"
 		RABBITMQ_ENABLED_PLUGINS_FILE="$run/broker/plugins" RABBITMQ_CONF_ENV_FILE=/dev/null
 		RABBITMQ_CONFIG_FILE="$run/broker/rabbitmq.conf" RABBITMQ_PID_FILE="$run/broker/pid"

@@ -5,7 +5,7 @@
 # is, so those of the proxy have a listener of their own.
 kafka_start()
 {
-	local jars=${QUEUE_KAFKA:-} controller=$((sink_port + 1)) java
+	local jars=${QUEUE_KAFKA:-} direct=PLAINTEXT://127.0.0.1:$sink_port controller=$((sink_port + 1)) java
 
 	if [[ -z $jars ]]; then
 		jars=$(find /var/cache/queue-test -maxdepth 1 -name 'kafka-*' -type d 2>/dev/null | head -n 1)
@@ -15,8 +15,8 @@ kafka_start()
 		process.roles=broker,controller
 		node.id=1
 		controller.quorum.voters=1@127.0.0.1:$controller
-		listeners=PLAINTEXT://127.0.0.1:$sink_port,PROXIED://127.0.0.1:$proxied_port,CONTROLLER://127.0.0.1:$controller
-		advertised.listeners=PLAINTEXT://127.0.0.1:$sink_port,PROXIED://127.0.0.1:$proxy_port
+		listeners=$direct,PROXIED://127.0.0.1:$proxied_port,CONTROLLER://127.0.0.1:$controller
+		advertised.listeners=$direct,PROXIED://127.0.0.1:$proxy_port
 		listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT
 		controller.listener.names=CONTROLLER
 		log.dirs=$run/broker/data
