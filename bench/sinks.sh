@@ -85,7 +85,7 @@ throughput_bare()
 # time is that of its worker, which began with the round.
 throughput_relay()
 {
-	local before after rate pid
+	local before after arrived rate pid
 
 	# Publishing one empties the target first.
 	bare "$sink_port" 1 1 >/dev/null || exit 1
@@ -97,8 +97,8 @@ throughput_relay()
 		{ sub(/.*\) /, ""); printf "%.1f %.2f\n", rate, ($12 + $13) * 10000 / n }' "/proc/$pid/stat"
 	sql -c "SELECT queue.pause_relay('bench')" >/dev/null || exit 1
 	after=$(bare "$sink_port" 0 1) || exit 1
-	[[ $((after - before - ${sink_counts_itself:-0})) -eq $sink_messages ]] ||
-		die "$((after - before)) of $sink_messages messages are at the broker"
+	arrived=$((after - before - ${sink_counts_itself:-0}))
+	[[ $arrived -eq $sink_messages ]] || die "$arrived of $sink_messages messages are at the broker"
 }
 
 # Microseconds: median and 99th percentile, one message at a time.
