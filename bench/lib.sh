@@ -189,14 +189,14 @@ verdict()
 		word=MISSED
 		missed=$((missed + 1))
 	fi
-	printf '%-62s %12s  %-9s %s\n' "$1" "$2" "$3 $4" "$word" >>"$run/table"
+	printf '%-62s %14s  %-9s %s\n' "$1" "$2" "$3 $4" "$word" >>"$run/table"
 	say "  => $1: $2 (wanted $3 $4): $word"
 }
 
 # note WHAT VALUE: a figure that has no target
 note()
 {
-	printf '%-62s %12s\n' "$1" "$2" >>"$run/table"
+	printf '%-62s %14s\n' "$1" "$2" >>"$run/table"
 	say "  => $1: $2"
 }
 

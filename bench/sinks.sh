@@ -2,12 +2,9 @@
 # client of the same library.
 # shellcheck shell=bash
 #
-# A row sets sink_program, the bare client (client.h), sink_port, the broker's, and
-# sink_window, the messages in flight.  It calls begin_sink with the client's
-# libraries, starts the broker, and calls setup_sink, compare_throughput,
-# compare_latency and end_sink.
-
-proxy_port=7684				# of latency.c
+# A row sets sink_program, the bare client (client.h), and sink_window, the messages
+# in flight.  It calls begin_sink with the client's libraries, starts the broker at
+# sink_port, and calls setup_sink, compare_throughput, compare_latency and end_sink.
 
 # Run a server for this row.
 serve()
@@ -17,10 +14,20 @@ serve()
 	background+=("$!")
 }
 
-# Begin with an empty directory for the broker.
+# So many ports of loopback that are free now.
+free_ports()
+{
+	perl -MIO::Socket::INET -e 'my @s = map { IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1") or die $! }
+		1 .. shift; print join(" ", map { $_->sockport } @s), "\n"' "$1"
+}
+
+# Begin with an empty directory for the broker, and ports for it, for the proxy of
+# latency.c, and to spare.
 begin_sink()
 {
 	brokers=()
+	proxied_port=
+	read -r sink_port proxy_port port1 port2 < <(free_ports 4)
 	rm -rf "$run/broker" && mkdir -p "$run/broker"
 	build "$sink_program" "$@"
 	build latency -lpq -lpthread

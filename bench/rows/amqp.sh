@@ -4,22 +4,22 @@
 # A node of its own, with its own port mapper, on loopback only.
 rabbit_start()
 {
-	local mapper=$((sink_port + 1)) distribution=$((sink_port + 2)) i environment
+	local environment
 
 	[[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]] || die 'RabbitMQ is not installed (rabbitmq-server)'
 	: >"$run/broker/rabbitmq.conf"
 	printf '[].\n' >"$run/broker/plugins"
 	environment=(
-		HOME="$run/broker" ERL_EPMD_ADDRESS=127.0.0.1 "ERL_EPMD_PORT=$mapper"
-		RABBITMQ_NODENAME=queue_bench@localhost RABBITMQ_NODE_IP_ADDRESS=127.0.0.1
-		"RABBITMQ_NODE_PORT=$sink_port" "RABBITMQ_DIST_PORT=$distribution"
+		HOME="$run/broker" ERL_EPMD_ADDRESS=127.0.0.1 "ERL_EPMD_PORT=$port1"
+		"RABBITMQ_NODENAME=queue_bench_$sink_port@localhost" RABBITMQ_NODE_IP_ADDRESS=127.0.0.1
+		"RABBITMQ_NODE_PORT=$sink_port" "RABBITMQ_DIST_PORT=$port2"
 		RABBITMQ_MNESIA_BASE="$run/broker/mnesia" RABBITMQ_LOG_BASE="$run/broker/log.d"
 		RABBITMQ_ENABLED_PLUGINS_FILE="$run/broker/plugins" RABBITMQ_CONF_ENV_FILE=/dev/null
 		RABBITMQ_CONFIG_FILE="$run/broker/rabbitmq.conf" RABBITMQ_PID_FILE="$run/broker/pid"
 		ERL_FLAGS='-start_epmd false'
 		RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1}'
 	)
-	serve epmd -port "$mapper" -address 127.0.0.1
+	serve epmd -port "$port1" -address 127.0.0.1
 	serve env "${environment[@]}" /usr/lib/rabbitmq/bin/rabbitmq-server
 	await_broker
 
@@ -30,7 +30,7 @@ rabbit_start()
 
 row_amqp()
 {
-	local sink_program=amqp_publish sink_port=5684 sink_window=500
+	local sink_program=amqp_publish sink_window=500
 
 	begin_sink -lrabbitmq
 	rabbit_start

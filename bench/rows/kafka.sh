@@ -5,7 +5,7 @@
 # is, so those of the proxy have a listener of their own.
 kafka_start()
 {
-	local jars=${QUEUE_KAFKA:-} direct=PLAINTEXT://127.0.0.1:$sink_port controller=$((sink_port + 1)) java
+	local jars=${QUEUE_KAFKA:-} direct=PLAINTEXT://127.0.0.1:$sink_port java
 
 	if [[ -z $jars ]]; then
 		jars=$(find /var/cache/queue-test -maxdepth 1 -name 'kafka-*' -type d 2>/dev/null | head -n 1)
@@ -14,8 +14,8 @@ kafka_start()
 	cat >"$run/broker/properties" <<-CONF
 		process.roles=broker,controller
 		node.id=1
-		controller.quorum.voters=1@127.0.0.1:$controller
-		listeners=$direct,PROXIED://127.0.0.1:$proxied_port,CONTROLLER://127.0.0.1:$controller
+		controller.quorum.voters=1@127.0.0.1:$port1
+		listeners=$direct,PROXIED://127.0.0.1:$proxied_port,CONTROLLER://127.0.0.1:$port1
 		advertised.listeners=$direct,PROXIED://127.0.0.1:$proxy_port
 		listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT
 		controller.listener.names=CONTROLLER
@@ -33,9 +33,10 @@ kafka_start()
 
 row_kafka()
 {
-	local sink_program=kafka_produce sink_port=9684 proxied_port=9686 sink_window=1000
+	local sink_program=kafka_produce sink_window=1000
 
 	begin_sink -lrdkafka
+	proxied_port=$port2
 	kafka_start
 	setup_sink setup_kafka.sql
 	compare_throughput Kafka 80000

@@ -12,7 +12,7 @@ redis_start()
 
 row_redis()
 {
-	local sink_program=redis_add sink_port=7685 sink_window=500
+	local sink_program=redis_add sink_window=500
 
 	begin_sink -lhiredis
 	redis_start
@@ -20,6 +20,6 @@ row_redis()
 	compare_throughput Redis 100000
 	compare_latency Redis
 	redis-cli -p "$sink_port" CONFIG SET appendfsync everysec >/dev/null || exit 1
-	compare_throughput 'Redis, fsync every second' 100000
+	compare_throughput 'Redis everysec' 100000
 	end_sink
 }
