@@ -51,9 +51,6 @@ stop_everything()
 	for pid in "${background[@]}"; do
 		kill "$pid" 2>/dev/null
 	done
-	if declare -F rabbit_stop >/dev/null; then
-		rabbit_stop
-	fi
 	"$bindir/pg_ctl" -D "$run/data" -m fast -w stop >/dev/null 2>&1
 	if [[ $keep == no ]]; then
 		rm -rf "$run/data"
@@ -192,14 +189,14 @@ verdict()
 		word=MISSED
 		missed=$((missed + 1))
 	fi
-	printf '%-58s %10s  %-9s %s\n' "$1" "$2" "$3 $4" "$word" >>"$run/table"
+	printf '%-62s %14s  %-9s %s\n' "$1" "$2" "$3 $4" "$word" >>"$run/table"
 	say "  => $1: $2 (wanted $3 $4): $word"
 }
 
 # note WHAT VALUE: a figure that has no target
 note()
 {
-	printf '%-58s %10s\n' "$1" "$2" >>"$run/table"
+	printf '%-62s %14s\n' "$1" "$2" >>"$run/table"
 	say "  => $1: $2"
 }
 

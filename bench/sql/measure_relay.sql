@@ -4,7 +4,9 @@ DECLARE
 	start    bigint;
 	first    bigint;
 	done     bigint;
+	last     bigint;
 	began_at timestamptz;
+	moved_at timestamptz := clock_timestamp();
 BEGIN
 	SELECT published INTO start FROM queue.relays WHERE name = 'bench';
 	PERFORM queue.resume_relay('bench');
@@ -19,6 +21,12 @@ BEGIN
 			first := done;
 		END IF;
 		EXIT WHEN done >= start + n;
+		IF done IS DISTINCT FROM last THEN
+			last := done;
+			moved_at := clock_timestamp();
+		ELSIF clock_timestamp() > moved_at + interval '1 min' THEN
+			RAISE 'the relay has published % of % messages, and none in the last minute', done - start, n;
+		END IF;
 		PERFORM pg_sleep(0.01);
 		COMMIT;
 	END LOOP;
