@@ -665,16 +665,11 @@ is(scalar($server->take), 0, 'none of them was connected to');
 sql(qq{ALTER SERVER web OPTIONS (SET url 'http://$public:$port/')});
 set_relay({ headers => 'X-Do: {header:do}', follow_redirects => 2, retry => '5xx' });
 wait_until_published('a public address');
-send_all(
-	"307 http://127.0.0.1:$other/evil",
-	"307 http://localhost:$other/evil",
-	"307 http://[::ffff:127.0.0.1]:$other/evil",
-	"307 http://$public:$other/good");
-wait_until_dead(4, 'redirects');
-is( join("\n", map { s/address \S+/address/r } sort split(/\n/, dead())),
-	join("\n",
-		('address is not a public one, and the server has not option "allow_private"') x 3,
-		'server answered 307'),
+send_all("307 http://127.0.0.1:$other/evil", "307 http://$public:$other/good");
+wait_until_dead(2, 'redirects');
+is( join("\n", sort split(/\n/, dead())),
+	'address 127.0.0.1 is not a public one, and the server has not option "allow_private"
+server answered 307',
 	'are only followed to public addresses');
 is(join(' ', sort map { $_->{target} } $elsewhere->take), join(' ', ('/good') x 4), 'and nobody else heard of them');
 
