@@ -10,8 +10,8 @@ use HTTPServer;
 use IO::Socket::INET;
 use JSON::PP;
 use MIME::Base64 qw(decode_base64 encode_base64);
-use Page ();
-use POSIX ();
+use Page         ();
+use POSIX        ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Proxy;
@@ -36,8 +36,8 @@ sub answer
 	return { drop => 1 } if $do eq 'drop';
 	return { status => $1, headers => ["Retry-After: $2"] }
 	  if $request->{mode} =~ /^wait (\d+) (.*)$/;
-	return { status => $1 } if $request->{mode}                                =~ /^status (\d+)$/;
-	return { status => $1, headers => ["Location: $2"] } if $do                =~ /^(3\d\d) (.*)$/;
+	return { status => $1 } if $request->{mode} =~ /^status (\d+)$/;
+	return { status => $1, headers => ["Location: $2"] } if $do =~ /^(3\d\d) (.*)$/;
 	return { status => 404, body => 'x' x $1 . $request->{headers}->{authorization} }
 	  if $do =~ /^echo (\d+)$/;
 	return { delay => 0.01 * rand } if $request->{mode} eq 'random';
@@ -100,9 +100,7 @@ connect(int fd, const struct sockaddr *address, socklen_t length)
 	return next(fd, (struct sockaddr *) &in, sizeof(in));
 }
 });
-system_or_bail(
-	'cc', '-shared', '-fPIC',
-	"-DREBOUND=\"$internet/rebound\"",
+system_or_bail('cc', '-shared', '-fPIC', "-DREBOUND=\"$internet/rebound\"",
 	"-DPUBLIC=\"$public\"",
 	"-DTLS_PORT=$tls_port", '-o', "$internet/internet.so", "$internet/internet.c", '-ldl');
 $ENV{LD_PRELOAD} = "$internet/internet.so";
@@ -370,7 +368,7 @@ SELECT queue.create('events');
 CREATE SERVER web FOREIGN DATA WRAPPER queue_http OPTIONS (url '$url', allow_private 'true');
 CREATE USER MAPPING FOR CURRENT_USER SERVER web;
 SELECT queue.create_relay('r', 'events', 'web'), queue.send('events', '{"n": 1}');});
-	ok( $node->poll_query_until('doomed', "SELECT $condition FROM queue.relays"),
+	ok($node->poll_query_until('doomed', "SELECT $condition FROM queue.relays"),
 		"a relay of which $condition");
 	my $start = time;
 	sql('DROP DATABASE doomed');
@@ -568,8 +566,13 @@ is(dead(), 'server answered 307', 'once');
 is( join(' ', map { "$_->{target} $_->{headers}->{authorization}" } $server->take),
 	join(' ', ("/base/ Bearer $token", "/there Bearer $token") x 2),
 	'has it');
-send_all('303 /there', '307 file:///etc/passwd', '307 gopher://127.0.0.1/x', '307 ftp://127.0.0.1/x',
-	"307 http://u:p\@127.0.0.1:$other/x", "307 http://u\@127.0.0.1:$port/x");
+send_all(
+	'303 /there',
+	'307 file:///etc/passwd',
+	'307 gopher://127.0.0.1/x',
+	'307 ftp://127.0.0.1/x',
+	"307 http://u:p\@127.0.0.1:$other/x",
+	"307 http://u\@127.0.0.1:$port/x");
 wait_until_published('redirects to what is no server of HTTP');
 is( join("\n", sort split(/\n/, dead())),
 	join("\n", 'server answered 303', ('server answered 307') x 5),
