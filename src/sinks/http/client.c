@@ -281,6 +281,9 @@ make_handles(Client *client)
 	curl_multi_setopt(client->multi, CURLMOPT_SOCKETDATA, client);
 	curl_multi_setopt(client->multi, CURLMOPT_TIMERFUNCTION, set_timer);
 	curl_multi_setopt(client->multi, CURLMOPT_TIMERDATA, client);
+#if LIBCURL_VERSION_NUM >= 0x081400
+	curl_multi_setopt(client->multi, CURLMOPT_QUICK_EXIT, 1L);	/* threads are its own */
+#endif
 	curl_multi_setopt(client->multi, CURLMOPT_MAXCONNECTS, (long) client->nplaces);
 	curl_multi_setopt(client->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, (long) client->nplaces);
 	for (int i = 0; i < client->nplaces; i++)
