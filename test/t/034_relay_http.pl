@@ -882,7 +882,7 @@ for my $n (8, 9)
 {
 	my $requested = 0;
 
-	ok( (wait_for { ($requested += scalar($server->take)) >= $n || sql("SELECT $broken") eq 't' }),
+	ok((wait_for { ($requested += scalar($server->take)) >= $n || sql("SELECT $broken") eq 't' }),
 		"$n requests");
 	$proxy->mode('frozen');
 	send_all('ok');
