@@ -675,7 +675,9 @@ is( join("\n", sort split(/\n/, dead())),
 	'address 127.0.0.1 is not a public one, and the server has not option "allow_private"
 server answered 307',
 	'are only followed to public addresses');
-is(join(' ', sort map { $_->{target} } $elsewhere->take), join(' ', ('/good') x 4), 'and nobody else heard of them');
+is( join(' ', sort map { $_->{target} } $elsewhere->take),
+	join(' ', ('/good') x 4),
+	'and nobody else heard of them');
 
 # A name that is another address by now
 sql(qq{ALTER SERVER web OPTIONS (SET url 'http://rebound.example.com:$port/')});
@@ -878,6 +880,7 @@ $server->take;
 $server->mode('stall');
 send_all(('ok') x 8);
 $start = time;
+
 for my $n (8, 9)
 {
 	my $requested = 0;
