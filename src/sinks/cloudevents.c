@@ -9,6 +9,7 @@
 
 #include "catalog/pg_type_d.h"
 #include "compat.h"
+#include "mb/pg_wchar.h"
 #include "message.h"
 #include "sinks/cloudevents.h"
 #include "sinks/text.h"
@@ -16,17 +17,25 @@
 #include "utils/json.h"
 #include "utils/timestamp.h"
 
-/* Whether the specification lets a text be an attribute: UTF-8, no controls. */
+/* Whether a code point is a control character or what Unicode calls a noncharacter. */
+static bool
+is_forbidden(pg_wchar c)
+{
+	return c < 0x20 || (c >= 0x7F && c < 0xA0) || (c >= 0xFDD0 && c <= 0xFDEF) ||
+		(c & 0xFFFE) == 0xFFFE;
+}
+
+/* Whether the specification lets a text, which is UTF-8, be an attribute. */
 static bool
 is_attribute(const char *text, int length)
 {
-	for (int i = 0; i < length; i++)
+	for (int i = 0; i < length;)
 	{
-		unsigned char c = text[i];
+		int			bytes = pg_utf_mblen((const unsigned char *) text + i);
 
-		if (c < ' ' || c == 0x7F ||
-			(c == 0xC2 && i + 1 < length && (unsigned char) text[i + 1] < 0xA0))
+		if (bytes > length - i || is_forbidden(utf8_to_unicode((const unsigned char *) text + i)))
 			return false;
+		i += bytes;
 	}
 	return length > 0;
 }
@@ -100,6 +109,10 @@ add_time(CloudEvent *event, const Message *message, char *error)
 	int			utc = 0;
 
 	JsonEncodeDateTime(time, TimestampTzGetDatum(message->enqueued_at), TIMESTAMPTZOID, &utc);
+
+	/* RFC 3339 has years of four digits, and nothing that is infinite. */
+	if (time[4] != '-' || strstr(time, "BC") != NULL)
+		return true;
 	return add_text(event, "time", pstrdup(time), error);
 }
 

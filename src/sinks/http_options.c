@@ -35,13 +35,29 @@ is_url_text(const char *text, const char *also)
 	return true;
 }
 
+/* Whether the beginning of a text, of that length, is a host, perhaps with a port. */
+static bool
+is_host(const char *text, int length)
+{
+	bool		bracketed = text[0] == '[';
+	int			host = bracketed ? strcspn(text, "]") + 1 : strcspn(text, ":/?");
+	const char *port = text + host + 1;
+
+	if (host == 0 || host > length || memchr(text, '@', length) != NULL ||
+		(!bracketed && memchr(text, '[', host) != NULL))
+		return false;
+	if (host == length)
+		return true;
+	return text[host] == ':' && length - host >= 2 && length - host <= 6 &&
+		strspn(port, "0123456789") == length - host - 1 && atoi(port) >= 1 && atoi(port) <= 65535;
+}
+
 const char *
 http_check_url(const char *text)
 {
 	static const char rule[] =
 		"a URL that begins with http:// or https:// and a host, without user name, password and fragment";
 	const char *host;
-	int			length;
 
 	if (pg_strncasecmp(text, "http://", 7) == 0)
 		host = text + 7;
@@ -49,9 +65,7 @@ http_check_url(const char *text)
 		host = text + 8;
 	else
 		return rule;
-	length = strcspn(host, "/?");
-	return length > 0 && memchr(host, '@', length) == NULL && host[0] != ':' &&
-		is_url_text(text, "") ? NULL : rule;
+	return is_host(host, strcspn(host, "/?")) && is_url_text(text, "") ? NULL : rule;
 }
 
 const char *

@@ -10,7 +10,8 @@
 #	drop		true: it closes the connection instead
 #
 # A request is a hash: method, target, headers (a hash, names in lower case), body,
-# mode (what mode() was called with last), and open: how many were under way.
+# mode (what mode() was called with last), open: how many were under way, and keys: the
+# headers x-key of the others that were.
 
 package HTTPServer;
 
@@ -186,13 +187,15 @@ sub _read
 	my ($first, @lines) = split(/\r\n/, $head);
 	my ($method, $target) = split(/ /, $first);
 	my %headers = map { /^([^:]+): *(.*)$/ ? (lc($1) => $2) : () } @lines;
+	my @others = map { $_->{request} // () } values %{ $self->{clients} };
 	my $request = {
 		method => $method,
 		target => $target,
 		headers => \%headers,
 		body => substr($client->{in}, length($head), $length // 0),
 		mode => slurp_file($self->{mode}),
-		open => 1 + grep { $_->{request} } values %{ $self->{clients} }
+		open => 1 + @others,
+		keys => [ map { $_->{headers}->{'x-key'} // () } @others ]
 	};
 
 	substr($client->{in}, 0, length($head) + ($length // 0), '');

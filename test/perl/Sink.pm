@@ -607,8 +607,8 @@ sub _frozen
 	$self->_state('up');
 	$self->_wait_through('frozen: all is published when it goes on');
 
-	# What a worker gave back comes in the order of keys.  Three have ended with
-	# messages in flight, which can have been on their way far enough to arrive.
+	# What a worker gave back comes in the order of keys.  Three have ended, and what
+	# they had written may be read now.
 	local $self->{ordered} = 0;
 	$self->_check(\@messages, 3 * $window, 'frozen');
 	return;

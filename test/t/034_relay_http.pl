@@ -9,10 +9,12 @@ use FakeServer;
 use HTTPServer;
 use IO::Socket::INET;
 use JSON::PP;
-use MIME::Base64 qw(encode_base64);
+use MIME::Base64 qw(decode_base64 encode_base64);
+use Page         ();
 use POSIX        ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Proxy;
 use QueueNode;
 use Sink;
 use Test::More;
@@ -32,24 +34,34 @@ sub answer
 	return { status => 404 } if $do eq '404';
 	return { status => 500, body => 'broken' } if $do eq '500' || $request->{mode} eq 'broken';
 	return { drop => 1 } if $do eq 'drop';
-	return { status => $1, headers => ['Retry-After: 2'] } if $request->{mode} =~ /^wait (\d+)$/;
-	return { status => $1 } if $request->{mode}                                =~ /^status (\d+)$/;
-	return { status => $1, headers => ["Location: $2"] } if $do                =~ /^(3\d\d) (.*)$/;
-	return { status => 404, body => $request->{headers}->{authorization} } if $do eq 'echo';
+	return { status => $1, headers => ["Retry-After: $2"] }
+	  if $request->{mode} =~ /^wait (\d+) (.*)$/;
+	return { status => $1 } if $request->{mode} =~ /^status (\d+)$/;
+	return { status => $1, headers => ["Location: $2"] } if $do =~ /^(3\d\d) (.*)$/;
+	return { status => 404, body => 'x' x $1 . $request->{headers}->{authorization} }
+	  if $do =~ /^echo (\d+)$/;
 	return { delay => 0.01 * rand } if $request->{mode} eq 'random';
 	return { delay => 3600 } if $do eq 'stall' || $request->{mode} eq 'stall';
 	return {};
 }
 
-# A name that is looked up for ever, in a thread that no signal may reach
-my $lookups = PostgreSQL::Test::Utils::tempdir() . '/lookups';
+# What is on the internet, of which the tests have nothing: an address that is
+# public, and leads here; names of it, the second of which comes to be one of ours
+# when there is a file; and one that is looked up for ever, in a thread that no
+# signal may reach
+my $public = '192.31.196.1';
+my $tls_port = PostgreSQL::Test::Cluster::get_free_port();
+my $internet = PostgreSQL::Test::Utils::tempdir();
 append_to_file(
-	"$lookups.c", q{
+	"$internet/internet.c", q{
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <dlfcn.h>
 #include <netdb.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 int
 getaddrinfo(const char *name, const char *service, const struct addrinfo *hints, struct addrinfo **result)
@@ -59,16 +71,39 @@ getaddrinfo(const char *name, const char *service, const struct addrinfo *hints,
 
 	next = (int (*) (const char *, const char *, const struct addrinfo *, struct addrinfo **))
 		dlsym(RTLD_NEXT, "getaddrinfo");
-	if (name == NULL || strcmp(name, "slow.example") != 0)
+	if (name && strcmp(name, "rebound.example.com") == 0)
+		name = access(REBOUND, F_OK) == 0 ? "127.0.0.1" : PUBLIC;
+	if (name && strcmp(name, "hooks.example.com") == 0)
+		name = PUBLIC;
+	if (name == NULL || strcmp(name, "slow.example.com") != 0)
 		return next(name, service, hints, result);
 	pthread_sigmask(SIG_SETMASK, NULL, &blocked);
 	while (sigismember(&blocked, SIGTERM) && sigismember(&blocked, SIGUSR1))
 		sleep(3600);
 	return EAI_FAIL;
 }
+int
+connect(int fd, const struct sockaddr *address, socklen_t length)
+{
+	int			(*next) (int, const struct sockaddr *, socklen_t);
+	struct sockaddr_in in;
+
+	next = (int (*) (int, const struct sockaddr *, socklen_t)) dlsym(RTLD_NEXT, "connect");
+	if (address->sa_family != AF_INET)
+		return next(fd, address, length);
+	memcpy(&in, address, sizeof(in));
+	if (in.sin_addr.s_addr != inet_addr(PUBLIC))
+		return next(fd, address, length);
+	in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	if (in.sin_port == htons(443))
+		in.sin_port = htons(TLS_PORT);
+	return next(fd, (struct sockaddr *) &in, sizeof(in));
+}
 });
-system_or_bail('cc', '-shared', '-fPIC', '-o', "$lookups.so", "$lookups.c", '-ldl');
-$ENV{LD_PRELOAD} = "$lookups.so";
+system_or_bail('cc', '-shared', '-fPIC', "-DREBOUND=\"$internet/rebound\"",
+	"-DPUBLIC=\"$public\"",
+	"-DTLS_PORT=$tls_port", '-o', "$internet/internet.so", "$internet/internet.c", '-ldl');
+$ENV{LD_PRELOAD} = "$internet/internet.so";
 
 # Of the environment, nothing is to be used.
 $ENV{http_proxy} = $ENV{ALL_PROXY} = 'http://127.0.0.1:1/';
@@ -129,6 +164,18 @@ sub arrived
 
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 
+# Whatever is under way is given up, and begins anew.
+sub restart_relay
+{
+	sql(q{SELECT queue.pause_relay('r')});
+	wait_until(
+		$node,
+		q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')},
+		'another worker');
+	sql(q{SELECT queue.resume_relay('r')});
+	return;
+}
+
 # What the relay says is wrong.
 sub wait_for_error
 {
@@ -159,6 +206,13 @@ sub set_relay
 	return;
 }
 
+# The signature of Standard Webhooks
+sub signature
+{
+	my ($secret, $name, $time, $body) = @_;
+	return 'v1,' . encode_base64(hmac_sha256("$name.$time.$body", $secret), '');
+}
+
 sub dead
 {
 	my $dead = sql('SELECT error FROM queue.dead_letters ORDER BY id');
@@ -169,6 +223,12 @@ sub dead
 
 $suite->run;
 $server->take;
+
+is( signature(
+		decode_base64('MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw'), 'msg_p5jXN8AQM9LWM0D4loKWxJek',
+		1614265330, '{"test": 2432232314}'),
+	'v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=',
+	'a signature as others have published it');
 
 #
 # What is requested
@@ -185,19 +245,19 @@ CREATE USER MAPPING FOR CURRENT_USER SERVER web OPTIONS (username 'u', password 
 set_relay(
 	{
 		path => '/o/{key}/x?h={header:h}',
-		headers => "X-A: a{header:h}b\nX-Empty: {header:none}",
+		headers => "X-A: a{header:h}b\nX-Empty: {header:none}\nUser-Agent: ours",
 		method => 'PUT'
 	});
 my @ids = split(
 	/\n/,
 	sql(q{
-SELECT queue.send('events', '{"a": "ü"}', E'../a?b#c%/\r\n ü', '{"h": "&x=y z+", "content-type": "application/vnd.x+json"}');
+SELECT queue.send('events', '{"a": "ü"}', E'...a?b#c%/\r\n ü//..x', '{"h": "&x=y z+", "content-type": "application/vnd.x+json"}');
 SELECT queue.send('events', '1', 'k', '{"h": true}');
 INSERT INTO queues.events (key, headers) VALUES ('nothing', '{"h": 1.50}') RETURNING id;}));
 wait_until_published('all is requested');
 my %requests = map { $_->{target} => $_ } $server->take;
 my @targets = (
-	'/base/o/..%2Fa%3Fb%23c%25%2F%0D%0A%20%C3%BC/x?h=%26x%3Dy%20z%2B',
+	'/base/o/...a%3Fb%23c%25%2F%0D%0A%20%C3%BC%2F%2F..x/x?h=%26x%3Dy%20z%2B',
 	'/base/o/k/x?h=true', '/base/o/nothing/x?h=1.50');
 is_deeply([ sort keys %requests ], [ sort @targets ], 'what is filled in stays in its place');
 is($requests{ $targets[0] }->{method}, 'PUT', 'the method');
@@ -206,17 +266,27 @@ my %headers = %{ $requests{ $targets[0] }->{headers} };
 is($headers{'content-type'}, 'application/vnd.x+json', 'the content type');
 is($headers{'x-a'}, 'a&x=y z+b', 'a header');
 is($headers{'x-empty'}, undef, 'and none of what the message lacks');
+is($headers{'user-agent'}, 'ours', 'who we are');
 is($headers{authorization}, 'Basic ' . encode_base64("u:p\xc3\xa4ss", ''), 'name and password');
 is(join(' ', grep { /expect|cookie|proxy|webhook|ce-/ } sort keys %headers),
 	'', 'and nothing that nobody asked for');
 is($requests{ $targets[2] }->{headers}->{'content-type'}, undef, 'no content type of nothing');
 is($requests{ $targets[2] }->{headers}->{'content-length'}, 0, 'and no content');
 
+set_relay({ path => '?x={key}' });
+sql(q{SELECT queue.send('events', '1', 'a&b')});
+wait_until_published('a query');
+is(join(' ', map { $_->{target} } $server->take), '/base/?x=a%26b', 'has the path of the URL before it');
+
 # What cannot be put in a URL or a header
+set_relay({ path => '/o/{key}/x?h={header:h}', headers => 'X-A: a{header:h}b' });
 sql(q{
 SELECT queue.send('events', '1', '..', '{"h": 1}');
 SELECT queue.send('events', '2', '.', '{"h": 1}');
 SELECT queue.send('events', '3', '', '{"h": 1}');
+SELECT queue.send('events', '3', '../x', '{"h": 1}');
+SELECT queue.send('events', '3', 'x/..', '{"h": 1}');
+SELECT queue.send('events', '3', 'x\..\y', '{"h": 1}');
 SELECT queue.send('events', '4', 'k', '{"h": ""}');
 SELECT queue.send('events', '5', 'k', '{"h": "a\r\nX-Evil: 1"}');
 SELECT queue.send('events', '6', 'k');
@@ -226,6 +296,9 @@ wait_until_published('what cannot be requested');
 is( dead(), q{a segment of the path would be "." or ".."
 a segment of the path would be "." or ".."
 key or header for the path is empty
+a segment of the path would be "." or ".."
+a segment of the path would be "." or ".."
+a segment of the path would be "." or ".."
 key or header for the path is empty
 header "X-A" of the request would have control characters
 message has no header "h" for the path
@@ -246,14 +319,9 @@ is($request->{target}, '/base/', 'without a path the URL is the whole');
 is($headers{'webhook-id'}, "events/$id", 'webhook-id');
 cmp_ok(abs($headers{'webhook-timestamp'} - time), '<', 60, 'webhook-timestamp');
 is( $headers{'webhook-signature'},
-	join(
-		' ',
-		map {
-			'v1,'
-			  . encode_base64(hmac_sha256("events/$id.$headers{'webhook-timestamp'}.$request->{body}", $_),
-				'')
-		} @secrets),
+	join(' ', map { signature($_, "events/$id", $headers{'webhook-timestamp'}, $request->{body}) } @secrets),
 	'webhook-signature');
+is($headers{'user-agent'}, 'queue', 'who we are');
 is($headers{'idempotency-key'}, "events/$id", 'the idempotency key');
 is($headers{'ce-id'}, "events/$id", 'CloudEvents, binary: id');
 is($headers{'ce-type'}, 'shop.%22%C3%A4%20%25%22', 'type, escaped');
@@ -270,10 +338,45 @@ is($request->{headers}->{'content-type'}, 'application/cloudevents+json', 'conte
 is(join(' ', grep { /^ce-/ } keys %{ $request->{headers} }), '', 'no headers');
 my $event = $json->decode($request->{body});
 is_deeply([ @$event{qw(id type data)} ], [ "events/$id", "shop.\x{e4}", { a => 1 } ], 'one object');
+sql(q{
+INSERT INTO queues.events (payload, headers, enqueued_at) VALUES ('1', '{"t": "a"}', 'infinity'),
+	('2', '{"t": "b"}', '10000-01-01'), ('3', '{"t": "c"}', '0044-03-15 BC');
+SELECT queue.send('events', '4', NULL, jsonb_build_object('t', U&'\FDD0')), queue.send('events', '5', NULL, jsonb_build_object('t', U&'\+01FFFE'));}
+);
+wait_until_published('what the specification has no words for');
+is( join(' ', sort map { my $e = $json->decode($_->{body}); $e->{type} . ($e->{time} // '') } $server->take),
+	'shop.a shop.b shop.c',
+	'times that are none are left out');
+is(dead(), join("\n", ('CloudEvents attribute "type" has control characters') x 2), 'type is needed');
 
 #
 # What becomes of answers
 #
+
+# DROP DATABASE is answered soon, whatever a relay there is about: it is as said, at
+# a server of that URL and mode.
+sub drop_database
+{
+	my ($url, $mode, $condition) = @_;
+
+	$server->mode($mode);
+	sql('CREATE DATABASE doomed');
+	$node->safe_psql(
+		'doomed', qq{
+CREATE EXTENSION queue;
+SELECT queue.create('events');
+CREATE SERVER web FOREIGN DATA WRAPPER queue_http OPTIONS (url '$url', allow_private 'true');
+CREATE USER MAPPING FOR CURRENT_USER SERVER web;
+SELECT queue.create_relay('r', 'events', 'web'), queue.send('events', '{"n": 1}');});
+	ok($node->poll_query_until('doomed', "SELECT $condition FROM queue.relays"),
+		"a relay of which $condition");
+	my $start = time;
+	sql('DROP DATABASE doomed');
+	cmp_ok(time - $start, '<', 6, 'does not keep DROP DATABASE waiting');
+	$server->mode('');
+	return;
+}
+
 sub send_all
 {
 	my (@do) = @_;
@@ -342,7 +445,7 @@ $server->take;
 # It asks to wait.
 for my $status (429, 503)
 {
-	$server->mode("wait $status");
+	$server->mode("wait $status 2");
 	send_all('ok');
 	wait_for_error("^waiting for 2 s: server answered $status", "$status with Retry-After");
 	my $start = time;
@@ -353,6 +456,29 @@ for my $status (429, 503)
 }
 is(dead(), '', 'and not held against anyone');
 
+# It asks for what nobody can wait for.
+for my $case (
+	[ '-5', '^server answered' ],
+	[ 'Mon, 01 Jan 2001 00:00:00 GMT', '^server answered' ],
+	[ 'soon', '^server answered' ],
+	[ '9' x 30, '^(waiting for 900 s: )?server answered' ],
+	[ '9223372036854775807', '^waiting for 900 s: server answered' ],
+	[ 'Fri, 31 Dec 9999 23:59:59 GMT', '^waiting for 900 s: server answered' ])
+{
+	my ($after, $error) = @$case;
+
+	$server->mode("wait 503 $after");
+	send_all('ok') if $after eq '-5';
+	restart_relay();
+	wait_for_error("$error 503\$", "Retry-After: $after");
+}
+$server->mode('');
+$server->take;
+drop_database("http://127.0.0.1:$port/", 'wait 503 900', q{last_error ~ '^waiting for 900 s'});
+restart_relay();
+wait_until_published('who asks for it is answered meanwhile');
+$server->take;
+
 # What counts as success, and what is to be tried again, is up to the relay.
 set_relay({ headers => 'X-Do: {header:do}', success => '2xx, 422', retry => '503' });
 send_all('422', '500');
@@ -361,11 +487,27 @@ is(dead(), 'server answered 500: broken', 'are heeded');
 $server->take;
 
 # A server repeats our secret.
-sql(qq{ALTER USER MAPPING FOR CURRENT_USER SERVER web OPTIONS (DROP signing_secret, ADD token '$token')});
+sql('ALTER USER MAPPING FOR CURRENT_USER SERVER web OPTIONS (DROP signing_secret)');
 set_relay({ headers => 'X-Do: {header:do}' });
-send_all('echo');
-wait_until_published('a server that repeats what it was told');
-is(dead(), 'server answered 404: Bearer **********', 'does not make it known');
+for my $case (
+	[ "ADD token '$token'", 'Bearer **********' ],
+	[ "DROP token, ADD username 'u', ADD password 'p\xc3\xa4ss'", 'Basic ************' ],
+	[ q{DROP username, DROP password, ADD authorization 'Our secret'}, '**********' ],
+	[ "DROP authorization, ADD token '$token'", 'Bearer **********' ])
+{
+	my ($options, $shown) = @$case;
+
+	# All of it, and what fits of it in what is kept of an answer
+	sql("ALTER USER MAPPING FOR CURRENT_USER SERVER web OPTIONS ($options)");
+	for my $before (0, 290)
+	{
+		send_all("echo $before");
+		wait_until_published('a server that repeats what it was told');
+		is( dead(),
+			'server answered 404: ' . substr('x' x $before . $shown, 0, 299),
+			"does not make it known, with $before bytes before it: $shown");
+	}
+}
 $server->take;
 
 # No answer in time
@@ -380,7 +522,7 @@ $server->mode('random');
 for my $concurrency (1, 10)
 {
 	set_relay({ concurrency => $concurrency, headers => 'X-Key: {key}' });
-	sql(q{SELECT count(queue.send('events', jsonb_build_object('n', i), 'k' || i % 20)) FROM generate_series(1, 400) i}
+	sql(q{SELECT count(queue.send('events', jsonb_build_object('n', i), 'k' || i / 4 % 20)) FROM generate_series(1, 400) i}
 	);
 	wait_until_published("concurrency $concurrency: all is requested");
 	@got = $server->take;
@@ -389,9 +531,10 @@ for my $concurrency (1, 10)
 	for my $got (@got)
 	{
 		my $n = $json->decode($got->{body})->{n};
+		my $key = $got->{headers}->{'x-key'};
 
-		$disorder++ if $n < ($last{ $got->{headers}->{'x-key'} } // 0);
-		$last{ $got->{headers}->{'x-key'} } = $n;
+		$disorder++ if $n < ($last{$key} // 0) || grep { $_ eq $key } @{ $got->{keys} };
+		$last{$key} = $n;
 	}
 	is($disorder, undef, 'in the order of each key');
 	my ($most) = sort { $b <=> $a } map { $_->{open} } @got;
@@ -424,11 +567,18 @@ is(dead(), 'server answered 307', 'once');
 is( join(' ', map { "$_->{target} $_->{headers}->{authorization}" } $server->take),
 	join(' ', ("/base/ Bearer $token", "/there Bearer $token") x 2),
 	'has it');
-send_all('303 /there', '307 file:///etc/passwd', '307 gopher://127.0.0.1/x', '307 ftp://127.0.0.1/x');
+send_all(
+	'303 /there',
+	'307 file:///etc/passwd',
+	'307 gopher://127.0.0.1/x',
+	'307 ftp://127.0.0.1/x',
+	"307 http://u:p\@127.0.0.1:$other/x",
+	"307 http://u\@127.0.0.1:$port/x");
 wait_until_published('redirects to what is no server of HTTP');
 is( join("\n", sort split(/\n/, dead())),
-	join("\n", 'server answered 303', ('server answered 307') x 3),
-	'are not followed');
+	join("\n", 'server answered 303', ('server answered 307') x 5),
+	'or that would have us log in, are not followed');
+is(scalar($elsewhere->take), 0, 'none of them');
 set_relay({ headers => 'X-Do: {header:do}', retry => '5xx' });
 send_all("307 http://127.0.0.1:$other/there");
 wait_until_published('without the option');
@@ -496,25 +646,54 @@ for my $case (
 	[ 'localhost', '(127.0.0.1|::1)' ],
 	[ '2130706433', '127.0.0.1' ],
 	[ '0x7f.1', '127.0.0.1' ],
+	[ '0177.0.0.1', '127.0.0.1' ],
+	[ '127%2e0.0.1', '127.0.0.1' ],
+	[ '[::ffff:7f00:1]', '::ffff:127.0.0.1' ],
+	[ '[fe80::1%25lo]', 'fe80::1' ],
+	[ '[64:ff9b::7f00:1]', '64:ff9b::7f00:1' ],
+	[ '[::]', '::' ],
 	[ '[::ffff:127.0.0.1]', '::ffff:127.0.0.1' ],
 	[ '[::1]', '::1' ],
 	[ '0', '0.0.0.0' ])
 {
 	my ($host, $address) = @$case;
 
-	sql(qq{ALTER SERVER web OPTIONS (SET url 'http://$host:$port/'); SELECT queue.pause_relay('r')});
-	wait_until(
-		$node,
-		q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')},
-		'another worker');
-	sql(q{SELECT queue.resume_relay('r')});
+	sql(qq{ALTER SERVER web OPTIONS (SET url 'http://$host:$port/')});
+	restart_relay();
 	wait_for_error("^address $address is not a public one, and the server has not option \"allow_private\"",
 		"$host is private");
 }
 is(scalar($server->take), 0, 'none of them was connected to');
 
+# A server that is public sends us on to one that is not; or to another that is.
+sql(qq{ALTER SERVER web OPTIONS (SET url 'http://$public:$port/')});
+set_relay({ headers => 'X-Do: {header:do}', follow_redirects => 2, retry => '5xx' });
+wait_until_published('a public address');
+send_all("307 http://127.0.0.1:$other/evil", "307 http://$public:$other/good");
+wait_until_dead(2, 'redirects');
+is( join("\n", sort split(/\n/, dead())),
+	'address 127.0.0.1 is not a public one, and the server has not option "allow_private"
+server answered 307',
+	'are only followed to public addresses');
+is( join(' ', sort map { $_->{target} } $elsewhere->take),
+	join(' ', ('/good') x 4),
+	'and nobody else heard of them');
+
+# A name that is another address by now
+sql(qq{ALTER SERVER web OPTIONS (SET url 'http://rebound.example.com:$port/')});
+restart_relay();
+send_all('ok');
+wait_until_published('a name of a public address');
+$server->take;
+append_to_file("$internet/rebound", '');
+restart_relay();
+send_all('ok');
+wait_for_error('^address 127.0.0.1 is not a public one', 'that is private by now');
+is(scalar($server->take), 0, 'is not connected to');
+
 # A name that is looked up for ever keeps nobody waiting.
-sql(q{ALTER SERVER web OPTIONS (SET url 'http://slow.example/'); SELECT queue.pause_relay('r'); SELECT queue.resume_relay('r')}
+set_relay({});
+sql(q{ALTER SERVER web OPTIONS (SET url 'http://slow.example.com/'); SELECT queue.pause_relay('r'); SELECT queue.resume_relay('r')}
 );
 wait_until($node, '(SELECT in_flight = 1 FROM queue.relays)', 'a name is looked up');
 my $start = time;
@@ -524,6 +703,7 @@ wait_until(
 	q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')},
 	'and not waited for');
 cmp_ok(time - $start, '<', 6, 'by who pauses the relay');
+drop_database('http://slow.example.com/', '', 'in_flight = 1');
 sql(q{SELECT queue.resume_relay('r')});
 wait_for_error('^could not connect: timeout expired$', 'nor by the relay');
 
@@ -590,11 +770,11 @@ is(dead(), '', 'nothing is dead');
 # TLS and HTTP/2, by nginx
 #
 my $nginx = '/usr/sbin/nginx';
-my $tls_port = PostgreSQL::Test::Cluster::get_free_port();
+my $goaway_port = PostgreSQL::Test::Cluster::get_free_port();
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my @new = qw(openssl req -new -newkey rsa:2048 -nodes);
 
-append_to_file("$dir/san", "subjectAltName=DNS:localhost\n");
+append_to_file("$dir/san", "subjectAltName=DNS:localhost,DNS:hooks.example.com\n");
 system_or_bail(
 	@new, '-x509', '-days', '2', '-subj', '/CN=test authority',
 	'-keyout', "$dir/ca.key", '-out', "$dir/ca.crt");
@@ -623,6 +803,13 @@ http {
 		listen 127.0.0.1:$tls_port ssl http2;
 		ssl_certificate $dir/server.crt;
 		ssl_certificate_key $dir/server.key;
+		location / { proxy_pass http://127.0.0.1:$port; }
+	}
+	server {
+		listen 127.0.0.1:$goaway_port ssl http2;
+		ssl_certificate $dir/server.crt;
+		ssl_certificate_key $dir/server.key;
+		keepalive_requests 20;
 		location / { proxy_pass http://127.0.0.1:$port; }
 	}
 }
@@ -671,7 +858,70 @@ is_deeply(
 	[ request_by("https://localhost:$tls_port/", '', 'TLS') ],
 	[ 'HTTP/2.0', 1 ],
 	'all on one connection, by HTTP/2');
-my ($protocol, $connections) =
+
+# A server ends connections again and again, and says of some requests that it has not
+# begun with them.
+my $logged = -s $node->logfile;
+my ($protocol, $connections) = request_by("https://localhost:$goaway_port/", '', 'GOAWAY');
+is($protocol, 'HTTP/2.0', 'by HTTP/2');
+cmp_ok($connections, '>=', 10, 'on many connections');
+unlike(slurp_file($node->logfile, $logged), qr/cannot publish/, 'is no trouble');
+
+# A connection is reset with requests under way: it is the relay that tries again,
+# and at the latest when it happens again, that is trouble.  Sent by anyone else they
+# would be waited for.  (For a reset the proxy has to have something unread.)
+my $proxy = Proxy->new(server => $tls_port);
+my $broken = q{(SELECT last_error ~ '^(connection closed by the server|no answer)' FROM queue.relays)};
+set_relay({ headers => 'X-Do: {header:do}', concurrency => 20, timeout => 300, confirm_timeout => 400 });
+sql(sprintf(q{ALTER SERVER web OPTIONS (SET url 'https://localhost:%d/')}, $proxy->port));
+send_all('ok');
+wait_until_published('a connection that stays');
+$server->take;
+$server->mode('stall');
+send_all(('ok') x 8);
+$start = time;
+
+for my $n (8, 9)
+{
+	my $requested = 0;
+
+	ok((wait_for { ($requested += scalar($server->take)) >= $n || sql("SELECT $broken") eq 't' }),
+		"$n requests");
+	$proxy->mode('frozen');
+	send_all('ok');
+	wait_until($node, "(SELECT in_flight = $n + 1 FROM queue.relays) OR $broken", 'and another');
+	$proxy->cut;
+	$proxy->mode('open');
+}
+wait_until($node, $broken, 'the connection breaks twice');
+cmp_ok(time - $start, '<', 60, 'and what went by it is not waited for');
+$server->mode('');
+$proxy->cut;
+wait_until_published('it is over');
+$server->take;
+is(dead(), '', 'and nobody has to do with it');
+set_relay({ headers => 'X-Do: {header:do}' });
+sql(qq{ALTER SERVER web OPTIONS (SET url 'https://localhost:$tls_port/')});
+
+# The example of the documentation, read back behind nginx
+sql('SELECT queue.create(\'orders\')');
+sql($_) for Page::examples('docs/sinks/http.md');
+sql(qq{ALTER SERVER hooks OPTIONS (ADD sslrootcert '$dir/ca.crt')});
+$id = sql(q{SELECT queue.send('orders', '{"total": 10}', 'o 1')});
+wait_until($node, '(SELECT count(*) = 0 FROM queues.orders)', 'the example of the documentation');
+($request) = $server->take;
+%headers = %{ $request->{headers} };
+is("$request->{method} $request->{target} $request->{body}", 'PUT /v1/orders/o%201 {"total": 10}', 'arrives');
+is($headers{authorization}, 'Bearer secret', 'with what it logs in by');
+is("$headers{'idempotency-key'} $headers{'webhook-id'}", "orders/$id orders/$id", 'its name');
+is( $headers{'webhook-signature'},
+	signature(
+		decode_base64('MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYqr'), "orders/$id",
+		$headers{'webhook-timestamp'}, $request->{body}),
+	'and signature');
+sql(q{SELECT queue.drop_relay('orders_to_web'); DROP SERVER hooks CASCADE; SELECT queue.drop('orders')});
+
+($protocol, $connections) =
   request_by("https://localhost:$tls_port/", q{ALTER SERVER web OPTIONS (ADD http_version '1.1')},
 	'HTTP/1.1');
 is($protocol, 'HTTP/1.1', 'by option');

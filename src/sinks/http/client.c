@@ -7,10 +7,10 @@
  * signals: all are blocked while libcurl is called.
  *
  * libcurl sends a request a second time by itself if a connection that was used
- * before breaks without an answer.  Here it must not, as a relay's messages
- * are published again by the relay only: a request that comes to be sent on a
- * second connection is given up (before_request).  With HTTP/2 a server says
- * which requests it has not begun with, and these go again.
+ * before ends without an answer, or an HTTP/2 server says that it has not begun
+ * with it; which of these it was libcurl does not tell.  Here it must not, as a
+ * relay's messages are published again by the relay only: a request that comes
+ * to be sent on a second connection is given up (before_request).
  */
 #include "postgres.h"
 
@@ -47,7 +47,7 @@ typedef struct Exchange
 	bool		running;
 
 	/* Noted by the callbacks. */
-	int			sent;			/* how often it came to be sent */
+	bool		sent;			/* it came to be, or some of it */
 	Size		header_bytes;
 	Size		body_bytes;
 	char		words[ANSWER_WORDS];
@@ -65,14 +65,13 @@ typedef struct Watched
 struct Client
 {
 	const HttpOptions *options;
-	char	   *authorization;	/* "Authorization: ...", or NULL */
+	const char *authorization;	/* "Authorization: ...", or NULL */
 	char	   *certificates;	/* PEM, or NULL */
 	int			certificates_length;
 	CURLM	   *multi;
 	int			nplaces;
 	Exchange   *exchanges;
 	int			nacquired;		/* file descriptors accounted for */
-	bool		http2;			/* the server has answered by it */
 
 	/* Noted by the callbacks. */
 	Watched    *watched;		/* of malloc() */
@@ -167,9 +166,9 @@ before_request(void *of_exchange, char *address, char *local, int port, int loca
 {
 	Exchange   *exchange = of_exchange;
 
-	if (exchange->sent > 0 && !exchange->client->http2)
+	if (exchange->sent)
 		return CURL_PREREQFUNC_ABORT;
-	exchange->sent++;
+	exchange->sent = true;
 	return CURL_PREREQFUNC_OK;
 }
 
@@ -199,38 +198,6 @@ take_body(char *data, size_t size, size_t n, void *of_exchange)
 /*
  * Open
  */
-
-/* The header by which we log in; false, with the reason, if there are several. */
-static bool
-set_authorization(Client *client, char *error)
-{
-	const HttpOptions *options = client->options;
-	StringInfoData header;
-
-	if ((options->username != NULL) + (options->token != NULL) + (options->authorization != NULL) > 1)
-	{
-		strlcpy(error, "the user mapping has more than one of options \"username\", \"token\" and \"authorization\"",
-				SINK_ERROR_SIZE);
-		return false;
-	}
-	initStringInfo(&header);
-	if (options->username)
-	{
-		const char *password = options->password ? options->password : "";
-		char	   *both = psprintf("%s:%s", options->username, password);
-		int			length = strlen(both);
-		const char *utf8 = text_utf8(both, &length);
-
-		appendStringInfoString(&header, "Authorization: Basic ");
-		(void) text_base64(&header, utf8, length);
-	}
-	else if (options->token)
-		appendStringInfo(&header, "Authorization: Bearer %s", options->token);
-	else if (options->authorization)
-		appendStringInfo(&header, "Authorization: %s", options->authorization);
-	client->authorization = header.len > 0 ? header.data : NULL;
-	return true;
-}
 
 /* What holds for all requests of a place; false if libcurl has not all of it. */
 static bool
@@ -314,6 +281,9 @@ make_handles(Client *client)
 	curl_multi_setopt(client->multi, CURLMOPT_SOCKETDATA, client);
 	curl_multi_setopt(client->multi, CURLMOPT_TIMERFUNCTION, set_timer);
 	curl_multi_setopt(client->multi, CURLMOPT_TIMERDATA, client);
+#if LIBCURL_VERSION_NUM >= 0x081400
+	curl_multi_setopt(client->multi, CURLMOPT_QUICK_EXIT, 1L);	/* threads are its own */
+#endif
 	curl_multi_setopt(client->multi, CURLMOPT_MAXCONNECTS, (long) client->nplaces);
 	curl_multi_setopt(client->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, (long) client->nplaces);
 	for (int i = 0; i < client->nplaces; i++)
@@ -329,18 +299,17 @@ make_handles(Client *client)
 }
 
 Client *
-client_open(const HttpOptions *options, int places, char *error)
+client_open(const HttpOptions *options, const char *authorization, int places, char *error)
 {
 	Client	   *client = palloc0(sizeof(Client));
 	sigset_t	before;
 	bool		made;
 
 	client->options = options;
+	client->authorization = authorization;
 	client->due = DT_NOEND;
 	client->nplaces = places;
 	client->exchanges = palloc0(places * sizeof(Exchange));
-	if (!set_authorization(client, error))
-		return NULL;
 	if (options->rootcert)
 	{
 		client->certificates = certificate_read(options->rootcert, &client->certificates_length, error);
@@ -388,7 +357,7 @@ prepare(Exchange *exchange, const Request *request, const char *url, bool creden
 	CURL	   *easy = exchange->easy;
 
 	/* It is to wait for no leave to send the body. */
-	if (!add_line(exchange, "Expect:") || !add_line(exchange, "User-Agent: queue"))
+	if (!add_line(exchange, "Expect:"))
 		return false;
 	if (client->authorization && credentials && !add_line(exchange, client->authorization))
 		return false;
@@ -422,7 +391,7 @@ client_start(Client *client, int place, const Request *request, const char *url,
 	sigset_t	before;
 
 	Assert(!exchange->running);
-	exchange->sent = 0;
+	exchange->sent = false;
 	exchange->header_bytes = 0;
 	exchange->body_bytes = 0;
 	exchange->nwords = 0;
@@ -510,12 +479,10 @@ static void
 read_answer(const Exchange *exchange, CURLcode code, Answer *answer)
 {
 	long		status = 0;
-	long		version = 0;
 	curl_off_t	retry_after = 0;
 	char	   *redirect = NULL;
 
 	(void) curl_easy_getinfo(exchange->easy, CURLINFO_RESPONSE_CODE, &status);
-	(void) curl_easy_getinfo(exchange->easy, CURLINFO_HTTP_VERSION, &version);
 	answer->status = status;
 
 	/* More of a body than is wanted is as good as all of it. */
@@ -530,9 +497,8 @@ read_answer(const Exchange *exchange, CURLcode code, Answer *answer)
 		answer->redirect = redirect ? pstrdup(redirect) : NULL;
 		memcpy(answer->words, exchange->words, exchange->nwords);
 		answer->nwords = exchange->nwords;
-		exchange->client->http2 = version == CURL_HTTP_VERSION_2_0;
 	}
-	else if (exchange->sent == 0)
+	else if (!exchange->sent)
 	{
 		answer->kind = ANSWER_UNREACHABLE;
 		say_unreachable(exchange, code, answer->error);
@@ -545,7 +511,7 @@ read_answer(const Exchange *exchange, CURLcode code, Answer *answer)
 	}
 	else
 	{
-		answer->kind = ANSWER_BROKEN;
+		answer->kind = code == CURLE_ABORTED_BY_CALLBACK ? ANSWER_GONE : ANSWER_BROKEN;
 		if (code == CURLE_OK)
 			text_say(answer->error, "the server answered with status %ld", status);
 		else if (code == CURLE_WRITE_ERROR && exchange->header_bytes > HEADERS_MAX)
@@ -637,14 +603,32 @@ client_same_origin(const char *url, const char *other)
 	return same;
 }
 
+/* Whether a URL has such a part. */
+static bool
+has_part(CURLU * url, CURLUPart part)
+{
+	char	   *text = NULL;
+	bool		has = curl_url_get(url, part, &text, 0) == CURLUE_OK;
+
+	curl_free(text);
+	return has;
+}
+
 bool
 client_may_follow(const char *from, const char *to)
 {
-	bool		safe = pg_strncasecmp(to, "https://", 8) == 0;
+	bool		secure = pg_strncasecmp(to, "https://", 8) == 0;
+	bool		was_secure = pg_strncasecmp(from, "https://", 8) == 0;
+	CURLU	   *url = curl_url();
+	bool		may;
 
-	if (strlen(to) > HTTP_URL_LENGTH)
-		return false;
-	return safe || (pg_strncasecmp(to, "http://", 7) == 0 && pg_strncasecmp(from, "http://", 7) == 0);
+	/* With a name or password in it libcurl would log in by that. */
+	may = strlen(to) <= HTTP_URL_LENGTH && (secure || !was_secure) &&
+		(secure || pg_strncasecmp(to, "http://", 7) == 0) &&
+		url && curl_url_set(url, CURLUPART_URL, to, 0) == CURLUE_OK &&
+		!has_part(url, CURLUPART_USER) && !has_part(url, CURLUPART_PASSWORD);
+	curl_url_cleanup(url);
+	return may;
 }
 
 void

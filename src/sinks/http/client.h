@@ -20,6 +20,8 @@ typedef enum AnswerKind
 	ANSWER_STATUS,				/* the server has answered */
 	ANSWER_UNREACHABLE,			/* the request was never sent */
 	ANSWER_TIMEOUT,				/* no answer in time */
+	ANSWER_GONE,				/* none: a connection that was used before has
+								 * ended */
 	ANSWER_BROKEN				/* none that is one */
 } AnswerKind;
 
@@ -36,11 +38,12 @@ typedef struct Answer
 } Answer;
 
 /*
- * A client with so many places for requests, in the current memory context.
- * NULL when that fails, with the reason in error.  It connects when there is
- * a request.
+ * A client with so many places for requests, in the current memory context,
+ * and a header to log in by, or NULL.  NULL when that fails, with the reason
+ * in error.  It connects when there is a request.
  */
-extern Client *client_open(const HttpOptions *options, int places, char *error);
+extern Client *client_open(const HttpOptions *options, const char *authorization, int places,
+						   char *error);
 
 /*
  * Start a request in a place that is free, to its URL or another one.  The
@@ -59,8 +62,10 @@ extern bool client_answer(Client *client, Answer *answer);
 /* Say what to wait for before client_drive() is worth calling again. */
 extern void client_wait(Client *client, SinkWait *wait);
 
-/* Whether a URL has the scheme, host and port of another; or is less safe. */
+/* Whether a URL has the scheme, host and port of another. */
 extern bool client_same_origin(const char *url, const char *other);
+
+/* Whether a redirect may lead there: by http or https, and to no less safety. */
 extern bool client_may_follow(const char *from, const char *to);
 
 extern void client_close(Client *client);

@@ -17,6 +17,7 @@
 #include "message.h"
 #include "relay/sink.h"
 #include "sinks/http/client.h"
+#include "sinks/http/credentials.h"
 #include "sinks/http/request.h"
 #include "sinks/text.h"
 #include "utils/timestamp.h"
@@ -45,6 +46,7 @@ typedef struct HttpSink
 	HttpStatuses success;
 	HttpStatuses retry;
 	Publication publication;
+	Credentials credentials;
 	Client	   *client;
 	int			nplaces;
 	Place	   *places;
@@ -73,11 +75,12 @@ http_open(const SinkConfig *config, char *error)
 		strlcpy(error, "an option is not what it must be", SINK_ERROR_SIZE);
 		return NULL;
 	}
-	if (!request_prepare(&sink->publication, options, config->queue, error))
+	if (!request_prepare(&sink->publication, options, config->queue, error) ||
+		!credentials_make(&sink->credentials, options, error))
 		return NULL;
 	sink->nplaces = Min(options->concurrency, config->window);
 	sink->places = palloc0(sink->nplaces * sizeof(Place));
-	sink->client = client_open(options, sink->nplaces, error);
+	sink->client = client_open(options, sink->credentials.header, sink->nplaces, error);
 	return sink->client ? &sink->base : NULL;
 }
 
@@ -165,30 +168,33 @@ settle(HttpSink *sink, Place *place, SinkVerdict verdict, const char *text)
 	sink->base.config->verdict(&item, 1, verdict, text);
 }
 
-/* Blank out what is to be seen by nobody, should the server repeat it. */
-static void
-hide(char *words, int length, const char *secret)
-{
-	int			n = secret ? strlen(secret) : 0;
-
-	for (int i = 0; n > 0 && i + n <= length; i++)
-	{
-		if (memcmp(words + i, secret, n) == 0)
-			memset(words + i, '*', n);
-	}
-}
-
 /* What a server has answered, in its words. */
 static void
 say_answer(const HttpSink *sink, Answer *answer, char *text)
 {
 	char		words[ANSWER_WORDS];
 
-	hide(answer->words, answer->nwords, sink->options->password);
-	hide(answer->words, answer->nwords, sink->options->token);
-	hide(answer->words, answer->nwords, sink->options->authorization);
+	credentials_hide(&sink->credentials, answer->words, answer->nwords,
+					 answer->nwords == ANSWER_WORDS);
 	text_clean(words, sizeof(words), answer->words, answer->nwords, PG_UTF8);
 	text_say(text, "server answered %d%s%s", answer->status, words[0] ? ": " : "", words);
+}
+
+/*
+ * The connection that a request went by has ended without an answer, as ones
+ * that are kept can at any time: servers close them when they are idle, or were
+ * used often enough.  So the first time nothing is said against anyone.
+ */
+static void
+handle_gone(HttpSink *sink, Place *place, const Answer *answer)
+{
+	if (place->item->tag != 0)
+	{
+		fail(sink, place, SINK_LOST, answer->error);
+		return;
+	}
+	place->item->tag = 1;
+	settle(sink, place, SINK_UNTRIED, NULL);
 }
 
 /* Go where a server has sent a request on to; false if it may not. */
@@ -276,6 +282,9 @@ handle_answer(HttpSink *sink, Answer *answer)
 			break;
 		case ANSWER_TIMEOUT:
 			fail(sink, place, SINK_STUCK, answer->error);
+			break;
+		case ANSWER_GONE:
+			handle_gone(sink, place, answer);
 			break;
 		case ANSWER_BROKEN:
 			fail(sink, place, SINK_LOST, answer->error);

@@ -56,29 +56,64 @@ request_prepare(Publication *publication, const HttpOptions *options, const char
 				SINK_ERROR_SIZE);
 		return false;
 	}
-	length = strlen(base);
-	if (options->path && base[length - 1] == '/')
-		base[length - 1] = '\0';
 	publication->base = base;
+	for (int i = 0; i < publication->nheaders; i++)
+	{
+		if (pg_strcasecmp(publication->headers[i].name, "user-agent") == 0)
+			publication->user_agent = true;
+	}
 	return true;
 }
 
-/* Whether a segment of a path is one that leads to another. */
-static bool
-is_dots(const char *segment, int length)
+/*
+ * The next character of a path, as servers see it that decode first what tells
+ * segments apart: there "..%2F" leads out of its place as well.
+ */
+static char
+next_char(const char **path)
 {
+	char		c = **path;
+	int			length = 1;
+
+	if (pg_strncasecmp(*path, "%2e", 3) == 0)
+	{
+		c = '.';
+		length = 3;
+	}
+	else if (pg_strncasecmp(*path, "%2f", 3) == 0 || pg_strncasecmp(*path, "%5c", 3) == 0)
+	{
+		c = '/';
+		length = 3;
+	}
+	*path += length;
+	return c;
+}
+
+/* Whether a path, which may have a query, has a segment that leads to another. */
+static bool
+has_dots(const char *path)
+{
+	int			length = 0;
 	int			dots = 0;
 
-	for (int i = 0; i < length; dots++)
+	for (;;)
 	{
-		if (segment[i] == '.')
-			i++;
-		else if (length - i >= 3 && pg_strncasecmp(segment + i, "%2e", 3) == 0)
-			i += 3;
+		char		c = next_char(&path);
+
+		if (c == '/' || c == '?' || c == '\0')
+		{
+			if (length == dots && (dots == 1 || dots == 2))
+				return true;
+			if (c != '/')
+				return false;
+			length = dots = 0;
+		}
 		else
-			return false;
+		{
+			length++;
+			dots += c == '.';
+		}
 	}
-	return dots == 1 || dots == 2;
 }
 
 static bool
@@ -86,8 +121,8 @@ append_url(const Publication *publication, const Message *message, StringInfo ou
 {
 	const Template *template = publication->options->path;
 	const char *path = "";
+	int			base = strlen(publication->base);
 	int			length = 0;
-	const char *segment;
 
 	if (template)
 	{
@@ -98,18 +133,15 @@ append_url(const Publication *publication, const Message *message, StringInfo ou
 	}
 
 	/* What is filled in must not lead out of its place. */
-	for (segment = path; *segment && *segment != '?';)
+	if (has_dots(path))
 	{
-		int			n = strcspn(segment, "/?");
-
-		if (is_dots(segment, n))
-		{
-			strlcpy(error, "a segment of the path would be \".\" or \"..\"", SINK_ERROR_SIZE);
-			return false;
-		}
-		segment += n + (segment[n] == '/');
+		strlcpy(error, "a segment of the path would be \".\" or \"..\"", SINK_ERROR_SIZE);
+		return false;
 	}
-	appendStringInfo(out, "%s%s", publication->base, path);
+	if (path[0] == '/' && publication->base[base - 1] == '/')
+		base--;
+	appendBinaryStringInfo(out, publication->base, base);
+	appendStringInfoString(out, path);
 	appendStringInfoChar(out, '\0');
 	return true;
 }
@@ -258,6 +290,8 @@ append_headers(const Publication *publication, const Message *message, const Con
 		appendStringInfoChar(out, '\0');
 		head->nheaders++;
 	}
+	if (!publication->user_agent && !append_header_text(out, head, "User-Agent", "queue", error))
+		return false;
 	for (int i = 0; i < event->n; i++)
 	{
 		if (!append_attribute(out, head, &event->attributes[i], error))

@@ -17,6 +17,7 @@ typedef struct Publication
 	const char *base;			/* of URLs: what the path is appended to */
 	int			nheaders;
 	HttpHeader	headers[HTTP_HEADERS];
+	bool		user_agent;		/* one of them says who we are */
 	int			nsecrets;
 	HttpSecret	secrets[HTTP_SECRETS];
 } Publication;
