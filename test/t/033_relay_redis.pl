@@ -101,7 +101,7 @@ sub relay_and_send
 		q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay' AND datname = 'postgres'})
 	  or die 'the relay does not end';
 	$node->safe_psql('postgres',
-		"SELECT queue.alter_relay('r', '$options'), queue.resume_relay('r'); $send");
+		"SELECT queue.alter_relay('r', '$options'); SELECT queue.resume_relay('r'); $send");
 	return;
 }
 
