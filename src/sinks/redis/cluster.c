@@ -211,7 +211,7 @@ read_line(Cluster *cluster, bool *covered, char *line, const NodeAddress *asked)
 static bool
 read_map(Cluster *cluster, char *map, const NodeAddress *asked, char *error)
 {
-	bool	   *covered = palloc0(CLUSTER_SLOTS * sizeof(bool));
+	bool		covered[CLUSTER_SLOTS] = {false};
 	char	   *rest = map;
 	char	   *line;
 
@@ -231,7 +231,6 @@ read_map(Cluster *cluster, char *map, const NodeAddress *asked, char *error)
 		text_say(error, "no node of the cluster has slot %d", slot);
 		return false;
 	}
-	pfree(covered);
 	return true;
 }
 
