@@ -98,8 +98,8 @@ sub relay_and_send
 
 	$node->safe_psql('postgres', q{SELECT queue.pause_relay('r')});
 	$node->poll_query_until('postgres',
-		q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay' AND datname = 'postgres'})
-	  or die 'the relay does not end';
+		q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay' AND datname = 'postgres'}
+	) or die 'the relay does not end';
 	$node->safe_psql('postgres',
 		"SELECT queue.alter_relay('r', '$options'); SELECT queue.resume_relay('r'); $send");
 	return;
@@ -353,7 +353,7 @@ is("$status$err", '0', 'the example of the page runs');
 $node->safe_psql('page',
 	q{SELECT queue.send('clicks', jsonb_build_object('n', i), 'k', '{"shop": "berlin"}') FROM generate_series(1, 3) i}
 );
-ok( $node->poll_query_until('page', 'SELECT count(*) = 0 FROM queues.clicks'),
+ok($node->poll_query_until('page', 'SELECT count(*) = 0 FROM queues.clicks'),
 	'and publishes as the user of the page');
 like(
 	$redis->cli('XRANGE', 'clicks.berlin', '-', '+'),

@@ -37,8 +37,8 @@ my @answers = (
 	"_\r\n",
 	"(123456789012345678901234567890\r\n");
 my @absurd = (
-	0, '', '-', '-2', '+1', 2**31 - 1, 2**32, '9223372036854775807',
-	'-9223372036854775808', '18446744073709551616', '9' x 40);
+	0, '', '-', '-2', '+1', 2**31 - 1,
+	2**32, '9223372036854775807', '-9223372036854775808', '18446744073709551616', '9' x 40);
 
 sub pick { return $_[ rand(@_) ]; }
 
@@ -114,7 +114,8 @@ CREATE USER MAPPING FOR CURRENT_USER SERVER fake$i OPTIONS (password 'hush-0815'
 SELECT queue.create_relay('r$i', 'q$i', 'fake$i', '{"batch": 20, "confirm_timeout": 1}');});
 }
 
-my $pids = q{SELECT string_agg(pid::text, ' ' ORDER BY pid) FROM pg_stat_activity WHERE backend_type = 'queue relay'};
+my $pids =
+  q{SELECT string_agg(pid::text, ' ' ORDER BY pid) FROM pg_stat_activity WHERE backend_type = 'queue relay'};
 my $end = time + $seconds;
 my %size;
 while (time < $end)
@@ -147,7 +148,7 @@ for my $i (1 .. $relays)
 
 	cmp_ok(20000 - $left - $dead, '<=', $confirmed, "q$i: what is gone was confirmed");
 	is($dead, '0', "q$i: nothing is dead");
-	$gone += 20000 - $left;
+	$gone     += 20000 - $left;
 	$positive += $confirmed;
 	$servers[ $i - 1 ]->mode('good');
 }

@@ -69,7 +69,8 @@ my @cases = (
 	[ one_too_many => once("\$3\r\n1-1\r\n\$3\r\n1-2\r\n"), $unexpected ],
 	[ replies => endless("+1-1\r\n" x 10_000), $unexpected ],
 	[
-		flood_at_login => sub { Redis::fake_command($_[0]); $_[0]->log('flood'); $_[0]->write('x' x 100_000) while 1; },
+		flood_at_login =>
+		  sub { Redis::fake_command($_[0]); $_[0]->log('flood'); $_[0]->write('x' x 100_000) while 1; },
 		$unexpected
 	],
 	[ moved_nowhere => once("-MOVED x\r\n"), 'MOVED x: the server is one of a cluster' ],
@@ -78,7 +79,9 @@ my @cases = (
 		'the server does not know command XADD'
 	],
 	[
-		echo => sub { Redis::fake_command($_[0]); $_[0]->write("-ERR what is hush-0815\r\n"); $_[0]->wait_for_end; },
+		echo =>
+		  sub { Redis::fake_command($_[0]); $_[0]->write("-ERR what is hush-0815\r\n"); $_[0]->wait_for_end; }
+		,
 		'the server refuses user name and password'
 	],
 	[
@@ -218,8 +221,7 @@ my $words = $node->safe_psql('postgres', 'SELECT error FROM queue.dead_letters')
 like($words, qr/^WRONGTYPE \xE2\x82\xAC\? \[31m(\xE2\x82\xAC)+$/, 'cleaned and clipped');
 ok(utf8::decode($words), 'between two characters');
 meet('two_parts');
-$node->safe_psql('postgres',
-	q{SELECT queue.send('events', '3', headers => '{"to": "s"}')});
+$node->safe_psql('postgres', q{SELECT queue.send('events', '3', headers => '{"to": "s"}')});
 wait_until(
 	$node,
 	q{(SELECT count(*) = 1 FROM queue.dead_letters WHERE payload = '3' AND error LIKE 'WRONGTYPE xxx%')},

@@ -70,7 +70,9 @@ my $second = FakeServer->new(
 		Redis::fake($connection, XADD => "-MOVED 3300 127.0.0.1:$first_port\r\n");
 	},
 	no_asking => sub {
-		Redis::fake($_[0], ASKING => "-NOPERM this user has no permissions to run the 'asking' command\r\n",
+		Redis::fake(
+			$_[0],
+			ASKING => "-NOPERM this user has no permissions to run the 'asking' command\r\n",
 			XADD => \&added);
 	},
 	frozen => sub { Redis::fake($_[0], XADD => ''); });
@@ -85,7 +87,8 @@ sub first
 	return sub {
 		my ($connection) = @_;
 		my $port = $connection->{socket}->sockport;
-		my $map = line("127.0.0.1:$port\@1,first", '0-8191') . line("127.0.0.1:$second_port\@1,second", '8192-16383');
+		my $map =
+		  line("127.0.0.1:$port\@1,first", '0-8191') . line("127.0.0.1:$second_port\@1,second", '8192-16383');
 
 		Redis::fake(
 			$connection,
@@ -94,7 +97,10 @@ sub first
 	};
 }
 my $first = FakeServer->new(
-	(map { my $answer = $answers{$_}->[0]; ($_ => sub { Redis::fake($_[0], CLUSTER => $answer); }) } keys %answers),
+	(   map {
+			my $answer = $answers{$_}->[0];
+			($_ => sub { Redis::fake($_[0], CLUSTER => $answer); })
+		} keys %answers),
 	node => first(),
 	moved_to_second => first(sub { return "-MOVED 3300 127.0.0.1:$second_port\r\n"; }),
 	moved_by_name => first(sub { return "-MOVED 3300 second:$second_port\r\n"; }),
@@ -126,8 +132,8 @@ sub meet
 	$first->mode($first_mode);
 	$second->mode($second_mode // 'node');
 	$_->take_log for $first, $second;
-	my ($since) = $node->safe_psql('postgres', q{SELECT queue.resume_relay('r'); SELECT clock_timestamp()}) =~ /(\d.*)/;
-	return $since;
+	my $out = $node->safe_psql('postgres', q{SELECT queue.resume_relay('r'); SELECT clock_timestamp()});
+	return $out =~ s/^\n*//r;
 }
 
 sub wait_for_error
@@ -176,16 +182,25 @@ send_b();
 wait_until_published('a key that has moved ahead');
 is(scalar(grep { $_ eq 'ASKING' } $second->take_log), 1, 'with leave');
 
-wait_for_error('the nodes of the cluster do not agree on who has slot 3300',
-	meet_b('moved_to_second', 'ping_pong'), 'to and fro: told');
+wait_for_error(
+	'the nodes of the cluster do not agree on who has slot 3300',
+	meet_b('moved_to_second', 'ping_pong'),
+	'to and fro: told');
 my @said = grep { $_ eq 'XADD' } $first->take_log;
 cmp_ok(scalar(@said), '<=', 20, 'and not for long');
 wait_for_error('the nodes of the cluster do not agree', meet_b('moved_to_itself'), 'to itself: told');
-wait_for_error('NOPERM this user has no permissions to run the ', meet_b('asks_second', 'no_asking'),
+wait_for_error(
+	'NOPERM this user has no permissions to run the ',
+	meet_b('asks_second', 'no_asking'),
 	'without leave to ask: told');
-wait_for_error("slot 3300 is now at 127.0.0.1:$elsewhere_port", meet_b('moved_elsewhere'), 'to a stranger: told');
-wait_for_error("slot 3300 is now at 127.0.0.1:$elsewhere_port",
-	meet_b('asks_elsewhere'), 'to ask a stranger: told');
+wait_for_error(
+	"slot 3300 is now at 127.0.0.1:$elsewhere_port",
+	meet_b('moved_elsewhere'),
+	'to a stranger: told');
+wait_for_error(
+	"slot 3300 is now at 127.0.0.1:$elsewhere_port",
+	meet_b('asks_elsewhere'),
+	'to ask a stranger: told');
 is(join(' ', $elsewhere->take_log), '', 'who gets neither a connection nor the password');
 wait_for_error('the server names no node that has the key', meet_b('moved_by_nonsense'), 'to nobody: told');
 meet('node');

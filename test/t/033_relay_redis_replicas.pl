@@ -70,7 +70,9 @@ my $fake = FakeServer->new(
 	hasty => sub {
 		my $n = 0;
 
-		Redis::fake($_[0], XADD => "+1-1\r\n",
+		Redis::fake(
+			$_[0],
+			XADD => "+1-1\r\n",
 			WAIT => sub { return $_[1] eq '0' || $n++ == 3 ? ":1\r\n" : ":0\r\n" });
 	});
 my $fake_port = $fake->port;

@@ -129,7 +129,10 @@ authenticate(RedisNode *node, const RedisOptions *options, TimestampTz deadline,
 	if (reply.type == REPLY_TEXT)
 		return true;
 
-	/* Some servers repeat what they do not understand, and that may be clipped. */
+	/*
+	 * Some servers repeat what they do not understand, and that may be
+	 * clipped.
+	 */
 	if (reply.type == REPLY_ERROR && options->password &&
 		(reply.length == sizeof(node->text) - 1 || words_contain(&reply, password)))
 		strlcpy(error, "the server refuses user name and password", SINK_ERROR_SIZE);

@@ -18,8 +18,8 @@ pipeline_init(Pipeline *pipeline, int window)
 	memset(pipeline, 0, sizeof(Pipeline));
 
 	/*
-	 * With each item an ASKING and a WAIT; besides, a PING and a WAIT for what
-	 * is kept.
+	 * With each item an ASKING and a WAIT; besides, a PING and a WAIT for
+	 * what is kept.
 	 */
 	pipeline->size = 3 * window + 2;
 	pipeline->questions = palloc0(pipeline->size * sizeof(Question));

@@ -39,7 +39,10 @@ words_fault(const Reply *reply, bool of_message)
 			return FAULT_SERVER;
 	}
 
-	/* A key or a channel that this user may not have; or "to run" the command. */
+	/*
+	 * A key or a channel that this user may not have; or "to run" the
+	 * command.
+	 */
 	if (begins(reply, "NOPERM "))
 		return of_message && strcasestr(reply->text, "permissions to access ") ?
 			FAULT_MESSAGE : FAULT_SERVER;
