@@ -75,7 +75,12 @@ my $second = FakeServer->new(
 			ASKING => "-NOPERM this user has no permissions to run the 'asking' command\r\n",
 			XADD => \&added);
 	},
-	frozen => sub { Redis::fake($_[0], XADD => ''); });
+	frozen => sub { Redis::fake($_[0], XADD => ''); },
+	payloads => sub {
+		my ($connection) = @_;
+
+		Redis::fake($connection, XADD => sub { $connection->log("payload $_[4]"); return added(); });
+	});
 my $second_port = $second->port;
 my $elsewhere_port = $elsewhere->port;
 
@@ -173,6 +178,11 @@ meet('moved_to_second');
 send_b();
 wait_until_published('a slot that has moved');
 is(scalar(grep { $_ eq 'CLUSTER' } $first->take_log), 1, 'is known without another map');
+meet('moved_to_second', 'payloads');
+$node->safe_psql('postgres', q{SELECT queue.send('events', to_jsonb(i), 'b') FROM generate_series(1, 3) i});
+wait_until_published('three of a key that has moved');
+is(scalar(grep { $_ eq 'XADD' } $first->take_log), 1, 'of which the first alone went to the other node');
+is(join(' ', map { /^payload (.*)/ ? $1 : () } $second->take_log), '1 2 3', 'arrive in order');
 meet('moved_by_name');
 send_b();
 wait_until_published('and by the name of its node');
