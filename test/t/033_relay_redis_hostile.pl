@@ -176,6 +176,8 @@ for my $case (@cases)
 		$node,
 		qq{(SELECT last_error LIKE '$error%' AND last_error_at > '$since' FROM queue.relays)},
 		"$mode: a connection error");
+	is($node->safe_psql('postgres', 'SELECT failed FROM queue.relays'), '0', "$mode: and not the message's")
+	  if $mode eq 'a_user_called_monkey';
 	$node->safe_psql('postgres', q{SELECT queue.send('events', '1', headers => '{"to": "s"}')}) if $confirms;
 }
 is($node->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters'), '0', 'nothing is dead');
