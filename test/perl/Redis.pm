@@ -55,6 +55,7 @@ user admin on >$self->{password} ~* &* +\@all
 user relay on >$self->{password} ~* &* +\@write +\@read +\@connection +publish +wait +cluster|nodes
 CONFIG
 	$config .= $self->_make_certificates if $options{tls};
+	$config .= "tls-cluster yes\ntls-replication yes\n" if $options{tls} && $options{cluster};
 	if ($options{cluster})
 	{
 		$self->{bus_port} = PostgreSQL::Test::Cluster::get_free_port();
@@ -125,6 +126,9 @@ sub stop
 	return;
 }
 
+# Send the server a signal.
+sub signal { my ($self, $signal) = @_; $self->{server}->signal($signal); return; }
+
 # Run redis-cli; what it says, as for a terminal.
 sub cli
 {
@@ -182,6 +186,46 @@ sub make_cluster
 		  or die "the cluster does not come up: $out";
 	}
 	return;
+}
+
+#
+# A server of FakeServer's that speaks the protocol
+#
+
+# Read a command: its words.
+sub fake_command
+{
+	my ($connection) = @_;
+	my $line = '';
+
+	$line .= $connection->read(1) while $line !~ /\r\n$/;
+	my ($n) = $line =~ /^\*(\d+)/ or die "not a command: $line";
+	my @words;
+	for (1 .. $n)
+	{
+		my $length = '';
+
+		$length .= $connection->read(1) while $length !~ /\r\n$/;
+		push @words, $connection->read(substr($length, 1) + 0);
+		$connection->read(2);
+	}
+	return @words;
+}
+
+# Answer commands, logging each: by their names, a text or a function of the words;
+# any other with OK.
+sub fake
+{
+	my ($connection, %answers) = @_;
+
+	for (;;)
+	{
+		my @words = fake_command($connection);
+		my $answer = $answers{ $words[0] } // "+OK\r\n";
+
+		$connection->log($words[0]);
+		$connection->write(ref($answer) ? $answer->(@words) : $answer);
+	}
 }
 
 # However the test ends, nothing of it goes on.

@@ -6,6 +6,7 @@ use warnings;
 
 use JSON::PP;
 use MIME::Base64;
+use Page;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use QueueNode;
@@ -89,11 +90,18 @@ sub wait_until_published
 	return;
 }
 
-# Change options of the relay, and send something.
+# Change options of the relay, and send something, which a worker with the options
+# before must not get.
 sub relay_and_send
 {
 	my ($options, $send) = @_;
-	$node->safe_psql('postgres', "SELECT queue.alter_relay('r', '$options'); $send");
+
+	$node->safe_psql('postgres', q{SELECT queue.pause_relay('r')});
+	$node->poll_query_until('postgres',
+		q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay' AND datname = 'postgres'}
+	) or die 'the relay does not end';
+	$node->safe_psql('postgres',
+		"SELECT queue.alter_relay('r', '$options'); SELECT queue.resume_relay('r'); $send");
 	return;
 }
 
@@ -282,25 +290,17 @@ is($redis->command('SELECT', 3), 'OK', 'in another database');
 is($redis->command('XLEN', 'other'), 1, 'which has it');
 $redis->command('SELECT', 0);
 
-# Replicas that have it
-my $replica = Redis->new(config =>
-	  "replicaof 127.0.0.1 $port\nmasteruser admin\nmasterauth $password\nrepl-diskless-sync-delay 0\n");
+# A user without a password, who is not the default user
+$redis->command(qw(ACL SETUSER open on nopass ~* +xadd +ping));
 $node->safe_psql(
 	'postgres', q{
 ALTER SERVER redis OPTIONS (DROP database);
-SELECT queue.alter_relay('r', '{"target": "replicated", "replicas": 1}');
-SELECT count(queue.send('events', to_jsonb(i), 'k' || i % 7)) FROM generate_series(1, 100) i});
-wait_until(
-	$node,
-	q{(SELECT last_error = '0 of 1 replicas have what was published' FROM queue.relays)},
-	'without a replica nothing is confirmed');
-is($node->safe_psql('postgres', 'SELECT count(*) FROM queues.events'), '100', 'and all stays in the queue');
-$replica->start;
-wait_until_published('with one all is');
-is($replica->command('XLEN', 'replicated'), $redis->command('XLEN', 'replicated'), 'which has it all');
-is($redis->command('XLEN', 'replicated'), 100, 'once');
-$replica->stop;
-relay_and_send('{"replicas": null, "target": "other"}', '');
+ALTER USER MAPPING FOR CURRENT_USER SERVER redis OPTIONS (SET username 'open', DROP password);
+SELECT queue.send('events', '1');});
+wait_until_published('a user name alone is one');
+$node->safe_psql('postgres',
+	qq{ALTER USER MAPPING FOR CURRENT_USER SERVER redis OPTIONS (SET username 'relay', ADD password '$password')}
+);
 
 # TLS
 $node->safe_psql(
@@ -318,6 +318,48 @@ wait_until_published('with the right one it is');
 $node->safe_psql('postgres',
 	q{SELECT count(queue.send('events', to_jsonb(repeat('x', 50000)))) FROM generate_series(1, 100)});
 wait_until_published('and much more');
+
+# All is in UTF-8, whatever the database is in.
+$node->safe_psql('postgres',
+	q{CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0});
+$node->safe_psql(
+	'latin', qq{
+SET client_encoding = 'UTF8';
+CREATE EXTENSION queue;
+SELECT queue.create('events');
+CREATE SERVER redis FOREIGN DATA WRAPPER queue_redis OPTIONS (host '127.0.0.1', port '$port');
+CREATE USER MAPPING FOR CURRENT_USER SERVER redis OPTIONS (username 'relay', password '$password');
+SELECT queue.create_relay('r', 'events', 'redis', '{"target": "\xc3\xa4.{key}", "payload_field": "\xc3\xb6"}');
+SELECT queue.send('events', '"\xc3\xbc"', '\xc3\x9f', '{"\xc3\xa9": "\xc3\xa8"}')});
+(wait_for { $redis->command('XLEN', "\xc3\xa4.\xc3\x9f") }) or diag('nothing comes from LATIN1');
+my %latin = @{ $redis->command('XRANGE', "\xc3\xa4.\xc3\x9f", '-', '+')->[0]->[1] };
+delete @latin{qw(message-id content-type)};
+is_deeply(
+	\%latin,
+	{ "\xc3\xb6" => "\"\xc3\xbc\"", key => "\xc3\x9f", "header:\xc3\xa9" => "\xc3\xa8" },
+	'from a database in LATIN1');
+$node->safe_psql('latin', q{SELECT queue.drop_relay('r')});
+
+# The page's example, for the user it makes, as they are printed but for the server
+my $page = 'docs/sinks/redis.md';
+my ($example) = Page::examples($page, "host 'redis.example.com'" => "host '127.0.0.1', port '$port'");
+my ($acl) = slurp_file($page) =~ /^```\n(ACL SETUSER .*)\n```$/m or die "no ACL in $page";
+$redis->command(qw(ACL DELUSER relay));
+$redis->command(split(/ /, $acl));
+$node->safe_psql('postgres', 'CREATE DATABASE page');
+$node->safe_psql('page', q{CREATE EXTENSION queue; SELECT queue.create('clicks')});
+my ($status, $out, $err) = $node->psql('page', $example, on_error_stop => 1);
+is("$status$err", '0', 'the example of the page runs');
+$node->safe_psql('page',
+	q{SELECT queue.send('clicks', jsonb_build_object('n', i), 'k', '{"shop": "berlin"}') FROM generate_series(1, 3) i}
+);
+ok($node->poll_query_until('page', 'SELECT count(*) = 0 FROM queues.clicks'),
+	'and publishes as the user of the page');
+like(
+	$redis->cli('XRANGE', 'clicks.berlin', '-', '+'),
+	qr/"\{\\"n\\": 1\}".*"message-id".*"clicks\/\d+".*"key".*"k".*"header:shop".*"berlin".*"\{\\"n\\": 2\}".*"\{\\"n\\": 3\}"/s,
+	'which redis-cli reads');
+$node->safe_psql('page', q{SELECT queue.drop_relay('to_redis')});
 
 is($node->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters'),
 	$dead, 'no trouble was an attempt');

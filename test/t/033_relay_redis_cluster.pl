@@ -13,7 +13,7 @@ use Wait;
 
 Redis::require_or_skip();
 
-my @nodes = map { Redis->new(cluster => 1) } 1 .. 4;
+my @nodes = map { Redis->new(cluster => 1) } 1 .. 6;
 my $spare = $nodes[3];
 my $password = $nodes[0]->password;
 
@@ -153,26 +153,41 @@ is($node->safe_psql('postgres', 'SELECT count(*), bool_and(last_error IS NULL) F
 	'1|t', 'and there was no trouble');
 
 # A node takes the place of another, without a word: the relay has yet to hear of it.
-my $third = $nodes[2]->command('CLUSTER', 'MYID');
-$spare->command('CLUSTER', 'MEET', '127.0.0.1', $port, $nodes[0]->{bus_port});
-(   wait_for
-	{
-		$spare->command('CLUSTER', 'NODES') =~ /\Q$third\E/
-		  && $spare->command('CLUSTER', 'REPLICATE', $third)
-	}) or die 'no replica';
-(wait_for { $spare->command('INFO', 'replication') =~ /master_link_status:up/ }) or die 'it gets nothing';
-(wait_for { $nodes[0]->command('CLUSTER', 'NODES') =~ /slave $third/ }) or die 'nobody knows it';
+# What was confirmed the other has, as each node has a replica that confirms.
+my @masters = map { $_->command('CLUSTER', 'MYID') } @nodes[ 0 .. 2 ];
+my %replica_of = (3 => 2, 4 => 0, 5 => 1);
+for my $i (sort keys %replica_of)
+{
+	my ($replica, $master) = ($nodes[$i], $masters[ $replica_of{$i} ]);
+
+	$replica->command('CLUSTER', 'MEET', '127.0.0.1', $port, $nodes[0]->{bus_port});
+	(   wait_for
+		{
+			$replica->command('CLUSTER', 'NODES') =~ /\Q$master\E/
+			  && $replica->command('CLUSTER', 'REPLICATE', $master)
+		}) or die 'no replica';
+	(wait_for { $replica->command('INFO', 'replication') =~ /master_link_status:up/ })
+	  or die 'it gets nothing';
+	(wait_for { $nodes[0]->command('CLUSTER', 'NODES') =~ /slave $master/ }) or die 'nobody knows it';
+}
+$node->safe_psql('postgres', q{SELECT queue.alter_relay('r', '{"replicas": 1}')});
 send_more(20);
+wait_until(
+	$node,
+	q{(SELECT in_flight > 0 AND lag_messages < 5000 FROM queue.relays)},
+	'some of it is published, confirmed by replicas');
 $nodes[2]->stop('KILL');
 (   wait_for
 	{
 		$spare->command('CLUSTER', 'INFO') =~ /cluster_state:ok/ && $spare->command('ROLE')->[0] eq 'master'
 	}) or die 'the replica does not take over';
+$node->safe_psql('postgres', q{SELECT queue.alter_relay('r', '{"replicas": null}')});
 wait_until_published('a node is killed: all is published to the one in its place');
 cmp_ok(check_streams('killed', @nodes[ 0, 1 ], $spare),
-	'<=', 100, 'killed: at most what was in flight comes twice');
+	'<=', 200, 'killed: at most what was in flight comes twice');
 
 # The node the server names is killed, and there is none for its slots until it is back.
+$_->stop for @nodes[ 4, 5 ];
 send_more(5);
 wait_until_published('more');
 $nodes[0]->stop('KILL');
@@ -183,6 +198,27 @@ wait_until_published('and goes on when it is back');
 cmp_ok(check_streams('back', @nodes[ 0, 1 ], $spare),
 	'<=', 300, 'back: at most what was in flight comes twice');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters'), '0', 'nothing is dead');
+
+# A node that has a name in its certificate, and is known by its address too
+my $named = Redis->new(
+	cluster => 1,
+	tls => 1,
+	config => "cluster-announce-ip 127.0.0.1\ncluster-announce-hostname localhost\n");
+my ($tls_port, $ca_file) = ($named->tls_port, $named->ca_file);
+$named->start;
+$named->command(qw(CLUSTER ADDSLOTSRANGE 0 16383));
+(wait_for { $named->command('CLUSTER', 'INFO') =~ /cluster_state:ok/ }) or die 'no cluster';
+$node->safe_psql(
+	'postgres', qq{
+SELECT queue.drop_relay('r');
+DROP SERVER redis CASCADE;
+CREATE SERVER redis FOREIGN DATA WRAPPER queue_redis OPTIONS (host 'localhost', port '$tls_port', cluster 'true',
+	sslmode 'verify-full', sslrootcert '$ca_file');
+CREATE USER MAPPING FOR CURRENT_USER SERVER redis OPTIONS (username 'relay', password '$password');
+SELECT queue.create_relay('r', 'events', 'redis');
+SELECT queue.send('events', '1');});
+wait_until_published('the nodes of a cluster are verified by the names they announce');
+is($named->command('XLEN', 'events'), 1, 'which has got it');
 ok(!$node->log_contains('terminated by signal'), 'nothing crashed');
 $node->stop;
 done_testing();

@@ -8,28 +8,9 @@ use FakeServer;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use QueueNode;
+use Redis;
 use Test::More;
 use Wait;
-
-# Read a command: its words.
-sub command
-{
-	my ($connection) = @_;
-	my $line = '';
-
-	$line .= $connection->read(1) while $line !~ /\r\n$/;
-	my ($n) = $line =~ /^\*(\d+)/ or die "not a command: $line";
-	my @words;
-	for (1 .. $n)
-	{
-		my $length = '';
-
-		$length .= $connection->read(1) while $length !~ /\r\n$/;
-		push @words, $connection->read(substr($length, 1) + 0);
-		$connection->read(2);
-	}
-	return @words;
-}
 
 # Log in, and read the first message.
 sub message
@@ -38,7 +19,7 @@ sub message
 
 	for (;;)
 	{
-		my @words = command($connection);
+		my @words = Redis::fake_command($connection);
 
 		return @words if $words[0] eq 'XADD';
 		$connection->write("+OK\r\n");
@@ -75,6 +56,9 @@ my @cases = (
 	[ no_number => once(":12x\r\n"), $unexpected ],
 	[ number => once(":12\r\n"), $unexpected ],
 	[ nothing => once("\$-1\r\n"), $unexpected ],
+	[ another_answer => once("+OK\r\n"), $unexpected ],
+	[ half_an_id => once("+1-\r\n"), $unexpected ],
+	[ no_id => once("+1-1 \r\n"), $unexpected ],
 	[ push_message => once(">2\r\n+a\r\n+b\r\n"), $unexpected ],
 	[ map => once("%1\r\n+a\r\n+b\r\n"), $unexpected ],
 	[ double => once(",1.5\r\n"), $unexpected ],
@@ -85,7 +69,8 @@ my @cases = (
 	[ one_too_many => once("\$3\r\n1-1\r\n\$3\r\n1-2\r\n"), $unexpected ],
 	[ replies => endless("+1-1\r\n" x 10_000), $unexpected ],
 	[
-		flood_at_login => sub { command($_[0]); $_[0]->log('flood'); $_[0]->write('x' x 100_000) while 1; },
+		flood_at_login =>
+		  sub { Redis::fake_command($_[0]); $_[0]->log('flood'); $_[0]->write('x' x 100_000) while 1; },
 		$unexpected
 	],
 	[ moved_nowhere => once("-MOVED x\r\n"), 'MOVED x: the server is one of a cluster' ],
@@ -94,8 +79,36 @@ my @cases = (
 		'the server does not know command XADD'
 	],
 	[
-		echo => sub { command($_[0]); $_[0]->write("-ERR what is hush-0815\r\n"); $_[0]->wait_for_end; },
+		echo =>
+		  sub { Redis::fake_command($_[0]); $_[0]->write("-ERR what is hush-0815\r\n"); $_[0]->wait_for_end; }
+		,
 		'the server refuses user name and password'
+	],
+	[
+		echo_clipped => sub {
+			Redis::fake_command($_[0]);
+			$_[0]->write('-ERR ' . 'x' x 500 . "hush-0815\r\n");
+			$_[0]->wait_for_end;
+		},
+		'the server refuses user name and password'
+	],
+	[
+		a_user_called_monkey => sub {
+			my @words = message($_[0]);
+			$_[0]->write("-NOPERM User monkey has no permissions to run the 'xadd' command\r\n");
+			$_[0]->wait_for_end;
+		},
+		'NOPERM User monkey has no permissions to run '
+	],
+	[
+		number_for_pong => sub {
+			Redis::fake_command($_[0]);
+			$_[0]->write("+OK\r\n");
+			Redis::fake_command($_[0]);
+			$_[0]->write(":1\r\n");
+			$_[0]->wait_for_end;
+		},
+		$unexpected
 	]);
 my %modes = map { $_->[0] => $_->[1] } @cases;
 my $server = FakeServer->new(
@@ -105,6 +118,15 @@ my $server = FakeServer->new(
 		{
 			message($_[0]);
 			$_[0]->write("-WRONGTYPE \xE2\x82\xAC\xFF\x1B[31m" . "\xE2\x82\xAC" x 300 . "\r\n");
+		}
+	},
+	two_parts => sub {
+		for (;;)
+		{
+			message($_[0]);
+			$_[0]->write('-WRONGTYPE ' . 'x' x 1000);
+			select(undef, undef, undef, 0.2);
+			$_[0]->write("y\r\n");
 		}
 	},
 	silent => sub { message($_[0]); $_[0]->wait_for_end; },
@@ -125,8 +147,8 @@ $node->safe_psql(
 SELECT queue.create('events', max_attempts => 2, backoff => '10 ms');
 CREATE SERVER fake FOREIGN DATA WRAPPER queue_redis OPTIONS (host '127.0.0.1', port '$port');
 CREATE USER MAPPING FOR CURRENT_USER SERVER fake OPTIONS (password 'hush-0815');
-SELECT queue.create_relay('r', 'events', 'fake');
-SELECT queue.send('events', '1');});
+SELECT queue.create_relay('r', 'events', 'fake', '{"target": "{header:to}"}');
+SELECT queue.send('events', '1', headers => '{"to": "s"}');});
 
 # Let the relay connect to another kind of server.
 sub meet
@@ -154,7 +176,9 @@ for my $case (@cases)
 		$node,
 		qq{(SELECT last_error LIKE '$error%' AND last_error_at > '$since' FROM queue.relays)},
 		"$mode: a connection error");
-	$node->safe_psql('postgres', q{SELECT queue.send('events', '1')}) if $confirms;
+	is($node->safe_psql('postgres', 'SELECT failed FROM queue.relays'), '0', "$mode: and not the message's")
+	  if $mode eq 'a_user_called_monkey';
+	$node->safe_psql('postgres', q{SELECT queue.send('events', '1', headers => '{"to": "s"}')}) if $confirms;
 }
 is($node->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters'), '0', 'nothing is dead');
 
@@ -193,11 +217,17 @@ wait_until($node, '(SELECT count(*) = 0 FROM queues.events)', 'a good one takes 
 wait_until($node, '(SELECT last_error IS NULL FROM queue.relays)', 'past trouble is past');
 
 meet('words');
-$node->safe_psql('postgres', q{SELECT queue.send('events', '2')});
+$node->safe_psql('postgres', q{SELECT queue.send('events', '2', headers => '{"to": "s"}')});
 wait_until($node, '(SELECT count(*) = 1 FROM queue.dead_letters)', 'a message is refused with strange words');
 my $words = $node->safe_psql('postgres', 'SELECT error FROM queue.dead_letters');
 like($words, qr/^WRONGTYPE \xE2\x82\xAC\? \[31m(\xE2\x82\xAC)+$/, 'cleaned and clipped');
 ok(utf8::decode($words), 'between two characters');
+meet('two_parts');
+$node->safe_psql('postgres', q{SELECT queue.send('events', '3', headers => '{"to": "s"}')});
+wait_until(
+	$node,
+	q{(SELECT count(*) = 1 FROM queue.dead_letters WHERE payload = '3' AND error LIKE 'WRONGTYPE xxx%')},
+	'so is one with many words that come in two parts');
 unlike(
 	slurp_file($node->logfile) =~ s/^.*LOG:  statement: [^\[]*?(?=^\d{4}-)//msgr,
 	qr/hush-0815|PANIC|TRAP:|terminated by signal/,

@@ -4,9 +4,10 @@
  *
  * The map is what a node answers to CLUSTER NODES, one line of text for each:
  *
- *	<id> <host>:<port>@<port>[,<name>] <flags> <master> <ping> <pong> <epoch> <state> <slots>...
+ *	<id> <host>:<port>@<port>[,<name>[,...]] <flags> <master> <ping> <pong> <epoch> <state> <slots>...
  *
  * where a slot is a number or a range of them, or, in brackets, on its way.
+ * No slot is named twice: reading a map takes no longer than it is long.
  */
 #include "postgres.h"
 
@@ -63,10 +64,13 @@ cluster_single(Cluster *cluster, const NodeAddress *address)
 	memset(cluster->slots, 0, sizeof(cluster->slots));
 }
 
+/* Whether an address is that of a node, which may have a name besides. */
 static bool
-same_address(const NodeAddress *a, const NodeAddress *b)
+same_address(const NodeAddress *node, const NodeAddress *address)
 {
-	return a->port == b->port && strcmp(a->host, b->host) == 0;
+	return node->port == address->port &&
+		(strcmp(node->host, address->host) == 0 ||
+		 (node->name[0] != '\0' && strcmp(node->name, address->host) == 0));
 }
 
 int
@@ -106,6 +110,7 @@ cluster_address(const Reply *reply, int *slot, NodeAddress *address)
 		return false;
 	memcpy(address->host, host, colon - host);
 	address->host[colon - host] = '\0';
+	address->name[0] = '\0';
 	address->port = (int) number;
 	return strcmp(address->host, "?") != 0;
 }
@@ -114,13 +119,15 @@ cluster_address(const Reply *reply, int *slot, NodeAddress *address)
  * The map
  */
 
-/* Take "<host>:<port>@<port>..." apart; no host is the one that was asked. */
+/* Take "<host>:<port>@<port>,<name>" apart; no host is the one that was asked. */
 static bool
 read_address(const char *field, const NodeAddress *asked, NodeAddress *address)
 {
 	const char *end = field + strcspn(field, "@,");
 	const char *colon = end;
+	const char *name = end + strcspn(end, ",");
 	long		port;
+	Size		length;
 
 	while (colon > field && *colon != ':')
 		colon--;
@@ -134,6 +141,13 @@ read_address(const char *field, const NodeAddress *asked, NodeAddress *address)
 	address->port = (int) port;
 	if (address->host[0] == '\0')
 		strlcpy(address->host, asked->host, NODE_HOST);
+	if (*name == ',')
+		name++;
+	length = strcspn(name, ",");
+	if (length >= NODE_HOST)
+		return false;
+	memcpy(address->name, name, length);
+	address->name[length] = '\0';
 	return true;
 }
 
@@ -185,6 +199,8 @@ read_line(Cluster *cluster, bool *covered, char *line, const NodeAddress *asked)
 		}
 		for (int slot = first; slot <= last; slot++)
 		{
+			if (covered[slot])
+				return false;
 			cluster->slots[slot] = cluster->nnodes - 1;
 			covered[slot] = true;
 		}
@@ -195,7 +211,7 @@ read_line(Cluster *cluster, bool *covered, char *line, const NodeAddress *asked)
 static bool
 read_map(Cluster *cluster, char *map, const NodeAddress *asked, char *error)
 {
-	bool	   *covered = palloc0(CLUSTER_SLOTS * sizeof(bool));
+	bool		covered[CLUSTER_SLOTS] = {false};
 	char	   *rest = map;
 	char	   *line;
 
@@ -215,7 +231,6 @@ read_map(Cluster *cluster, char *map, const NodeAddress *asked, char *error)
 		text_say(error, "no node of the cluster has slot %d", slot);
 		return false;
 	}
-	pfree(covered);
 	return true;
 }
 

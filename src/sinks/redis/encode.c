@@ -143,8 +143,7 @@ add_entry(Command *command, const Publication *publication, const Message *messa
 		command_add_text(command, psprintf("%d", options->maxlen));
 	}
 	command_add_text(command, "*");
-	add_field(command, options->payload_field ? options->payload_field : "payload",
-			  content.data, content.length);
+	add_field(command, publication->payload_field, content.data, content.length);
 	command_add_text(command, "message-id");
 	command_add_text(command, content_name(publication->queue, message));
 	command_add_text(command, "content-type");

@@ -13,6 +13,7 @@ typedef struct Publication
 {
 	const RedisOptions *options;
 	const char *queue;			/* in UTF-8, like all that leaves */
+	const char *payload_field;
 } Publication;
 
 /* A command as Redis calls it. */

@@ -104,52 +104,62 @@ utf8(const char *value)
 	return text_utf8(value, &length);
 }
 
-/* See that the server has said "OK"; false, with the reason, if not. */
-static bool
-expect_ok(RedisNode *node, const char *command, TimestampTz deadline, char *error)
+/* Say how a command was refused. */
+static void
+say_refusal(const char *command, const Reply *reply, char *error)
 {
+	if (reply->type == REPLY_ERROR)
+		words_say(error, command, reply);
+	else
+		strlcpy(error, "the server sent something unexpected", SINK_ERROR_SIZE);
+}
+
+static bool
+authenticate(RedisNode *node, const RedisOptions *options, TimestampTz deadline, char *error)
+{
+	const char *password = utf8(options->password ? options->password : "");
 	Reply		reply;
 
+	if (options->username)
+		command_put(node_output(node), "AUTH", utf8(options->username), password, NULL);
+	else
+		command_put(node_output(node), "AUTH", password, NULL);
 	if (!node_await(node, &reply, deadline, error))
 		return false;
 	if (reply.type == REPLY_TEXT)
 		return true;
-	if (reply.type == REPLY_ERROR)
-		words_say(error, command, &reply);
+
+	/*
+	 * Some servers repeat what they do not understand, and that may be
+	 * clipped.
+	 */
+	if (reply.type == REPLY_ERROR && options->password &&
+		(reply.length == sizeof(node->text) - 1 || words_contain(&reply, password)))
+		strlcpy(error, "the server refuses user name and password", SINK_ERROR_SIZE);
 	else
-		strlcpy(error, "the server sent something unexpected", SINK_ERROR_SIZE);
+		say_refusal("AUTH", &reply, error);
 	return false;
 }
 
 static bool
 log_in(RedisNode *node, const RedisOptions *options, TimestampTz deadline, char *error)
 {
-	if (options->password)
-	{
-		const char *password = utf8(options->password);
+	char		number[32];
+	Reply		reply;
 
-		if (options->username)
-			command_put(node_output(node), "AUTH", utf8(options->username), password, NULL);
-		else
-			command_put(node_output(node), "AUTH", password, NULL);
-		if (!expect_ok(node, "AUTH", deadline, error))
-		{
-			/* Some servers repeat what they do not understand. */
-			if (strstr(error, options->password) || strstr(error, password))
-				strlcpy(error, "the server refuses user name and password", SINK_ERROR_SIZE);
-			return false;
-		}
-	}
-	if (options->database > 0)
-	{
-		char		number[32];
-
-		snprintf(number, sizeof(number), "%d", options->database);
-		command_put(node_output(node), "SELECT", number, NULL);
-		if (!expect_ok(node, "SELECT", deadline, error))
-			return false;
-	}
-	return true;
+	if ((options->username || options->password) &&
+		!authenticate(node, options, deadline, error))
+		return false;
+	if (options->database == 0)
+		return true;
+	snprintf(number, sizeof(number), "%d", options->database);
+	command_put(node_output(node), "SELECT", number, NULL);
+	if (!node_await(node, &reply, deadline, error))
+		return false;
+	if (reply.type == REPLY_TEXT)
+		return true;
+	say_refusal("SELECT", &reply, error);
+	return false;
 }
 
 /* Whether it takes commands at all: it may be loading, or want a password. */
@@ -161,9 +171,27 @@ check_ready(RedisNode *node, TimestampTz deadline, char *error)
 	command_put(node_output(node), "PING", NULL);
 	if (!node_await(node, &reply, deadline, error))
 		return false;
-	if (reply.type != REPLY_ERROR || words_pong(&reply))
+	if (reply.type == REPLY_TEXT || (reply.type == REPLY_ERROR && words_pong(&reply)))
 		return true;
-	words_say(error, "PING", &reply);
+	say_refusal("PING", &reply, error);
+	return false;
+}
+
+/*
+ * Whether it can be asked for replicas: who finds that out when all has been
+ * published publishes it again and again.
+ */
+static bool
+check_wait(RedisNode *node, TimestampTz deadline, char *error)
+{
+	Reply		reply;
+
+	command_put(node_output(node), "WAIT", "0", "1", NULL);
+	if (!node_await(node, &reply, deadline, error))
+		return false;
+	if (reply.type == REPLY_NUMBER)
+		return true;
+	say_refusal("WAIT", &reply, error);
 	return false;
 }
 
@@ -171,8 +199,10 @@ RedisNode *
 node_open(const RedisOptions *options, const NodeAddress *address, TimestampTz deadline,
 		  char *error)
 {
-	Wire	   *wire = wire_open(address->host, address->port, options->security,
-								 options->rootcert, deadline, error);
+	/* A certificate is made out to a name, where there is one. */
+	bool		by_name = options->security == WIRE_VERIFY_FULL && address->name[0] != '\0';
+	Wire	   *wire = wire_open(by_name ? address->name : address->host, address->port,
+								 options->security, options->rootcert, deadline, error);
 	RedisNode  *node;
 
 	if (wire == NULL)
@@ -189,7 +219,8 @@ node_open(const RedisOptions *options, const NodeAddress *address, TimestampTz d
 	}
 	reply_reader_space(node->reader, node->text, sizeof(node->text));
 	node->active_at = GetCurrentTimestamp();
-	if (!log_in(node, options, deadline, error) || !check_ready(node, deadline, error))
+	if (!log_in(node, options, deadline, error) || !check_ready(node, deadline, error) ||
+		(options->replicas > 0 && !check_wait(node, deadline, error)))
 	{
 		node_close(node);
 		return NULL;

@@ -17,6 +17,8 @@ typedef struct NodeAddress
 {
 	char		host[NODE_HOST];
 	int			port;
+	char		name[NODE_HOST];	/* of the host, as a cluster announces it;
+									 * may be empty */
 } NodeAddress;
 
 typedef struct RedisNode

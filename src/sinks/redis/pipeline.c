@@ -13,24 +13,23 @@ question(const Pipeline *pipeline, uint64 number)
 }
 
 void
-pipeline_init(Pipeline *pipeline, int size)
+pipeline_init(Pipeline *pipeline, int window)
 {
-	pipeline->size = size;
-	pipeline->first = pipeline->due = pipeline->next = 0;
-	pipeline->nwaits = 0;
-	pipeline->questions = palloc0(size * sizeof(Question));
+	memset(pipeline, 0, sizeof(Pipeline));
+
+	/*
+	 * With each item an ASKING and a WAIT; besides, a PING and a WAIT for
+	 * what is kept.
+	 */
+	pipeline->size = 3 * window + 2;
+	pipeline->questions = palloc0(pipeline->size * sizeof(Question));
+	pipeline->kept = palloc(window * sizeof(SinkItem *));
 }
 
-int
-pipeline_space(const Pipeline *pipeline)
-{
-	return pipeline->size - (int) (pipeline->next - pipeline->first);
-}
-
-bool
+const Question *
 pipeline_due(const Pipeline *pipeline)
 {
-	return pipeline->due < pipeline->next;
+	return pipeline->due < pipeline->next ? question(pipeline, pipeline->due) : NULL;
 }
 
 void
@@ -38,46 +37,25 @@ pipeline_ask(Pipeline *pipeline, Asked asked, SinkItem *item)
 {
 	Question   *asking = question(pipeline, pipeline->next);
 
-	Assert(pipeline_space(pipeline) > 0);
+	if (pipeline->next - pipeline->due >= pipeline->size)
+		elog(ERROR, "a server of Redis owes too many answers");
 	asking->asked = asked;
 	asking->item = item;
 	pipeline->next++;
-	if (asked == ASKED_WAIT)
-		pipeline->nwaits++;
 }
 
-Question *
+const Question *
 pipeline_answer(Pipeline *pipeline)
 {
-	Question   *answered;
+	const Question *answered = pipeline_due(pipeline);
 
-	if (!pipeline_due(pipeline))
-		return NULL;
-	answered = question(pipeline, pipeline->due++);
-	if (answered->asked == ASKED_WAIT)
-		pipeline->nwaits--;
+	if (answered)
+		pipeline->due++;
 	return answered;
 }
 
-SinkItem *
-pipeline_take_answered(Pipeline *pipeline)
-{
-	for (; pipeline->first < pipeline->due; pipeline->first++)
-	{
-		SinkItem   *item = question(pipeline, pipeline->first)->item;
-
-		if (item)
-		{
-			question(pipeline, pipeline->first)->item = NULL;
-			return item;
-		}
-	}
-	return NULL;
-}
-
 void
-pipeline_trim(Pipeline *pipeline)
+pipeline_keep(Pipeline *pipeline, SinkItem *item)
 {
-	while (pipeline->first < pipeline->due && question(pipeline, pipeline->first)->item == NULL)
-		pipeline->first++;
+	pipeline->kept[pipeline->nkept++] = item;
 }

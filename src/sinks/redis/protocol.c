@@ -14,8 +14,8 @@
 /* Bytes of an argument besides itself, at most: "$<length>\r\n" and "\r\n". */
 #define ARGUMENT_OVERHEAD	32
 
-/* And those of a reply: its first character, its length, and the line's end. */
-#define REPLY_OVERHEAD		64
+/* Bytes of a reply that are borne with besides those that are wanted of it. */
+#define REPLY_OVERHEAD		4096
 
 /*
  * Commands

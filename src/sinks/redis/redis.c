@@ -44,18 +44,29 @@ PG_MODULE_MAGIC;
 /* A connection that has been silent for so long is asked whether it is there. */
 #define SILENT_MAX		(20 * USECS_PER_SEC)
 
-/* What WAIT waits for the replicas, in milliseconds, before it says how many. */
-#define WAIT_TIMEOUT	"1000"
+/*
+ * What WAIT waits for the replicas at most before it says how many, and how
+ * long it is until it is asked the next time, if it does not wait.
+ */
+#define WAIT_TIME		(1 * USECS_PER_SEC)
 
-/* In an item's tag: it is to be asked for at a node. */
+/*
+ * In an item's tag: whether it is to be asked for at a node, that node's
+ * number, and how often it was sent on, up to a limit.
+ */
 #define TAG_ASKING		UINT64CONST(0x8000000000000000)
+#define TAG_HOP			UINT64CONST(0x100)
+#define TAG_NODE		(TAG_HOP - 1)
+#define HOPS_MAX		16
 
 /* A node, and what it is to answer. */
 typedef struct Peer
 {
 	RedisNode  *node;
 	Pipeline	pipeline;
-	TimestampTz pinged_at;		/* 0: it owes no answer to a PING */
+	TimestampTz heard_at;		/* an answer, or since when one is due */
+	TimestampTz waited_at;		/* asked for replicas */
+	bool		behind;			/* its replicas are */
 	bool		wrote;			/* something of this call */
 } Peer;
 
@@ -69,7 +80,6 @@ typedef struct RedisSink
 	bool		target_varies;	/* from message to message */
 	bool		more;			/* not all that came has been read, or put has
 								 * been sent */
-	int			moves;			/* since the last one that was taken */
 	char	   *trouble;		/* why it is to end when all is answered; or
 								 * NULL */
 } RedisSink;
@@ -103,17 +113,18 @@ static Sink *
 redis_open(const SinkConfig *config, char *error)
 {
 	const RedisOptions *options = config->options;
+	const char *payload_field = options->payload_field ? options->payload_field : "payload";
 	int			queue_length = strlen(config->queue);
+	int			field_length = strlen(payload_field);
 	TimestampTz deadline = GetCurrentTimestamp() + CONNECT_WITHIN;
 	RedisSink  *sink = palloc0(sizeof(RedisSink));
-	NodeAddress seed;
+	NodeAddress seed = {.port = options->port};
 
 	if (strlcpy(seed.host, options->host, NODE_HOST) >= NODE_HOST)
 	{
 		text_say(error, "name of the host has more than %d bytes", NODE_HOST - 1);
 		return NULL;
 	}
-	seed.port = options->port;
 	if (!options->cluster)
 		cluster_single(&sink->cluster, &seed);
 	else if (!cluster_discover(&sink->cluster, options, &seed, deadline, error))
@@ -123,6 +134,7 @@ redis_open(const SinkConfig *config, char *error)
 	sink->options = options;
 	sink->publication.options = options;
 	sink->publication.queue = text_utf8(config->queue, &queue_length);
+	sink->publication.payload_field = text_utf8(payload_field, &field_length);
 	sink->target_varies = varies(options->target);
 	sink->peers = palloc0(sink->cluster.nnodes * sizeof(Peer));
 	for (int i = 0; i < sink->cluster.nnodes; i++)
@@ -135,12 +147,7 @@ redis_open(const SinkConfig *config, char *error)
 			hang_up(sink);
 			return NULL;
 		}
-
-		/*
-		 * With each item an ASKING and a WAIT, twice over for what was
-		 * answered.
-		 */
-		pipeline_init(&peer->pipeline, 6 * config->window + 8);
+		pipeline_init(&peer->pipeline, config->window);
 	}
 	return &sink->base;
 }
@@ -157,17 +164,30 @@ redis_encode(Sink *base, const SinkItem *item, StringInfo out, char *error)
 static SinkState
 say_state(const RedisSink *sink)
 {
+	SinkState	state = SINK_READY;
+
 	if (sink->trouble)
 		return SINK_FULL;
 	for (int i = 0; i < sink->cluster.nnodes; i++)
 	{
 		const Peer *peer = &sink->peers[i];
 
-		if (wire_unsent(peer->node->wire) > OUTPUT_MAX ||
-			pipeline_space(&peer->pipeline) < 3 * sink->base.config->window + 4)
-			return SINK_FULL;
+		/* What would be published anew is there already. */
+		if (peer->behind)
+			return SINK_BLOCKED;
+		if (wire_unsent(peer->node->wire) > OUTPUT_MAX)
+			state = SINK_FULL;
 	}
-	return SINK_READY;
+	return state;
+}
+
+/* Put a question to a node, whose command is in its output. */
+static void
+ask(Peer *peer, Asked asked, SinkItem *item)
+{
+	if (!pipeline_due(&peer->pipeline))
+		peer->heard_at = GetCurrentTimestamp();
+	pipeline_ask(&peer->pipeline, asked, item);
 }
 
 /* Ask how many replicas have what was written before. */
@@ -175,10 +195,15 @@ static void
 ask_replicas(RedisSink *sink, Peer *peer)
 {
 	char		number[32];
+	char		time[32];
 
+	/* It is to say something before the relay takes it for lost. */
 	snprintf(number, sizeof(number), "%d", sink->options->replicas);
-	command_put(node_output(peer->node), "WAIT", number, WAIT_TIMEOUT, NULL);
-	pipeline_ask(&peer->pipeline, ASKED_WAIT, NULL);
+	snprintf(time, sizeof(time), INT64_FORMAT,
+			 Min(WAIT_TIME, sink->options->base.confirm_timeout / 2) / 1000);
+	command_put(node_output(peer->node), "WAIT", number, time, NULL);
+	ask(peer, ASKED_WAIT, NULL);
+	peer->waited_at = GetCurrentTimestamp();
 }
 
 static SinkState
@@ -189,7 +214,7 @@ redis_publish(Sink *base, SinkItem **items, int n, char *error)
 	for (int i = 0; i < n; i++)
 	{
 		SinkItem   *item = items[i];
-		uint64		asking = item->tag & ~TAG_ASKING;
+		uint64		asking = item->tag & TAG_NODE;
 		EncodedHead head;
 		Peer	   *peer;
 
@@ -199,12 +224,11 @@ redis_publish(Sink *base, SinkItem **items, int n, char *error)
 		{
 			peer = &sink->peers[asking];
 			command_put(node_output(peer->node), "ASKING", NULL);
-			pipeline_ask(&peer->pipeline, ASKED_OTHER, NULL);
+			ask(peer, ASKED_ASKING, NULL);
 		}
-		item->tag = 0;
 		appendBinaryStringInfo(node_output(peer->node), item->data + sizeof(head),
 							   item->size - sizeof(head));
-		pipeline_ask(&peer->pipeline, ASKED_ITEM, item);
+		ask(peer, ASKED_ITEM, item);
 		peer->wrote = true;
 	}
 	for (int i = 0; i < sink->cluster.nnodes; i++)
@@ -225,8 +249,6 @@ redis_publish(Sink *base, SinkItem **items, int n, char *error)
 static void
 verdict(RedisSink *sink, SinkItem *item, SinkVerdict is, const char *text)
 {
-	if (is == SINK_CONFIRMED)
-		sink->moves = 0;
 	sink->base.config->verdict(&item, 1, is, text);
 }
 
@@ -244,15 +266,45 @@ note_trouble(RedisSink *sink, const char *text)
 		sink->trouble = MemoryContextStrdup(sink->base.context, text);
 }
 
+/* The same, in the server's words. */
+static void
+note_refusal(RedisSink *sink, const char *command, const Reply *reply)
+{
+	char		text[SINK_ERROR_SIZE];
+
+	words_say(text, command, reply);
+	note_trouble(sink, text);
+}
+
+/* Whether that is what Redis says when it has done as it was told. */
+static bool
+is_done(const Reply *reply, RedisCommand command)
+{
+	static const char digits[] = "0123456789";
+	Size		n;
+
+	if (command != REDIS_XADD)
+		return reply->type == REPLY_NUMBER && reply->number >= (command == REDIS_PUBLISH ? 0 : 1);
+	if (reply->type != REPLY_TEXT)
+		return false;
+
+	/* The entry's number, "1526919030474-55" */
+	n = strspn(reply->text, digits);
+	return n > 0 && reply->text[n] == '-' && reply->text[n + 1] != '\0' &&
+		n + 1 + strspn(reply->text + n + 1, digits) == reply->length;
+}
+
 /* An item's key has moved to another node, or is about to. */
 static void
-follow(RedisSink *sink, const Peer *peer, SinkItem *item, const Reply *reply, bool ask)
+follow(RedisSink *sink, const Peer *peer, SinkItem *item, const Reply *reply, bool asks)
 {
 	char		text[SINK_ERROR_SIZE];
 	NodeAddress address;
+	uint64		hops = item->tag & ~(TAG_ASKING | TAG_NODE);
 	int			slot;
 	int			node;
 
+	item->tag = 0;
 	if (!sink->options->cluster)
 	{
 		words_say(text, command_name(sink), reply);
@@ -274,12 +326,19 @@ follow(RedisSink *sink, const Peer *peer, SinkItem *item, const Reply *reply, bo
 		text_say(text, "slot %d is now at %s:%d", slot, address.host, address.port);
 		note_trouble(sink, text);
 	}
-	else if (++sink->moves > CLUSTER_SLOTS + sink->base.config->window)
-		note_trouble(sink, "the nodes of the cluster do not agree on who has which keys");
-	else if (ask)
-		item->tag = TAG_ASKING | node;
+	else if (hops >= HOPS_MAX * TAG_HOP)
+	{
+		text_say(text, "the nodes of the cluster do not agree on who has slot %d", slot);
+		note_trouble(sink, text);
+	}
 	else
-		sink->cluster.slots[slot] = node;
+	{
+		item->tag = hops + TAG_HOP;
+		if (asks)
+			item->tag |= TAG_ASKING | node;
+		else
+			sink->cluster.slots[slot] = node;
+	}
 }
 
 /* An error in answer to an item: SINK_READY if that is all. */
@@ -300,8 +359,7 @@ handle_error(RedisSink *sink, const Peer *peer, SinkItem *item, const Reply *rep
 			strlcpy(error, text, SINK_ERROR_SIZE);
 			return SINK_ENDED;
 		case FAULT_SERVER:
-			words_say(text, command_name(sink), reply);
-			note_trouble(sink, text);
+			note_refusal(sink, command_name(sink), reply);
 			break;
 		case FAULT_MOVED:
 		case FAULT_ASK:
@@ -316,91 +374,114 @@ handle_error(RedisSink *sink, const Peer *peer, SinkItem *item, const Reply *rep
 static bool
 handle_replicas(RedisSink *sink, Peer *peer, const Reply *reply)
 {
+	Pipeline   *pipeline = &peer->pipeline;
 	char		text[SINK_ERROR_SIZE];
-	SinkItem   *item;
 
+	peer->behind = false;
 	if (reply->type == REPLY_ERROR)
 	{
-		words_say(text, "WAIT", reply);
-		note_trouble(sink, text);
+		note_refusal(sink, "WAIT", reply);
 		return true;
 	}
 	if (reply->type != REPLY_NUMBER)
 		return false;
-	if (reply->number >= sink->options->replicas)
+	if (reply->number < sink->options->replicas && pipeline->nkept > 0)
 	{
-		while ((item = pipeline_take_answered(&peer->pipeline)) != NULL)
-			verdict(sink, item, SINK_CONFIRMED, NULL);
+		peer->behind = true;
+		text_say(text, "%d of %d replicas have what was published", (int) reply->number,
+				 sink->options->replicas);
+		sink->base.config->complain(text);
 		return true;
 	}
-	text_say(text, "%d of %d replicas have what was published", (int) reply->number,
-			 sink->options->replicas);
-	sink->base.config->complain(text);
-
-	/* One on its way asks for these as well. */
-	if (peer->pipeline.nwaits == 0)
-	{
-		ask_replicas(sink, peer);
-		sink->more = true;
-	}
+	for (int i = 0; i < pipeline->nkept; i++)
+		verdict(sink, pipeline->kept[i], SINK_CONFIRMED, NULL);
+	pipeline->nkept = 0;
 	return true;
+}
+
+/* The answer to the command of an item; SINK_READY if that is all. */
+static SinkState
+handle_item(RedisSink *sink, Peer *peer, SinkItem *item, const Reply *reply, char *error)
+{
+	if (reply->type == REPLY_ERROR)
+		return handle_error(sink, peer, item, reply, error);
+	if (!is_done(reply, sink->options->command))
+		return SINK_LOST;
+	if (sink->options->replicas > 0)
+		pipeline_keep(&peer->pipeline, item);
+	else
+		verdict(sink, item, SINK_CONFIRMED, NULL);
+	return SINK_READY;
 }
 
 /* Deal with a reply; SINK_READY if that is all. */
 static SinkState
 handle_reply(RedisSink *sink, Peer *peer, const Reply *reply, char *error)
 {
-	ReplyType	wanted = sink->options->command == REDIS_XADD ? REPLY_TEXT : REPLY_NUMBER;
-	Question   *question = pipeline_answer(&peer->pipeline);
-	SinkState	state = SINK_READY;
+	const Question *question = pipeline_answer(&peer->pipeline);
+	SinkState	state = SINK_LOST;
 
-	if (question == NULL || reply->type == REPLY_STRANGE)
-		state = SINK_LOST;
-	else if (question->asked == ASKED_WAIT)
-		state = handle_replicas(sink, peer, reply) ? SINK_READY : SINK_LOST;
-	else if (question->asked == ASKED_ITEM && reply->type == REPLY_ERROR)
+	if (question && question->asked == ASKED_ITEM)
+		state = handle_item(sink, peer, question->item, reply, error);
+	else if (question && question->asked == ASKED_WAIT && handle_replicas(sink, peer, reply))
+		state = SINK_READY;
+	else if (question && question->asked != ASKED_WAIT &&
+			 (reply->type == REPLY_TEXT || reply->type == REPLY_ERROR))
 	{
-		SinkItem   *item = question->item;
-
-		question->item = NULL;
-		state = handle_error(sink, peer, item, reply, error);
-	}
-	else if (question->asked == ASKED_ITEM && reply->type != wanted)
-		state = SINK_LOST;
-	else if (question->asked == ASKED_ITEM && sink->options->replicas == 0)
-	{
-		SinkItem   *item = question->item;
-
-		question->item = NULL;
-		verdict(sink, item, SINK_CONFIRMED, NULL);
+		state = SINK_READY;
+		if (question->asked == ASKED_ASKING && reply->type == REPLY_ERROR)
+			note_refusal(sink, "ASKING", reply);
 	}
 	if (state == SINK_LOST)
 		strlcpy(error, "the server sent something unexpected", SINK_ERROR_SIZE);
-	pipeline_trim(&peer->pipeline);
 	return state;
 }
 
-/* Ask a connection that was silent whether it is there; false if it is not. */
-static bool
-check_silence(Peer *peer, char *error)
-{
-	TimestampTz now = GetCurrentTimestamp();
+/*
+ * Silence
+ */
 
-	if (!pipeline_due(&peer->pipeline))
-		peer->pinged_at = 0;
-	if (peer->pinged_at > 0 && now - peer->pinged_at > SILENT_MAX &&
-		now - peer->node->active_at > SILENT_MAX)
+/*
+ * When something is to be done about a node that says nothing.  Whether items
+ * are confirmed in time the relay sees to, but knows no more than when it last
+ * heard of one from any node, and does not look while replicas are behind.
+ */
+static TimestampTz
+silent_until(const RedisSink *sink, const Peer *peer)
+{
+	const Question *due = pipeline_due(&peer->pipeline);
+
+	if (due && due->asked == ASKED_PING)
+		return peer->heard_at + SILENT_MAX;
+	if (due && (peer->behind || sink->cluster.nnodes > 1))
+		return peer->heard_at + sink->options->base.confirm_timeout;
+	if (due)
+		return DT_NOEND;
+	return peer->behind ? peer->waited_at + WAIT_TIME : peer->node->active_at + SILENT_MAX;
+}
+
+/* Give up a node that does not answer, and ask one that has nothing to say. */
+static SinkState
+heed_silence(RedisSink *sink, Peer *peer, char *error)
+{
+	const Question *due = pipeline_due(&peer->pipeline);
+
+	if (GetCurrentTimestamp() < silent_until(sink, peer))
+		return SINK_READY;
+	if (due)
 	{
-		strlcpy(error, "the server does not answer any more", SINK_ERROR_SIZE);
-		return false;
+		text_say(error, "the server at %s:%d does not answer any more",
+				 peer->node->address.host, peer->node->address.port);
+		return due->asked == ASKED_PING ? SINK_ENDED : SINK_STUCK;
 	}
-	if (!pipeline_due(&peer->pipeline) && now - peer->node->active_at >= SILENT_MAX)
+	if (peer->behind)
+		ask_replicas(sink, peer);
+	else
 	{
 		command_put(node_output(peer->node), "PING", NULL);
-		pipeline_ask(&peer->pipeline, ASKED_OTHER, NULL);
-		peer->pinged_at = now;
+		ask(peer, ASKED_PING, NULL);
 	}
-	return true;
+	return SINK_READY;
 }
 
 /* Move on what there is with one node. */
@@ -409,16 +490,15 @@ poll_peer(RedisSink *sink, Peer *peer, char *error)
 {
 	char		unsent[SINK_ERROR_SIZE] = "";
 	Reply		reply;
+	SinkState	state = heed_silence(sink, peer, error);
 
-	if (!check_silence(peer, error))
-		return SINK_ENDED;
+	if (state != SINK_READY)
+		return state;
 
 	/* A server that hangs up has perhaps said why. */
 	(void) node_flush(peer->node, unsent);
 	for (int i = 0; i < REPLIES_MAX; i++)
 	{
-		SinkState	state;
-
 		switch (node_next(peer->node, &reply, error))
 		{
 			case NODE_LOST:
@@ -429,6 +509,7 @@ poll_peer(RedisSink *sink, Peer *peer, char *error)
 				strlcpy(error, unsent, SINK_ERROR_SIZE);
 				return SINK_LOST;
 			case NODE_REPLY:
+				peer->heard_at = peer->node->active_at;
 				state = handle_reply(sink, peer, &reply, error);
 				if (state != SINK_READY)
 					return state;
@@ -443,7 +524,7 @@ static SinkState
 redis_poll(Sink *base, char *error)
 {
 	RedisSink  *sink = (RedisSink *) base;
-	bool		due = false;
+	bool		settled = true;
 
 	sink->more = false;
 	for (int i = 0; i < sink->cluster.nnodes; i++)
@@ -452,9 +533,10 @@ redis_poll(Sink *base, char *error)
 
 		if (state != SINK_READY)
 			return state;
-		due = due || pipeline_due(&sink->peers[i].pipeline);
+		if (pipeline_due(&sink->peers[i].pipeline) || sink->peers[i].behind)
+			settled = false;
 	}
-	if (sink->trouble == NULL || due)
+	if (sink->trouble == NULL || !settled)
 		return say_state(sink);
 	strlcpy(error, sink->trouble, SINK_ERROR_SIZE);
 	return SINK_ENDED;
@@ -470,14 +552,9 @@ redis_wait(Sink *base, SinkWait *wait)
 		const Peer *peer = &sink->peers[i];
 		int			events;
 		pgsocket	socket = wire_socket(peer->node->wire, &events);
+		TimestampTz until = silent_until(sink, peer);
 
-		/* What items are owed the relay waits for. */
-		if (peer->pinged_at > 0 || !pipeline_due(&peer->pipeline))
-		{
-			TimestampTz since = Max(peer->node->active_at, peer->pinged_at);
-
-			wait->until = Min(wait->until, since + SILENT_MAX + 1);
-		}
+		wait->until = Min(wait->until, until);
 		sink_wait_for(wait, socket, events);
 	}
 	if (sink->more)

@@ -39,11 +39,20 @@ words_fault(const Reply *reply, bool of_message)
 			return FAULT_SERVER;
 	}
 
-	/* A key or a channel that this user may not have, or the command. */
+	/*
+	 * A key or a channel that this user may not have; or "to run" the
+	 * command.
+	 */
 	if (begins(reply, "NOPERM "))
-		return of_message && (strstr(reply->text, "key") || strstr(reply->text, "channel")) ?
+		return of_message && strcasestr(reply->text, "permissions to access ") ?
 			FAULT_MESSAGE : FAULT_SERVER;
 	return FAULT_MESSAGE;
+}
+
+bool
+words_contain(const Reply *reply, const char *secret)
+{
+	return memmem(reply->text, reply->length, secret, strlen(secret)) != NULL;
 }
 
 bool

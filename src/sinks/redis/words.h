@@ -27,6 +27,9 @@ extern Fault words_fault(const Reply *reply, bool of_message);
 /* Whether an answer to PING, an error, says that the server is well. */
 extern bool words_pong(const Reply *reply);
 
+/* Whether it repeats what nobody is to see. */
+extern bool words_contain(const Reply *reply, const char *secret);
+
 /* Put an error in answer to a command into words. */
 extern void words_say(char *error, const char *command, const Reply *reply);
 
