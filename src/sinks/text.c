@@ -74,44 +74,56 @@ text_say(char *error, const char *format,...)
 	text_clean(error, SINK_ERROR_SIZE, text, strlen(text), GetDatabaseEncoding());
 }
 
+/* Append what stands for a character that cannot stand in a JSON string as it is. */
+static void
+append_escaped(StringInfo out, char c)
+{
+	switch (c)
+	{
+		case '"':
+		case '\\':
+			appendStringInfoChar(out, '\\');
+			appendStringInfoChar(out, c);
+			break;
+		case '\b':
+			appendStringInfoString(out, "\\b");
+			break;
+		case '\f':
+			appendStringInfoString(out, "\\f");
+			break;
+		case '\n':
+			appendStringInfoString(out, "\\n");
+			break;
+		case '\r':
+			appendStringInfoString(out, "\\r");
+			break;
+		case '\t':
+			appendStringInfoString(out, "\\t");
+			break;
+		default:
+			appendStringInfo(out, "\\u%04x", (unsigned char) c);
+			break;
+	}
+}
+
 /* Append a JSON string; false if that makes out longer than to most. */
 static bool
 append_string(StringInfo out, const char *text, int length, Size most)
 {
-	appendStringInfoChar(out, '"');
-	for (int i = 0; i < length && out->len <= most; i++)
-	{
-		char		c = text[i];
+	const char *end = text + length;
 
-		switch (c)
-		{
-			case '"':
-			case '\\':
-				appendStringInfoChar(out, '\\');
-				appendStringInfoChar(out, c);
-				break;
-			case '\b':
-				appendStringInfoString(out, "\\b");
-				break;
-			case '\f':
-				appendStringInfoString(out, "\\f");
-				break;
-			case '\n':
-				appendStringInfoString(out, "\\n");
-				break;
-			case '\r':
-				appendStringInfoString(out, "\\r");
-				break;
-			case '\t':
-				appendStringInfoString(out, "\\t");
-				break;
-			default:
-				if ((unsigned char) c < ' ')
-					appendStringInfo(out, "\\u%04x", (unsigned char) c);
-				else
-					appendStringInfoCharMacro(out, c);
-				break;
-		}
+	appendStringInfoChar(out, '"');
+	while (text < end && out->len <= most)
+	{
+		const char *plain = text;
+
+		while (text < end && (unsigned char) *text >= ' ' && *text != '"' && *text != '\\')
+			text++;
+		if ((Size) (text - plain) > most - out->len)
+			return false;
+		appendBinaryStringInfo(out, plain, text - plain);
+		if (text < end)
+			append_escaped(out, *text++);
 	}
 	appendStringInfoChar(out, '"');
 	return out->len <= most;
