@@ -303,7 +303,7 @@ queue_create_relay(PG_FUNCTION_ARGS)
 	}
 
 	options = PG_ARGISNULL(3) ? DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")) : PG_GETARG_DATUM(3);
-	relay_options_check(kind, relay_options_list(options));
+	relay_options_check(kind, options);
 	relay_options_check_together(kind, relay_options_list(options));
 	workers = relay_options_workers(relay_options_list(options));
 	relay_check_workers(queue_by_name(PG_GETARG_TEXT_PP(1), ACL_SELECT), workers);
@@ -426,7 +426,7 @@ queue_alter_relay(PG_FUNCTION_ARGS)
 	relay_config_read_anchor(&relay);
 	if (OidIsValid(relay.server))
 		kind = relay_server_check(relay.server, relay.owner);
-	relay_options_check(kind, relay_options_list(options));
+	relay_options_check(kind, options);
 
 	/* A procedure is changed or kept, and never removed. */
 	merged = merge_options(DirectFunctionCall2(jsonb_concat,
