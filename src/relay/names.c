@@ -13,9 +13,11 @@
 void
 names_begin(Names *names, const char *given)
 {
+	int			half = strlen(given) / 2;
+
 	names->given = given;
 	names->closest = NULL;
-	names->distance = Min(FARTHEST, strlen(given) / 2) + 1;
+	names->distance = Min(FARTHEST, half) + 1;
 	initStringInfo(&names->all);
 }
 

@@ -66,7 +66,7 @@ static void
 unknown_option(const SinkKind *kind, OptionPlace place, const char *name)
 {
 	static const char *const owners[] = {
-		[ON_SERVER] = "servers", [ON_MAPPING] = "user mappings", [ON_RELAY] = "relays"
+		[ON_SERVER] = "servers",[ON_MAPPING] = "user mappings",[ON_RELAY] = "relays"
 	};
 	const SinkOption *option;
 	const char *elsewhere = NULL;
