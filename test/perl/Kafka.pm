@@ -10,7 +10,7 @@ use strict;
 use warnings;
 
 use Certificate ();
-use File::Path qw(make_path remove_tree);
+use File::Path  qw(make_path remove_tree);
 use File::Spec;
 use IPC::Run ();
 use PostgreSQL::Test::Cluster;

@@ -10,7 +10,7 @@ use warnings;
 
 use AMQP;
 use Certificate ();
-use File::Path qw(make_path);
+use File::Path  qw(make_path);
 use File::Spec;
 use IO::Socket::INET;
 use IPC::Run ();

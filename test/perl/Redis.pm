@@ -9,7 +9,7 @@ use strict;
 use warnings;
 
 use Certificate ();
-use File::Path qw(make_path);
+use File::Path  qw(make_path);
 use File::Spec;
 use IO::Socket::INET;
 use IPC::Run ();

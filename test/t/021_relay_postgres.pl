@@ -244,7 +244,8 @@ $source->safe_psql(
 ALTER ROLE owner SUPERUSER;
 SELECT queue.send('orders', '12');});
 wait_until($source, '(SELECT count(*) = 0 FROM queues.orders)', 'a superuser needs none');
-$source->safe_psql('postgres',
+$source->safe_psql(
+	'postgres',
 	q{ALTER ROLE owner NOSUPERUSER;
 	SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'queue relay o'}
 );
@@ -255,8 +256,7 @@ wait_for_error('o', 'has no user mapping', 'nor has who has no mapping at all a 
 is($source->safe_psql('postgres', 'SELECT count(*) FROM queues.orders'), '1', 'nothing went meanwhile');
 drain($source, 'orders');
 drain($target, 'arrivals');
-$source->safe_psql('postgres',
-	q{CREATE USER MAPPING FOR owner SERVER target OPTIONS (user 'relay')});
+$source->safe_psql('postgres', q{CREATE USER MAPPING FOR owner SERVER target OPTIONS (user 'relay')});
 
 # A superuser's mapping without one gets nothing from the environment either.
 $source->safe_psql(
@@ -283,21 +283,22 @@ my ($there_sql, $here_sql) = Page::examples(
 	"'secret'" => "'$password'");
 $target->safe_psql('warehouse', "CREATE EXTENSION queue; $there_sql");
 $source->safe_psql('page', "CREATE EXTENSION queue; $here_sql");
-ok( $target->poll_query_until('warehouse', 'SELECT count(*) = 1 FROM queues.arrivals'),
+ok($target->poll_query_until('warehouse', 'SELECT count(*) = 1 FROM queues.arrivals'),
 	'the example of the page: it arrives');
 is( $target->safe_psql(
-		'warehouse', 'SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = \'courier\''
-	),
+		'warehouse',
+		'SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = \'courier\''),
 	't',
 	'the example of the page: by TLS');
-is($target->safe_psql('warehouse', 'SELECT key, payload, headers FROM queue.receive(\'arrivals\')'),
-	'alice|{"parcel": 1}|{"trace": "4bf92f35"}', 'the example of the page: as it was sent');
+is( $target->safe_psql('warehouse', 'SELECT key, payload, headers FROM queue.receive(\'arrivals\')'),
+	'alice|{"parcel": 1}|{"trace": "4bf92f35"}',
+	'the example of the page: as it was sent');
 $source->safe_psql('page', q{ALTER SERVER warehouse OPTIONS (SET host '127.0.0.1')});
 ok( $source->poll_query_until(
 		'page', q{SELECT last_error ~ 'does not match host name "127.0.0.1"' FROM queue.relays}),
 	'a certificate of another host');
 $source->safe_psql('page', q{ALTER SERVER warehouse OPTIONS (SET host 'localhost', DROP sslrootcert)});
-ok( $source->poll_query_until('page', q{SELECT last_error ~ 'certificate' FROM queue.relays}),
+ok($source->poll_query_until('page', q{SELECT last_error ~ 'certificate' FROM queue.relays}),
 	'a certificate nobody vouches for');
 
 my $log = slurp_file($source->logfile);

@@ -508,9 +508,10 @@ $node->safe_psql(
 ok($node->poll_query_until('page', 'SELECT NOT EXISTS (SELECT FROM queues.orders)'),
 	'the example of the page: it is published');
 sql(q{SELECT queue.pause_relay('orders_to_files')}, 'page');
-ok(wait_for { my @complete = files("$scratch/page"); @complete == 1 }, 'the example of the page: the file is complete');
+ok(wait_for { my @complete = files("$scratch/page"); @complete == 1 },
+	'the example of the page: the file is complete');
 my ($line, @more) = messages(files("$scratch/page"));
-like(delete $line->{id},          qr/^\d+$/,           'the example of the page: its id');
+like(delete $line->{id}, qr/^\d+$/, 'the example of the page: its id');
 like(delete $line->{enqueued_at}, qr/^\d{4}-\d\d-\d\dT/, 'and its time');
 is_deeply(
 	[ $line, @more ],

@@ -442,7 +442,9 @@ END \$\$;
 SELECT queue.create_relay('d', 'q', 'other', '{"queue": "arrivals", "transform": "public.transform"}');
 SELECT queue.send('q', '1');});
 wait_until($node, $busy, 'it does not end');
-ends_soon('its database dropped', 'DROP DATABASE doomed',
+ends_soon(
+	'its database dropped',
+	'DROP DATABASE doomed',
 	q{count(*) = 0 FROM pg_stat_activity WHERE datname = 'doomed'});
 
 # What the page has as examples
@@ -461,7 +463,7 @@ ok( $node->poll_query_until(
 		'postgres',
 		q{SELECT workers = 4 AND published = 1 AND dropped = 1 FROM queue.relays WHERE name = 'to_rabbit'}),
 	'the examples of the page: four workers, one message dropped');
-is($node->safe_psql('other', 'SELECT key, payload, headers FROM queues.arrivals'),
+is( $node->safe_psql('other', 'SELECT key, payload, headers FROM queues.arrivals'),
 	'customer/alice|{"kind": "placed", "total": 42.50}|{"kind": "placed"}',
 	'the examples of the page: and one renamed, redacted and routed');
 

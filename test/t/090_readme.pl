@@ -115,8 +115,7 @@ foreach my $row (rows('Views'))
 }
 
 # Options of relays, as the code has them: an unknown one is answered with all there are.
-my %places =
-  (server => 'pg_foreign_server', 'user mapping' => 'pg_user_mapping', relay => undef);
+my %places = (server => 'pg_foreign_server', 'user mapping' => 'pg_user_mapping', relay => undef);
 my %kinds = map { $_ => {} } qw(amqp file http kafka postgres redis sql);
 
 sub options_of
@@ -143,7 +142,9 @@ sub options_of
 			redis => 'redis');
 		my $server = $servers{$kind} ? "'$servers{$kind}'" : 'NULL';
 
-		$node->psql('shop', "SELECT queue.create_relay('unknown', 'orders', $server, '{\"?\": 1}')",
+		$node->psql(
+			'shop',
+			"SELECT queue.create_relay('unknown', 'orders', $server, '{\"?\": 1}')",
 			stderr => \$error);
 	}
 	return if $error =~ /There are no valid options here/;
@@ -152,7 +153,11 @@ sub options_of
 }
 for my $kind (keys %kinds)
 {
-	$kinds{$kind} = { map { $_ => { map { $_ => 1 } options_of($kind, $_) } } keys %places };
+	$kinds{$kind} = {
+		map {
+			$_ => { map { $_ => 1 } options_of($kind, $_) }
+		} keys %places
+	};
 }
 is( $node->safe_psql(
 		'shop',
