@@ -416,7 +416,8 @@ SELECT queue.alter_relay('t', '{"batch": 20}');});
 sub send_small
 {
 	query(
-		"SELECT count(queue.send('p', jsonb_build_object('n', i % 10), CASE WHEN i % 5 > 0 THEN 'k' || i % 7 END)) FROM generate_series(1, $_[0]) i"
+		"SELECT count(queue.send('p', jsonb_build_object('n', i % 10), CASE WHEN i % 5 > 0 THEN 'k' || i % 7 END))
+	FROM generate_series(1, $_[0]) i"
 	);
 	return $node->poll_query_until('postgres',
 		q{SELECT ready = 0 AND leased = 0 AND deferred = 0 FROM queue.stats WHERE queue = 'p'});
