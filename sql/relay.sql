@@ -153,6 +153,9 @@ SELECT options FROM queue.relay_definition WHERE name = 'one';
 SELECT queue.alter_relay('one', '{"max_attempts": null}');
 SELECT options FROM queue.relay_definition WHERE name = 'one';
 SELECT queue.resume_relay('one');
+-- One statement can do several things to it.
+SELECT queue.pause_relay('one'), queue.alter_relay('one', '{"batch": 10}'), queue.resume_relay('one'),
+	queue.alter_relay('one', '{"batch": 7}');
 CALL wait_until($$(SELECT count(*) = 100 FROM relay_got)$$);
 SELECT count(DISTINCT id) FROM relay_got;
 SELECT count(*) FROM (SELECT id < lag(id) OVER (PARTITION BY key ORDER BY n) AS before FROM relay_got) x WHERE before;

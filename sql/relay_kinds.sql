@@ -43,6 +43,60 @@ CREATE USER MAPPING FOR CURRENT_USER SERVER kinds_http
 	OPTIONS (signing_secret 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYqr, whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX');
 
 --
+-- A name that is misspelt, of each kind and in each place: what may have been
+-- meant, or else what there is, or whose option it is.
+--
+SELECT queue.create('misspelt');
+CREATE SERVER misspelt FOREIGN DATA WRAPPER queue_postgres OPTIONS (db_name 'x');
+CREATE SERVER misspelt FOREIGN DATA WRAPPER queue_amqp OPTIONS (vhosts '/');
+CREATE SERVER misspelt FOREIGN DATA WRAPPER queue_file OPTIONS (dir '/');
+CREATE SERVER misspelt FOREIGN DATA WRAPPER queue_file OPTIONS (rotate_age '1');
+CREATE SERVER misspelt FOREIGN DATA WRAPPER queue_http OPTIONS (uri 'https://example.com');
+CREATE SERVER misspelt FOREIGN DATA WRAPPER queue_kafka OPTIONS (broker 'a');
+CREATE SERVER misspelt FOREIGN DATA WRAPPER queue_kafka OPTIONS (brokers 'a', properties 'linger-ms=1');
+CREATE SERVER misspelt FOREIGN DATA WRAPPER queue_redis OPTIONS ("Host" 'a');
+CREATE SERVER misspelt_postgres FOREIGN DATA WRAPPER queue_postgres;
+CREATE SERVER misspelt_amqp FOREIGN DATA WRAPPER queue_amqp;
+CREATE SERVER misspelt_file FOREIGN DATA WRAPPER queue_file OPTIONS (directory '/nowhere');
+CREATE SERVER misspelt_http FOREIGN DATA WRAPPER queue_http OPTIONS (url 'https://example.com');
+CREATE SERVER misspelt_kafka FOREIGN DATA WRAPPER queue_kafka OPTIONS (brokers 'a');
+CREATE SERVER misspelt_redis FOREIGN DATA WRAPPER queue_redis;
+CREATE USER MAPPING FOR CURRENT_USER SERVER misspelt_postgres OPTIONS (users 'x');
+CREATE USER MAPPING FOR CURRENT_USER SERVER misspelt_amqp OPTIONS (usrname 'x');
+CREATE USER MAPPING FOR CURRENT_USER SERVER misspelt_http OPTIONS (signing_secrets 'x');
+CREATE USER MAPPING FOR CURRENT_USER SERVER misspelt_kafka OPTIONS (pasword 'secret');
+CREATE USER MAPPING FOR CURRENT_USER SERVER misspelt_redis OPTIONS (password_requird 'false');
+SELECT queue.create_relay('m', 'misspelt', 'misspelt_postgres', '{"qeue": "x"}');
+SELECT queue.create_relay('m', 'misspelt', 'misspelt_amqp', '{"routingkey": "x"}');
+SELECT queue.create_relay('m', 'misspelt', 'misspelt_file', '{"rotate_szie": 1}');
+SELECT queue.create_relay('m', 'misspelt', 'misspelt_http', '{"idempotency-header": "x"}');
+SELECT queue.create_relay('m', 'misspelt', 'misspelt_kafka', '{"topics": "x"}');
+SELECT queue.create_relay('m', 'misspelt', 'misspelt_redis', '{"comand": "xadd"}');
+SELECT queue.create_relay('m', 'misspelt', 'misspelt_redis', '{"host": "xadd"}');
+SELECT queue.create_relay('m', 'misspelt', options => '{"procedures": "xadd"}');
+
+-- One to be taken away is an option too.
+SELECT queue.create_relay('m', 'misspelt', 'misspelt_redis', '{"bacth": null}');
+SELECT queue.create_relay('m', 'misspelt', 'misspelt_redis');
+SELECT queue.alter_relay('m', '{"bacth": null}');
+SELECT queue.alter_relay('m', '{"maxlan": 10}');
+SELECT queue.alter_relay('m', '{"batch": null, "cloudevent": "binary"}');
+
+-- What is like nothing there is, or absurd
+SELECT queue.alter_relay('m', '{"": 1}');
+SELECT queue.alter_relay('m', '{"b": 1}');
+SELECT queue.alter_relay('m', '{"bätch": 1}');
+SELECT queue.alter_relay('m', jsonb_build_object(repeat('batch', 13), 1));
+\set VERBOSITY sqlstate
+SELECT queue.alter_relay('m', jsonb_build_object(repeat('ä', 1000000), 1));
+DO $$ BEGIN EXECUTE format('CREATE SERVER misspelt FOREIGN DATA WRAPPER queue_amqp OPTIONS (%I %L)', repeat('x', 100000), 'x'); END $$;
+DO $$ BEGIN EXECUTE format('CREATE SERVER misspelt FOREIGN DATA WRAPPER queue_kafka OPTIONS (brokers %L, properties %L)', 'a', repeat('x', 1000000) || '=1'); END $$;
+\set VERBOSITY default
+SELECT queue.drop_relay('m');
+DROP SERVER misspelt_postgres, misspelt_amqp, misspelt_file, misspelt_http, misspelt_kafka, misspelt_redis CASCADE;
+SELECT queue.drop('misspelt');
+
+--
 -- Relays
 --
 SELECT queue.create('kinds');

@@ -151,14 +151,21 @@ SELECT count(queue.send('transform', payload, key => 'k' || row_number)) FROM (S
 	('{"sql": "PREPARE x AS SELECT 1"}'),
 	('{"sql": "DECLARE x CURSOR WITH HOLD FOR SELECT 1"}'),
 	('{"sql": "SELECT queue.send($x$arrivals$x$, $x$1$x$)"}'),
+	('{"sql": "SELECT queue.pop($x$transform$x$)"}'),
+	('{"sql": "SELECT queue.ack(1)"}'),
+	('{"sql": "SELECT queue.pause_relay($x$t$x$)"}'),
+	('{"sql": "SELECT queue.alter_relay($x$t$x$, $x${\"transform\": null}$x$)"}'),
+	('{"sql": "SELECT queue.drop_relay($x$t$x$)"}'),
+	('{"sql": "PREPARE TRANSACTION $x$x$x$"}'),
+	('{"sql": "DO $x$ BEGIN RAISE EXCEPTION $y$%$y$, repeat($y$é$y$, 10000); END $x$"}'),
 	('{"bad": {"payload": null, "body": null}}'),
 	('{"bad": {"body": "\\x00"}}'),
 	('{"bad": {"headers": [1, 2]}}')) v(payload)) w;
 SELECT queue.send('transform', '"good"', key => 'good') > 0;
 CALL wait_for('count(*) = 1 FROM queues.arrivals');
 CALL wait_for($$count(*) = 0 FROM queues.transform$$);
-CALL wait_for($$count(*) >= 19 FROM queue.dead_letters$$);
-SELECT payload, attempts, reason, error FROM queue.dead_letters WHERE queue = 'transform' ORDER BY id;
+CALL wait_for($$count(*) >= 26 FROM queue.dead_letters$$);
+SELECT payload, attempts, reason, regexp_replace(error, 'é+', 'é') AS error FROM queue.dead_letters WHERE queue = 'transform' ORDER BY id;
 SELECT count(*) FROM transform_writes;
 SELECT payload, headers->>'path' AS path, headers->>'as' = current_user AS as_owner FROM queues.arrivals;
 SELECT queue.purge('arrivals');
@@ -171,6 +178,57 @@ CALL wait_for('count(*) = 4 FROM queues.arrivals');
 SELECT headers->>'path' AS path, headers->>'work_mem' = current_setting('work_mem') AS reset FROM queues.arrivals WHERE payload = '"then"';
 CALL wait_for($$count(*) = 0 FROM pg_locks WHERE locktype = 'advisory'$$);
 SELECT queue.purge('arrivals');
+
+-- Whatever it leaves is gone before the next call: a cursor of the same name, a
+-- lease, a notification, a large object.
+LISTEN transform_note;
+CREATE OR REPLACE FUNCTION tidy.orders(m queue.message) RETURNS queue.message LANGUAGE plpgsql AS $$
+DECLARE
+	open CURSOR FOR SELECT 1;
+	taken integer;
+BEGIN
+	OPEN open;
+	PERFORM pg_catalog.pg_notify('transform_note', 'sent');
+	SELECT count(*) INTO taken FROM queue.receive('transform', 10);
+	m.headers := pg_catalog.to_jsonb(pg_catalog.jsonb_build_object('taken', taken));
+	IF m.payload = '"large"' THEN
+		PERFORM pg_catalog.lo_create(0);
+	END IF;
+	RETURN m;
+END $$;
+SELECT queue.alter_relay('t', '{"batch": 2}');
+SELECT count(*) FROM queue.send_batch('transform', (SELECT array_agg(to_jsonb(i)) FROM generate_series(1, 40) i));
+CALL wait_for('count(*) = 40 FROM queues.arrivals');
+SELECT bool_or(headers->>'taken' > '0') AS has_taken FROM queues.arrivals;
+CALL wait_for($$(SELECT ready = 0 AND leased = 0 AND deferred = 0 FROM queue.stats WHERE queue = 'transform')$$);
+SELECT queue.send('transform', '"large"') > 0;
+CALL wait_for($$(SELECT ready = 0 AND leased = 0 AND deferred = 0 FROM queue.stats WHERE queue = 'transform')$$);
+SELECT count(*) FROM pg_largeobject_metadata;
+UNLISTEN *;
+SELECT queue.alter_relay('t', '{"batch": null}');
+SELECT queue.purge('arrivals'), queue.purge_dead_letters('transform') >= 0;
+
+-- What it returns may be a table's, and lie elsewhere.
+CREATE TABLE transform_texts (payload jsonb, body bytea);
+ALTER TABLE transform_texts ALTER payload SET STORAGE EXTERNAL, ALTER body SET STORAGE EXTERNAL;
+INSERT INTO transform_texts VALUES (to_jsonb(repeat('text', 100000)), NULL), (NULL, convert_to(repeat('text', 100000), 'UTF8'));
+CREATE OR REPLACE FUNCTION tidy.orders(m queue.message) RETURNS queue.message LANGUAGE sql AS $$
+	SELECT m.receipt, m.id, m.key, t.payload, t.body, m.headers, m.priority, m.attempts, m.enqueued_at
+	FROM public.transform_texts t WHERE t.payload IS NULL = (m.payload = '"body"')
+$$;
+SELECT queue.send('transform', '"payload"') > 0, queue.send('transform', '"body"') > 0;
+CALL wait_for('count(*) = 2 FROM queues.arrivals');
+SELECT length(payload->>0) AS payload, length(body) AS body FROM queues.arrivals ORDER BY id;
+SELECT queue.purge('arrivals');
+DROP TABLE transform_texts;
+
+-- In a transaction that is read only a relay is not changed by anybody.
+BEGIN READ ONLY;
+SELECT queue.pause_relay('t');
+ROLLBACK;
+BEGIN READ ONLY;
+SELECT queue.create_relay('u', 'transform', 'transform_server');
+ROLLBACK;
 
 --
 -- A relay depends on it: it cannot be dropped from under the relay, nor used
@@ -191,6 +249,17 @@ SELECT queue.alter_relay('t', '{"transform": "tidy.message"}');
 DROP FUNCTION tidy.orders;
 SELECT options FROM queue.relays WHERE name = 't';
 CALL wait_for('count(*) = 1 FROM queues.arrivals');
+
+-- Nor by a relay that is given to another role.
+ALTER ROLE regress_other LOGIN;
+GRANT SELECT, DELETE ON queues.transform TO regress_other;
+SET ROLE regress_tidy;
+CREATE FUNCTION tidy.mine(m queue.message) RETURNS queue.message LANGUAGE sql AS 'SELECT m';
+SELECT queue.create_relay('u', 'transform', 'transform_server', '{"transform": "tidy.mine"}');
+RESET ROLE;
+SELECT queue.alter_relay('u', owner => 'regress_other');
+CALL wait_for($$(SELECT last_error = 'function tidy.mine(queue.message) is not the relay''s owner''s' FROM queue.relays WHERE name = 'u')$$);
+SELECT queue.drop_relay('u');
 
 -- A name that changes is still the same function's.
 ALTER FUNCTION tidy.message RENAME TO renamed;

@@ -55,8 +55,10 @@ PG_FUNCTION_INFO_V1(queue_drop_relay);
  * is given one more is locked as a role.
  */
 static Relation
-open_relays(void)
+open_relays(const char *function)
 {
+	PreventCommandIfReadOnly(function);
+	PreventCommandIfParallelMode(function);
 	return table_open(extension_relation("relay_definition"), RowExclusiveLock);
 }
 
@@ -128,12 +130,13 @@ find_own_relay(Relation rel, text *name)
 	}
 }
 
-/* Change columns of a relay and let its worker know. */
+/* Change columns of a relay and let its worker know; its statement may go on to change it. */
 static void
 update_relay(Relation rel, HeapTuple tuple, Datum *values, bool *nulls, bool *replace)
 {
 	tuple = heap_modify_tuple(tuple, RelationGetDescr(rel), values, nulls, replace);
 	CatalogTupleUpdate(rel, &tuple->t_self, tuple);
+	CommandCounterIncrement();
 	relay_config_changed();
 }
 
@@ -303,7 +306,7 @@ queue_create_relay(PG_FUNCTION_ARGS)
 	}
 
 	options = PG_ARGISNULL(3) ? DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")) : PG_GETARG_DATUM(3);
-	relay_options_check(kind, relay_options_list(options));
+	relay_options_check(kind, options);
 	relay_options_check_together(kind, relay_options_list(options));
 	workers = relay_options_workers(relay_options_list(options));
 	relay_check_workers(queue_by_name(PG_GETARG_TEXT_PP(1), ACL_SELECT), workers);
@@ -316,7 +319,7 @@ queue_create_relay(PG_FUNCTION_ARGS)
 	else if (!kind->has_server)
 		missing_procedure();
 
-	rel = open_relays();
+	rel = open_relays("queue.create_relay()");
 	if (HeapTupleIsValid(find_relay(rel, name)))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -409,7 +412,7 @@ queue_alter_relay(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("either options or an owner must be given")));
 
-	rel = open_relays();
+	rel = open_relays("queue.alter_relay()");
 	tuple = find_own_relay(rel, name);
 	heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
 	relay.anchor = anchor_of(rel, tuple);
@@ -426,7 +429,7 @@ queue_alter_relay(PG_FUNCTION_ARGS)
 	relay_config_read_anchor(&relay);
 	if (OidIsValid(relay.server))
 		kind = relay_server_check(relay.server, relay.owner);
-	relay_options_check(kind, relay_options_list(options));
+	relay_options_check(kind, options);
 
 	/* A procedure is changed or kept, and never removed. */
 	merged = merge_options(DirectFunctionCall2(jsonb_concat,
@@ -458,7 +461,7 @@ queue_alter_relay(PG_FUNCTION_ARGS)
 
 /* Set whether a relay is paused. */
 static void
-set_paused(FunctionCallInfo fcinfo, bool paused)
+set_paused(FunctionCallInfo fcinfo, bool paused, const char *function)
 {
 	text	   *name = argument_text(fcinfo, 0, "name");
 	Datum		values[Natts_relay] = {0};
@@ -467,7 +470,7 @@ set_paused(FunctionCallInfo fcinfo, bool paused)
 	Relation	rel;
 
 	shmem_require();
-	rel = open_relays();
+	rel = open_relays(function);
 	values[Anum_relay_paused - 1] = BoolGetDatum(paused);
 	replace[Anum_relay_paused - 1] = true;
 	update_relay(rel, find_own_relay(rel, name), values, nulls, replace);
@@ -477,14 +480,14 @@ set_paused(FunctionCallInfo fcinfo, bool paused)
 Datum
 queue_pause_relay(PG_FUNCTION_ARGS)
 {
-	set_paused(fcinfo, true);
+	set_paused(fcinfo, true, "queue.pause_relay()");
 	PG_RETURN_VOID();
 }
 
 Datum
 queue_resume_relay(PG_FUNCTION_ARGS)
 {
-	set_paused(fcinfo, false);
+	set_paused(fcinfo, false, "queue.resume_relay()");
 	PG_RETURN_VOID();
 }
 
@@ -496,12 +499,13 @@ queue_drop_relay(PG_FUNCTION_ARGS)
 	HeapTuple	tuple;
 
 	shmem_require();
-	rel = open_relays();
+	rel = open_relays("queue.drop_relay()");
 	tuple = find_own_relay(rel, name);
 	if (SearchSysCacheExists1(TYPEOID, ObjectIdGetDatum(anchor_of(rel, tuple))))
 		relay_anchor_drop(anchor_of(rel, tuple));
 	else
 		CatalogTupleDelete(rel, &tuple->t_self);
+	CommandCounterIncrement();
 	table_close(rel, NoLock);
 	relay_config_changed();
 	PG_RETURN_VOID();

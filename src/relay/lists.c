@@ -6,6 +6,7 @@
 
 #include "lib/stringinfo.h"
 #include "relay/lists.h"
+#include "relay/names.h"
 
 /* What separates properties. */
 #define BLANKS			" \t\r\n"
@@ -57,15 +58,15 @@ hosts_valid(const char *value)
 static void
 not_permitted(const char *option, const char *name, const Property *permitted)
 {
-	StringInfoData all;
+	Names		names;
 
-	initStringInfo(&all);
+	names_begin(&names, name);
 	for (const Property *each = permitted; each->name; each++)
-		appendStringInfo(&all, "%s%s", each == permitted ? "" : ", ", each->name);
+		names_add(&names, each->name);
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("property \"%s\" is not permitted in option \"%s\"", name, option),
-			 errhint("Those permitted are: %s.", all.data)));
+			 errhint("%s", names_hint(&names, "property", "properties"))));
 }
 
 static void

@@ -14,6 +14,7 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "relay/lists.h"
+#include "relay/names.h"
 #include "relay/options.h"
 #include "sinks/template.h"
 #include "sinks/text.h"
@@ -64,21 +65,26 @@ find_option(const SinkKind *kind, OptionPlace place, const char *name)
 static void
 unknown_option(const SinkKind *kind, OptionPlace place, const char *name)
 {
+	static const char *const owners[] = {
+		[ON_SERVER] = "servers",[ON_MAPPING] = "user mappings",[ON_RELAY] = "relays"
+	};
 	const SinkOption *option;
-	StringInfoData valid;
+	const char *elsewhere = NULL;
+	Names		names;
 
-	initStringInfo(&valid);
+	names_begin(&names, name);
 	for (int i = 0; (option = kind_option(kind, i)) != NULL; i++)
 	{
 		if (option->place == place)
-			appendStringInfo(&valid, "%s%s", valid.len > 0 ? ", " : "", option->name);
+			names_add(&names, option->name);
+		else if (strcmp(option->name, name) == 0)
+			elsewhere = owners[option->place];
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("invalid option \"%s\"", name),
-			 valid.len > 0 ?
-			 errhint("Valid options here are: %s.", valid.data) :
-			 errhint("There are no valid options here.")));
+			 elsewhere ? errhint("It is an option of %s.", elsewhere) :
+			 errhint("%s", names_hint(&names, "option", "options"))));
 }
 
 /* Raise the error for a value; what says what it should be. */
@@ -278,9 +284,9 @@ read_value(const SinkOption *option, const char *value, void *options)
 	}
 }
 
-/* Put a list of options into the kind's struct; strict: all of them exist. */
+/* Put those of a list of options that exist into the kind's struct. */
 static void
-read_list(const SinkKind *kind, OptionPlace place, List *given, bool strict, void *options)
+read_list(const SinkKind *kind, OptionPlace place, List *given, void *options)
 {
 	ListCell   *cell;
 
@@ -291,8 +297,6 @@ read_list(const SinkKind *kind, OptionPlace place, List *given, bool strict, voi
 
 		if (option)
 			read_value(option, defGetString(element), options);
-		else if (strict)
-			unknown_option(kind, place, element->defname);
 	}
 }
 
@@ -315,10 +319,34 @@ begin_options(const SinkKind *kind)
 	return options;
 }
 
-void
-relay_options_check(const SinkKind *kind, List *given)
+/* Raise an error for a name that is no option's, also where the value is null. */
+static void
+check_names(const SinkKind *kind, Datum jsonb)
 {
-	read_list(kind, ON_RELAY, given, true, begin_options(kind));
+	Jsonb	   *object = DatumGetJsonbP(jsonb);
+	JsonbIterator *it = JsonbIteratorInit(&object->root);
+	JsonbValue	v;
+	JsonbIteratorToken token;
+
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		char	   *name;
+
+		if (token != WJB_KEY)
+			continue;
+		name = pnstrdup(v.val.string.val, v.val.string.len);
+		if (find_option(kind, ON_RELAY, name) == NULL)
+			unknown_option(kind, ON_RELAY, name);
+	}
+}
+
+void
+relay_options_check(const SinkKind *kind, Datum given)
+{
+	List	   *list = relay_options_list(given);
+
+	check_names(kind, given);
+	read_list(kind, ON_RELAY, list, begin_options(kind));
 }
 
 void
@@ -326,7 +354,7 @@ relay_options_check_together(const SinkKind *kind, List *all)
 {
 	void	   *options = begin_options(kind);
 
-	read_list(kind, ON_RELAY, all, false, options);
+	read_list(kind, ON_RELAY, all, options);
 	if (kind->check)
 		kind->check(options);
 }
@@ -337,9 +365,9 @@ relay_options_read(const SinkKind *kind, List *server, List *mapping, List *rela
 	void	   *options = begin_options(kind);
 	const SinkOption *option;
 
-	read_list(kind, ON_SERVER, server, false, options);
-	read_list(kind, ON_MAPPING, mapping, false, options);
-	read_list(kind, ON_RELAY, relay, false, options);
+	read_list(kind, ON_SERVER, server, options);
+	read_list(kind, ON_MAPPING, mapping, options);
+	read_list(kind, ON_RELAY, relay, options);
 	for (int i = 0; (option = kind_option(kind, i)) != NULL; i++)
 	{
 		if (option->type == OPTION_ROUTINE)

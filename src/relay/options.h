@@ -20,8 +20,8 @@ extern const char *relay_options_get(List *given, const char *name);
 /* How many workers a relay is to have, by its options; a bad value is one or all. */
 extern int	relay_options_workers(List *given);
 
-/* Raise an error for a relay's option that does not exist, or cannot be so. */
-extern void relay_options_check(const SinkKind *kind, List *given);
+/* Raise an error for a relay's option, of an object, that does not exist or cannot be so. */
+extern void relay_options_check(const SinkKind *kind, Datum given);
 
 /* Raise one if all of a relay's options do not go together, or one is missing. */
 extern void relay_options_check_together(const SinkKind *kind, List *all);

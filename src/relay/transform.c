@@ -6,11 +6,14 @@
  * a subtransaction, and any error in it a refusal.  It is run as the relay's
  * owner in a security-restricted operation, so that it becomes nobody else and
  * leaves nothing in the session; its settings last for the call.  It must be the
- * owner's own or a superuser's: who owns a function can replace it at any time.
+ * owner's own or a superuser's: who owns a function can replace it at any time,
+ * so each call asks whose it is.
  *
  * The transaction is read only.  What a function wrote would be written again
  * whenever a message is transformed again, and the end of the transaction could
- * fail for the sake of one message, with nobody to tell of which.
+ * fail for the sake of one message, with nobody to tell of which.  For what that
+ * does not hold back, as cursors and notifications, each call is rolled back when
+ * its result has been taken.
  */
 #include "postgres.h"
 
@@ -122,7 +125,6 @@ transform_begin(Oid with, Oid relay_owner, int64 time)
 
 	background_begin();
 	XactReadOnly = true;
-	transform_check(with, relay_owner);
 
 	if (StatementTimeout > 0)
 		most = Min(most, StatementTimeout);
@@ -216,9 +218,14 @@ make_message(const Message *message, HeapTupleHeader row, MemoryContext where, S
 	return made;
 }
 
-/* Call the function, as the relay's owner.  NULL if the message is dropped. */
+/*
+ * Call the function, as the relay's owner.  NULL if the message is dropped.
+ * Nothing may come between the check and the call: both are of what we know of
+ * the catalogs at that moment.
+ */
 static Message *
-call_function(const Message *message, int failures, MemoryContext where, Size *bytes)
+call_function(const Message *message, int failures, MemoryContext where, Size *bytes,
+			  volatile bool *permitted)
 {
 	LOCAL_FCINFO(fcinfo, 1);
 	OwnerContext saved;
@@ -230,6 +237,9 @@ call_function(const Message *message, int failures, MemoryContext where, Size *b
 	fcinfo->args[0].isnull = false;
 
 	owner_begin(owner, &saved);
+	*permitted = false;
+	transform_check(function, owner);
+	*permitted = true;
 	result = FunctionCallInvoke(fcinfo);
 	if (!fcinfo->isnull)
 		made = make_message(message, DatumGetHeapTupleHeader(result), where, bytes);
@@ -252,32 +262,35 @@ transform_message(const Message *message, int failures, MemoryContext where,
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner resources = CurrentResourceOwner;
 	volatile TransformResult result = TRANSFORM_REFUSED;
+	volatile bool permitted = true;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(scratch);
 	PG_TRY();
 	{
 		enable_timeout_after(STATEMENT_TIMEOUT, timeout);
-		*made = call_function(message, failures, where, bytes);
+		*made = call_function(message, failures, where, bytes, &permitted);
 		result = *made ? TRANSFORM_MADE : TRANSFORM_DROPPED;
 		stop_clock();
-		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
 	{
 		ErrorData  *edata;
 
 		stop_clock();
+		if (!permitted)
+			PG_RE_THROW();		/* the relay's trouble, and no message's */
 		MemoryContextSwitchTo(scratch);
 		EmitErrorReport();
 		edata = CopyErrorData();
 		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
 		text_say(error, "%s", edata->message ? edata->message : "");
 		result = TRANSFORM_REFUSED;
-		prepare_call();
 	}
 	PG_END_TRY();
+	RollbackAndReleaseCurrentSubTransaction();
+	if (result == TRANSFORM_REFUSED)
+		prepare_call();
 	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = resources;
 	MemoryContextReset(scratch);

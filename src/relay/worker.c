@@ -371,8 +371,12 @@ transform(void)
 		Size		bytes;
 
 		if (!begun)
+		{
 			transform_begin(options->transform, relay->owner, options->confirm_timeout);
-		begun = true;
+			STOP_POINT("relay-transforms");
+			start = GetCurrentTimestamp();
+			begun = true;
+		}
 		switch (transform_message(item->base.message, item->base.failures, item->batch->context,
 								  &made, &bytes, error))
 		{

@@ -9,7 +9,8 @@ package Kafka;
 use strict;
 use warnings;
 
-use File::Path qw(make_path remove_tree);
+use Certificate ();
+use File::Path  qw(make_path remove_tree);
 use File::Spec;
 use IPC::Run ();
 use PostgreSQL::Test::Cluster;
@@ -50,7 +51,7 @@ sub new
 		push @{ $self->{nodes} },
 		  { map { $_ => PostgreSQL::Test::Cluster::get_free_port() } qw(port proxied controller sasl tls) };
 	}
-	$self->_make_certificates if $options{secure};
+	Certificate::make($self->{dir}) if $options{secure};
 	push @clusters, $self;
 	return $self;
 }
@@ -73,28 +74,6 @@ sub advertise
 {
 	my ($self, $port) = @_;
 	$self->{advertised} = $port;
-	return;
-}
-
-# An authority, and a certificate for localhost.
-sub _make_certificates
-{
-	my ($self) = @_;
-	my $dir = $self->{dir};
-	my @new = qw(openssl req -new -newkey rsa:2048 -nodes);
-
-	PostgreSQL::Test::Utils::append_to_file("$dir/san", "subjectAltName=DNS:localhost\n");
-	PostgreSQL::Test::Utils::system_or_bail(
-		@new, '-x509', '-days', '2', '-subj', '/CN=test authority',
-		'-keyout', "$dir/ca.key", '-out', "$dir/ca.crt");
-	PostgreSQL::Test::Utils::system_or_bail(@new, '-subj', '/CN=localhost',
-		'-keyout', "$dir/server.key", '-out', "$dir/server.csr");
-	PostgreSQL::Test::Utils::system_or_bail(
-		'openssl', 'x509', '-req', '-days', '2', '-CAcreateserial',
-		'-in', "$dir/server.csr", '-CA', "$dir/ca.crt", '-CAkey', "$dir/ca.key",
-		'-extfile', "$dir/san", '-out', "$dir/server.crt");
-	PostgreSQL::Test::Utils::append_to_file("$dir/server.pem",
-		join('', map { PostgreSQL::Test::Utils::slurp_file("$dir/$_") } qw(server.key server.crt)));
 	return;
 }
 

@@ -9,7 +9,8 @@ use strict;
 use warnings;
 
 use AMQP;
-use File::Path qw(make_path);
+use Certificate ();
+use File::Path  qw(make_path);
 use File::Spec;
 use IO::Socket::INET;
 use IPC::Run ();
@@ -54,7 +55,7 @@ default_user = $self->{user}
 default_pass = $self->{password}
 log.console = false
 CONFIG
-	$config .= $self->_make_certificates if $options{tls};
+	$config .= $self->_listen_tls if $options{tls};
 	$config .= $options{config} if $options{config};
 	PostgreSQL::Test::Utils::append_to_file("$dir/rabbitmq.conf", $config);
 	PostgreSQL::Test::Utils::append_to_file("$dir/enabled_plugins", "[].\n");
@@ -67,23 +68,13 @@ sub user { return $_[0]->{user}; }
 sub password { return $_[0]->{password}; }
 sub ca_file { return "$_[0]->{dir}/ca.crt"; }
 
-# Make an authority and a certificate for localhost; returns configuration.
-sub _make_certificates
+# A listener with a certificate for localhost; returns configuration.
+sub _listen_tls
 {
 	my ($self) = @_;
 	my $dir = $self->{dir};
-	my @new = qw(openssl req -new -newkey rsa:2048 -nodes);
 
-	PostgreSQL::Test::Utils::append_to_file("$dir/san", "subjectAltName=DNS:localhost\n");
-	PostgreSQL::Test::Utils::system_or_bail(
-		@new, '-x509', '-days', '2', '-subj', '/CN=test authority',
-		'-keyout', "$dir/ca.key", '-out', "$dir/ca.crt");
-	PostgreSQL::Test::Utils::system_or_bail(@new, '-subj', '/CN=localhost',
-		'-keyout', "$dir/server.key", '-out', "$dir/server.csr");
-	PostgreSQL::Test::Utils::system_or_bail(
-		'openssl', 'x509', '-req', '-days', '2', '-CAcreateserial',
-		'-in', "$dir/server.csr", '-CA', "$dir/ca.crt", '-CAkey', "$dir/ca.key",
-		'-extfile', "$dir/san", '-out', "$dir/server.crt");
+	Certificate::make($dir);
 	return <<"CONFIG";
 listeners.ssl.1 = 127.0.0.1:$self->{tls_port}
 ssl_options.cacertfile = $dir/ca.crt

@@ -8,7 +8,8 @@ package Redis;
 use strict;
 use warnings;
 
-use File::Path qw(make_path);
+use Certificate ();
+use File::Path  qw(make_path);
 use File::Spec;
 use IO::Socket::INET;
 use IPC::Run ();
@@ -54,7 +55,7 @@ user default off
 user admin on >$self->{password} ~* &* +\@all
 user relay on >$self->{password} ~* &* +\@write +\@read +\@connection +publish +wait +cluster|nodes
 CONFIG
-	$config .= $self->_make_certificates if $options{tls};
+	$config .= $self->_listen_tls if $options{tls};
 	$config .= "tls-cluster yes\ntls-replication yes\n" if $options{tls} && $options{cluster};
 	if ($options{cluster})
 	{
@@ -74,24 +75,14 @@ sub ca_file { return "$_[0]->{dir}/ca.crt"; }
 sub pid { return $_[0]->{server}->{KIDS}->[0]->{PID}; }
 sub log { return PostgreSQL::Test::Utils::slurp_file("$_[0]->{dir}/log"); }
 
-# Make an authority and a certificate for localhost; returns configuration.
-sub _make_certificates
+# A listener with a certificate for localhost; returns configuration.
+sub _listen_tls
 {
 	my ($self) = @_;
 	my $dir = $self->{dir};
-	my @new = qw(openssl req -new -newkey rsa:2048 -nodes);
 
 	$self->{tls_port} = PostgreSQL::Test::Cluster::get_free_port();
-	PostgreSQL::Test::Utils::append_to_file("$dir/san", "subjectAltName=DNS:localhost\n");
-	PostgreSQL::Test::Utils::system_or_bail(
-		@new, '-x509', '-days', '2', '-subj', '/CN=test authority',
-		'-keyout', "$dir/ca.key", '-out', "$dir/ca.crt");
-	PostgreSQL::Test::Utils::system_or_bail(@new, '-subj', '/CN=localhost',
-		'-keyout', "$dir/server.key", '-out', "$dir/server.csr");
-	PostgreSQL::Test::Utils::system_or_bail(
-		'openssl', 'x509', '-req', '-days', '2', '-CAcreateserial',
-		'-in', "$dir/server.csr", '-CA', "$dir/ca.crt", '-CAkey', "$dir/ca.key",
-		'-extfile', "$dir/san", '-out', "$dir/server.crt");
+	Certificate::make($dir);
 	return <<"CONFIG";
 tls-port $self->{tls_port}
 tls-ca-cert-file $dir/ca.crt

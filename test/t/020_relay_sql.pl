@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 
+use Page ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Sink;
@@ -307,6 +308,14 @@ ok( $node->poll_query_until(
 	'DROP EXTENSION ends it');
 $node->safe_psql('postgres', 'DROP DATABASE gone');
 $node->safe_psql('postgres', 'DROP DATABASE copy');
+
+# What the page has as an example
+$node->safe_psql('postgres', 'CREATE DATABASE page');
+$node->safe_psql('page', join('', 'CREATE EXTENSION queue;', Page::examples('docs/sinks/sql.md')));
+ok($node->poll_query_until('page', q{SELECT customer = 'alice' AND event = '{"paid": 42.50}' FROM ledger}),
+	'the example of the page: the procedure was called');
+is($node->safe_psql('page', 'SELECT count(*) FROM queues.payments'),
+	'0', 'the example of the page: nothing is left');
 ok(!$node->log_contains('PANIC|server process .* was terminated by signal (?!9)'), 'nothing crashed');
 
 $node->stop;

@@ -4,6 +4,8 @@
 use strict;
 use warnings;
 
+use Certificate ();
+use Page        ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use QueueNode;
@@ -213,6 +215,49 @@ $source->safe_psql('postgres',
 	qq{ALTER USER MAPPING FOR owner SERVER target OPTIONS (SET user 'relay', SET password '$password')});
 wait_until($source, '(SELECT count(*) = 0 FROM queues.orders)', 'the right one');
 
+# Unless a superuser has waived that, for this mapping and no other
+drain($target, 'arrivals');
+$source->safe_psql(
+	'postgres', q{
+ALTER USER MAPPING FOR owner SERVER target OPTIONS (SET user 'trusted', DROP password, ADD password_required 'false');
+SELECT queue.send('orders', '9');});
+wait_until($source, '(SELECT count(*) = 0 FROM queues.orders)', 'waived: it needs no password');
+is($target->safe_psql('postgres', 'SELECT payload FROM queues.arrivals'), '9', 'waived: it arrives');
+$source->safe_psql('postgres',
+	q{ALTER USER MAPPING FOR owner SERVER target OPTIONS (ADD password 'any'); SELECT queue.send('orders', '10')}
+);
+wait_until($source, '(SELECT count(*) = 0 FROM queues.orders)', 'waived: nor has it to be asked for');
+$source->safe_psql('postgres',
+	q{ALTER USER MAPPING FOR owner SERVER target OPTIONS (SET password_required 'true')});
+wait_for_error('o', 'password is required: the server', 'no more, while the relay is connected');
+$source->safe_psql('postgres', q{SELECT queue.send('orders', '11')});
+$source->safe_psql('postgres',
+	q{ALTER USER MAPPING FOR owner SERVER target OPTIONS (DROP password, SET password_required 'false')});
+wait_until($source, '(SELECT count(*) = 0 FROM queues.orders)', 'waived again');
+$source->safe_psql('postgres',
+	q{ALTER USER MAPPING FOR owner SERVER target OPTIONS (DROP password_required)});
+wait_for_error('o', 'password is required: the user mapping', 'and not without the option');
+
+# One who was a superuser when the relay was made
+$source->safe_psql(
+	'postgres', q{
+ALTER ROLE owner SUPERUSER;
+SELECT queue.send('orders', '12');});
+wait_until($source, '(SELECT count(*) = 0 FROM queues.orders)', 'a superuser needs none');
+$source->safe_psql(
+	'postgres',
+	q{ALTER ROLE owner NOSUPERUSER;
+	SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'queue relay o'}
+);
+wait_for_error('o', 'password is required: the user mapping', 'and is none any more');
+$source->safe_psql('postgres', q{DROP USER MAPPING FOR owner SERVER target});
+$source->safe_psql('postgres', q{SELECT queue.send('orders', '13')});
+wait_for_error('o', 'has no user mapping', 'nor has who has no mapping at all a way in');
+is($source->safe_psql('postgres', 'SELECT count(*) FROM queues.orders'), '1', 'nothing went meanwhile');
+drain($source, 'orders');
+drain($target, 'arrivals');
+$source->safe_psql('postgres', q{CREATE USER MAPPING FOR owner SERVER target OPTIONS (user 'relay')});
+
 # A superuser's mapping without one gets nothing from the environment either.
 $source->safe_psql(
 	'postgres', q{
@@ -220,6 +265,41 @@ SELECT queue.drop_relay('o');
 ALTER USER MAPPING FOR CURRENT_USER SERVER target OPTIONS (DROP password);
 SELECT queue.create_relay('s', 'orders', 'target', '{"queue": "arrivals"}');});
 wait_for_error('s', 'no password supplied', 'no password from the environment');
+
+# What the page has as an example, with TLS
+my $dir = PostgreSQL::Test::Utils::tempdir();
+Certificate::make($dir);
+$target->append_conf('postgresql.conf',
+	"ssl = on\nssl_cert_file = '$dir/server.crt'\nssl_key_file = '$dir/server.key'");
+unlink($target->data_dir . '/pg_hba.conf');
+$target->append_conf('pg_hba.conf', "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n");
+$target->restart;
+$target->safe_psql('postgres', 'CREATE DATABASE warehouse');
+$source->safe_psql('postgres', 'CREATE DATABASE page');
+my ($there_sql, $here_sql) = Page::examples(
+	'docs/sinks/postgres.md',
+	"host 'warehouse.example.com', port '5432'" => "host 'localhost', port '$port'",
+	'/etc/ssl/certs/ca-certificates.crt' => "$dir/ca.crt",
+	"'secret'" => "'$password'");
+$target->safe_psql('warehouse', "CREATE EXTENSION queue; $there_sql");
+$source->safe_psql('page', "CREATE EXTENSION queue; $here_sql");
+ok($target->poll_query_until('warehouse', 'SELECT count(*) = 1 FROM queues.arrivals'),
+	'the example of the page: it arrives');
+is( $target->safe_psql(
+		'warehouse',
+		'SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = \'courier\''),
+	't',
+	'the example of the page: by TLS');
+is( $target->safe_psql('warehouse', 'SELECT key, payload, headers FROM queue.receive(\'arrivals\')'),
+	'alice|{"parcel": 1}|{"trace": "4bf92f35"}',
+	'the example of the page: as it was sent');
+$source->safe_psql('page', q{ALTER SERVER warehouse OPTIONS (SET host '127.0.0.1')});
+ok( $source->poll_query_until(
+		'page', q{SELECT last_error ~ 'does not match host name "127.0.0.1"' FROM queue.relays}),
+	'a certificate of another host');
+$source->safe_psql('page', q{ALTER SERVER warehouse OPTIONS (SET host 'localhost', DROP sslrootcert)});
+ok($source->poll_query_until('page', q{SELECT last_error ~ 'certificate' FROM queue.relays}),
+	'a certificate nobody vouches for');
 
 my $log = slurp_file($source->logfile);
 $log =~ s/^.*LOG:  statement: (CREATE|ALTER) USER MAPPING.*$//mg;

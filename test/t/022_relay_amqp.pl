@@ -5,6 +5,7 @@ use strict;
 use warnings;
 
 use JSON::PP;
+use Page ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use QueueNode;
@@ -27,6 +28,9 @@ $broker->start;
 	$client->bind_queue('all', 'events', 'order.#');
 	$client->declare_queue('full', 'x-max-length' => 1, 'x-overflow' => 'reject-publish');
 	$client->bind_queue('full', 'events', 'full');
+	$client->declare_exchange('shop', 'topic');
+	$client->declare_queue('placed');
+	$client->bind_queue('placed', 'shop', 'orders.placed');
 	$client->declare_queue('suite');
 	$client->bind_queue('suite', 'events', 'suite');
 	$client->close;
@@ -427,6 +431,31 @@ is_deeply(
 	[ @$event{qw(source type datacontenttype data_base64 subject)} ],
 	[ '/events', 'shop.t', 'text/plain; charset=utf-8', 'NA==', undef ],
 	'a payload that is said not to be JSON is bytes');
+
+# What the page has as an example
+$node->safe_psql('postgres', q{SELECT queue.drop_relay('r'); DROP SERVER rabbit CASCADE});
+$node->safe_psql(
+	'postgres',
+	join(
+		'',
+		Page::examples(
+			'docs/sinks/amqp.md',
+			"host 'rabbit.example.com', port '5671', sslmode 'verify-full'" =>
+			  "host 'localhost', port '$tls_port', sslmode 'verify-full', sslrootcert '$ca_file'",
+			"username 'shop', password 'secret'" => "username 'relay', password '$password'")));
+wait_until($node, '(SELECT count(*) = 0 FROM queues.orders)', 'the example of the page: it is published');
+@got = $client->drain('placed');
+is(scalar(@got), 1, 'the example of the page: it arrives');
+like($got[0]->{message_id}, qr{^orders/\d+$}, 'the example of the page: it has an id');
+is_deeply(
+	{ map { $_ => $got[0]->{$_} } qw(routing_key body content_type headers) },
+	{
+		routing_key => 'orders.placed',
+		body => '{"order": 1}',
+		content_type => 'application/json',
+		headers => { kind => 'placed', 'x-key' => 'alice' }
+	},
+	'the example of the page: as the page says');
 
 my $log = slurp_file($node->logfile);
 $log =~ s/^.*LOG:  statement: [^\[]*?(?=^\d{4}-)//msg;

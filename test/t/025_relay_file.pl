@@ -7,6 +7,7 @@ use warnings;
 use File::Path qw(make_path);
 use JSON::PP;
 use MIME::Base64 ();
+use Page         ();
 use POSIX        qw(mkfifo);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -495,6 +496,34 @@ like(
 	sql('SELECT error FROM queue.dead_letters', 'bytes'),
 	qr/invalid byte sequence/,
 	'what is no text is refused');
+
+# What the page has as an example
+mkdir("$scratch/page") or die $!;
+$node->safe_psql('postgres', 'CREATE DATABASE page');
+$node->safe_psql(
+	'page',
+	join('',
+		'CREATE EXTENSION queue;',
+		Page::examples('docs/sinks/file.md', "'/srv/archive'" => "'$scratch/page'")));
+ok($node->poll_query_until('page', 'SELECT NOT EXISTS (SELECT FROM queues.orders)'),
+	'the example of the page: it is published');
+sql(q{SELECT queue.pause_relay('orders_to_files')}, 'page');
+ok(wait_for { my @complete = files("$scratch/page"); @complete == 1 },
+	'the example of the page: the file is complete');
+my ($line, @more) = messages(files("$scratch/page"));
+like(delete $line->{id}, qr/^\d+$/, 'the example of the page: its id');
+like(delete $line->{enqueued_at}, qr/^\d{4}-\d\d-\d\dT/, 'and its time');
+is_deeply(
+	[ $line, @more ],
+	[
+		{
+			key => 'alice',
+			headers => { kind => 'placed' },
+			content_type => 'application/json',
+			payload => { order => 1 }
+		}
+	],
+	'the example of the page: a line as the page says');
 
 $node->stop;
 done_testing();

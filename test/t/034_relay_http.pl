@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 
+use Certificate ();
 use Digest::SHA qw(hmac_sha256);
 use FakeServer;
 use HTTPServer;
@@ -772,17 +773,7 @@ is(dead(), '', 'nothing is dead');
 my $nginx = '/usr/sbin/nginx';
 my $goaway_port = PostgreSQL::Test::Cluster::get_free_port();
 my $dir = PostgreSQL::Test::Utils::tempdir();
-my @new = qw(openssl req -new -newkey rsa:2048 -nodes);
-
-append_to_file("$dir/san", "subjectAltName=DNS:localhost,DNS:hooks.example.com\n");
-system_or_bail(
-	@new, '-x509', '-days', '2', '-subj', '/CN=test authority',
-	'-keyout', "$dir/ca.key", '-out', "$dir/ca.crt");
-system_or_bail(@new, '-subj', '/CN=localhost', '-keyout', "$dir/server.key", '-out', "$dir/server.csr");
-system_or_bail(
-	'openssl', 'x509', '-req', '-days', '2', '-CAcreateserial',
-	'-in', "$dir/server.csr", '-CA', "$dir/ca.crt", '-CAkey', "$dir/ca.key",
-	'-extfile', "$dir/san", '-out', "$dir/server.crt");
+Certificate::make($dir, 'hooks.example.com');
 append_to_file(
 	"$dir/nginx.conf", qq{
 daemon off;

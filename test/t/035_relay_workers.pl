@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 
+use Page ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use QueueNode;
@@ -374,22 +375,98 @@ BEGIN
 END $$;
 SELECT queue.create_relay('t', 'p', 'other', '{"queue": "arrivals", "transform": "public.transform"}');
 SELECT count(queue.send('p', jsonb_build_object('n', i % 10), 'k' || i % 3)) FROM generate_series(1, 40) i;});
+
+# What a relay's only worker has of memory, in kB
+sub memory
+{
+	my ($pid) = workers($_[0]);
+
+	return 0 unless $pid && open(my $status, '<', "/proc/$pid/status");
+	my ($kb) = map { /^RssAnon:\s+(\d+)/ } <$status>;
+	return $kb // 0;
+}
 my $most = 0;
 ok( wait_for
 	{
-		my ($pid) = workers('t');
+		my $kb = memory('t');
 
-		if ($pid && open(my $status, '<', "/proc/$pid/status"))
-		{
-			my ($kb) = map { /^RssAnon:\s+(\d+)/ } <$status>;
-			$most = $kb if ($kb // 0) > $most;
-		}
+		$most = $kb if $kb > $most;
 		query('SELECT count(*) FROM queues.p') eq '0';
 	},
 	'messages that grow');
 is($node->safe_psql('other', q{SELECT count(*), min(length(payload::text)) FROM queues.arrivals}),
 	'40|8000002', 'all arrive');
 cmp_ok($most, '<', 300_000, 'and are not in memory all at once');
+
+# What a call has taken of memory is given back, whether it succeeds or fails.
+query(
+	q{
+CREATE OR REPLACE FUNCTION transform(m queue.message) RETURNS queue.message LANGUAGE plpgsql AS $$
+BEGIN
+	m.payload := pg_catalog.to_jsonb(pg_catalog.repeat(m.payload->>'n', 100000));
+	IF m.key IS NULL THEN
+		RAISE EXCEPTION '%', m.payload;
+	END IF;
+	RETURN m;
+END $$;
+ALTER SYSTEM SET log_min_messages = fatal;
+SELECT pg_reload_conf();
+SELECT queue.alter_relay('t', '{"batch": 20}');});
+
+sub send_small
+{
+	query(
+		"SELECT count(queue.send('p', jsonb_build_object('n', i % 10), CASE WHEN i % 5 > 0 THEN 'k' || i % 7 END))
+	FROM generate_series(1, $_[0]) i"
+	);
+	return $node->poll_query_until('postgres',
+		q{SELECT ready = 0 AND leased = 0 AND deferred = 0 FROM queue.stats WHERE queue = 'p'});
+}
+ok(send_small(500), 'many calls');
+my $little = memory('t');
+ok(send_small(2000), 'and more');
+cmp_ok(memory('t') - $little, '<', 30_000, 'take no more memory');
+query(q{ALTER SYSTEM RESET log_min_messages; SELECT pg_reload_conf()});
+
+# Who drops the database is not kept waiting by a function that does not end.
+$node->safe_psql('postgres', 'CREATE DATABASE doomed');
+$node->safe_psql(
+	'doomed', qq{
+CREATE EXTENSION queue;
+SELECT queue.create('q');
+CREATE SERVER other FOREIGN DATA WRAPPER queue_postgres OPTIONS (host '$host', port '$port', dbname 'other');
+CREATE USER MAPPING FOR CURRENT_USER SERVER other OPTIONS (user '$user');
+CREATE FUNCTION transform(m queue.message) RETURNS queue.message LANGUAGE plpgsql AS \$\$
+BEGIN
+	LOOP BEGIN PERFORM pg_catalog.pg_sleep(3600); EXCEPTION WHEN OTHERS OR query_canceled THEN NULL; END; END LOOP;
+END \$\$;
+SELECT queue.create_relay('d', 'q', 'other', '{"queue": "arrivals", "transform": "public.transform"}');
+SELECT queue.send('q', '1');});
+wait_until($node, $busy, 'it does not end');
+ends_soon(
+	'its database dropped',
+	'DROP DATABASE doomed',
+	q{count(*) = 0 FROM pg_stat_activity WHERE datname = 'doomed'});
+
+# What the page has as examples
+$node->safe_psql('other', q{SELECT queue.purge('arrivals')});
+query(
+	join(
+		'',
+		q{
+SELECT queue.create('orders');
+SELECT queue.create_relay('to_rabbit', 'orders', 'other', '{"queue": "arrivals"}');},
+		Page::examples('docs/relay.md'),
+		q{SELECT queue.send('orders', '{"kind": "internal"}', 'alice');
+SELECT queue.send('orders', '{"kind": "placed", "card": "4111", "total": 42.50}', 'alice', '{"old": true}');}
+	));
+ok( $node->poll_query_until(
+		'postgres',
+		q{SELECT workers = 4 AND published = 1 AND dropped = 1 FROM queue.relays WHERE name = 'to_rabbit'}),
+	'the examples of the page: four workers, one message dropped');
+is( $node->safe_psql('other', 'SELECT key, payload, headers FROM queues.arrivals'),
+	'customer/alice|{"kind": "placed", "total": 42.50}|{"kind": "placed"}',
+	'the examples of the page: and one renamed, redacted and routed');
 
 $node->stop;
 done_testing();

@@ -66,11 +66,13 @@ ok($node->poll_query_until('shop', q(SELECT customer = 'alice' AND event = '{"pa
 ok( $node->poll_query_until(
 		'warehouse',
 		q(SELECT string_agg(payload::text, ' ' ORDER BY id) FROM queues.arrivals WHERE key = 'alice'),
-		'{"parcel": 1} {"parcel": 2}'),
+		'{"parcel": 1} {"parcel": 2} {"parcel": 3}'),
 	'the messages went to the other database');
 ok($node->poll_query_until('shop', 'SELECT NOT EXISTS (SELECT FROM queues.logins)'),
 	'the message went to a file');
 like(slurp_file("$archive/logins.part"), qr/^\{"id": .*"payload": \{"login": "alice"\}\}\n\z/, 'as a line');
+ok($node->poll_query_until('shop', q(SELECT workers = 4 FROM queue.relays WHERE name = 'to_warehouse')),
+	'four workers share a relay');
 is($node->safe_psql('shop', 'SELECT count(*) FROM queue.relays'), '6', 'a dropped relay is gone');
 
 is( $node->safe_psql('shop', 'SELECT contents FROM bills; SELECT * FROM bookings'),
@@ -110,6 +112,135 @@ foreach my $row (rows('Views'))
 			WHERE attrelid = '$view'::regclass AND attnum > 0"),
 		$columns,
 		"columns of $view");
+}
+
+# Options of relays, as the code has them: an unknown one is answered with all there are.
+my %places = (server => 'pg_foreign_server', 'user mapping' => 'pg_user_mapping', relay => undef);
+my %kinds = map { $_ => {} } qw(amqp file http kafka postgres redis sql);
+
+sub options_of
+{
+	my ($kind, $place) = @_;
+	my $error;
+
+	if ($places{$place})
+	{
+		return if $kind eq 'sql';
+		$node->psql(
+			'shop',
+			"SELECT queue.${kind}_validator('{?=x}', '$places{$place}'::regclass)",
+			stderr => \$error);
+	}
+	else
+	{
+		my %servers = (
+			amqp => 'rabbit',
+			file => 'archive',
+			http => 'hooks',
+			kafka => 'kafka',
+			postgres => 'warehouse',
+			redis => 'redis');
+		my $server = $servers{$kind} ? "'$servers{$kind}'" : 'NULL';
+
+		$node->psql(
+			'shop',
+			"SELECT queue.create_relay('unknown', 'orders', $server, '{\"?\": 1}')",
+			stderr => \$error);
+	}
+	return if $error =~ /There are no valid options here/;
+	$error =~ /invalid option "\?"\nHINT:  Valid options here are: (.*)\./ or die $error;
+	return split(/, /, $1);
+}
+for my $kind (keys %kinds)
+{
+	$kinds{$kind} = {
+		map {
+			$_ => { map { $_ => 1 } options_of($kind, $_) }
+		} keys %places
+	};
+}
+is( $node->safe_psql(
+		'shop',
+		q(SELECT string_agg(substr(fdwname, 7), ' ' ORDER BY fdwname) FROM pg_foreign_data_wrapper WHERE fdwname LIKE 'queue\_%')
+	),
+	join(' ', sort grep { $_ ne 'sql' } keys %kinds),
+	'these are all the kinds there are');
+
+# Those of the tables of a page, by their place.
+sub documented_options
+{
+	my ($page) = @_;
+	my %found = map { $_ => {} } keys %places;
+	my $place;
+
+	for my $row (split(/\n/, slurp_file($page)))
+	{
+		if ($row =~ /^\| of (?:a|every) (server|user mapping|relay)\b/)
+		{
+			$place = $1;
+		}
+		elsif ($row !~ /^\|/)
+		{
+			$place = undef;
+		}
+		elsif ($place && $row =~ /^\| (`[^|]*) \|/)
+		{
+			$found{$place}->{$_} = 1 for map { s/`//gr } split(/, /, $1);
+		}
+	}
+	return \%found;
+}
+
+# On the page of the sink, or where those of all are.
+my $of_all = documented_options('docs/relay.md');
+my %anywhere;
+for my $kind (sort keys %kinds)
+{
+	my $page = documented_options("docs/sinks/$kind.md");
+
+	for my $place (sort keys %places)
+	{
+		my $documented = $page->{$place};
+
+		# The page refers to those of CloudEvents.
+		$documented = { %$documented, map { $_ => 1 } grep { /^ce_/ } keys %{ $of_all->{$place} } }
+		  if delete $documented->{"ce_\x{2026}"} // delete $documented->{"ce_\xe2\x80\xa6"};
+		is_deeply(
+			[ sort keys %$documented ],
+			[ sort grep { $documented->{$_} || !$of_all->{$place}->{$_} } keys %{ $kinds{$kind}->{$place} } ],
+			"docs/sinks/$kind.md: options of a $place");
+		$anywhere{$place}->{$_} = 1 for keys %{ $kinds{$kind}->{$place} };
+	}
+}
+for my $place (sort keys %places)
+{
+	is_deeply(
+		[ sort keys %{ $of_all->{$place} } ],
+		[ grep { $anywhere{$place}->{$_} } sort keys %{ $of_all->{$place} } ],
+		"docs/relay.md: options of a $place");
+}
+
+# And in the README, which says of each whose it is.
+my %readme_options;
+for my $row (rows('Options of relays'))
+{
+	my ($names, $of) = @$row;
+	my ($place) = $of =~ /(server|user mapping|relay)/;
+
+	$place = 'relay' if $of =~ /relay/;
+	my @of = $of =~ /`queue_(\w+)`/g;
+	@of = keys %kinds if !@of && $place eq 'relay';
+	@of = 'sql' if $of eq 'relay without a server';
+	@of = grep { $_ ne 'sql' } @of if $of eq 'relay with a server';
+	for my $kind (@of)
+	{
+		$readme_options{$kind}->{$place}->{$_} = 1 for map { s/`//gr } split(/, /, $names);
+	}
+}
+for my $kind (sort keys %kinds)
+{
+	is_deeply($readme_options{$kind}->{$_} // {}, $kinds{$kind}->{$_}, "README: options of a $_, $kind")
+	  for sort keys %places;
 }
 
 # Functions: the names, their arguments, and what those are by default.
