@@ -63,6 +63,18 @@ text_clean(char *out, Size size, const char *text, Size length, int encoding)
 }
 
 void
+text_hide(char *text, int length, const char *secret)
+{
+	int			n = secret ? strlen(secret) : 0;
+
+	for (int i = 0; n > 0 && i + n <= length; i++)
+	{
+		if (memcmp(text + i, secret, n) == 0)
+			memset(text + i, '*', n);
+	}
+}
+
+void
 text_say(char *error, const char *format,...)
 {
 	char		text[SAY_MAX];

@@ -4,7 +4,6 @@
 use strict;
 use warnings;
 
-use FakeServer;
 use JSON::PP;
 use Kafka;
 use PostgreSQL::Test::Cluster;
@@ -369,58 +368,6 @@ my $log = slurp_file($node->logfile);
 $log =~ s/^.*LOG:  statement: [^\[]*?(?=^\d{4}-)//msg;
 unlike($log, qr/\Q$password\E|wrong-0816/, 'no password in the log');
 $kafka->stop;
-
-# A broker that speaks no Kafka, or too much of it.  A frame begins with its
-# length and the number of the request it answers.
-my $hostile = FakeServer->new(
-	garbage => sub { $_[0]->write("HTTP/1.1 400 Bad Request\r\n\r\n"); $_[0]->wait_for_end; },
-	absurd_length => sub { $_[0]->write(pack('N', 0x7FFFFFFF) . 'x' x 1000); $_[0]->wait_for_end; },
-	negative_length => sub { $_[0]->write(pack('N', 0xFFFFFFFF) . 'x' x 1000); $_[0]->wait_for_end; },
-	half_a_frame => sub {
-		my ($connection) = @_;
-		my $request = $connection->kafka_request;
-
-		$connection->write(pack('NN', 1000, $request) . "\0\0");
-		$connection->wait_for_end;
-	},
-	absurd_count => sub {
-		my ($connection) = @_;
-		my $request = $connection->kafka_request;
-
-		$connection->write(pack('NNnN', 10, $request, 0, 0x7FFFFFFF));
-		$connection->wait_for_end;
-	},
-	endless => sub {
-		my ($connection) = @_;
-		my $request = $connection->kafka_request;
-
-		$connection->write(pack('N', 99_000_000) . pack('N', $request));
-		$connection->write("\xFF" x 65536) while 1;
-	},
-	hangs_up => sub { });
-my $hostile_port = $hostile->port;
-
-query(
-	qq{
-CREATE SERVER hostile FOREIGN DATA WRAPPER queue_kafka OPTIONS (brokers '127.0.0.1:$hostile_port');
-CREATE USER MAPPING FOR CURRENT_USER SERVER hostile;});
-for my $mode (qw(garbage absurd_length negative_length half_a_frame absurd_count endless hangs_up))
-{
-	$hostile->mode($mode);
-	query(
-		q{SELECT queue.create_relay('r', 'events', 'hostile', '{"topic": "typed"}');
-SELECT queue.send('events', '1')});
-	wait_until($node, q{(SELECT last_error <> 'connecting' FROM queue.relays)}, "$mode: the relay says so");
-	note(query('SELECT last_error FROM queue.relays'));
-	my $start = time;
-	query(q{SELECT queue.drop_relay('r'); SELECT queue.purge('events')});
-	wait_until(
-		$node,
-		q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')},
-		"$mode: its worker ends");
-	cmp_ok(time - $start, '<', 6, "$mode: at once");
-}
-unlike(slurp_file($node->logfile), qr/TRAP|terminated by signal (?!9)/, 'no worker crashes');
 
 # Three nodes: the leader of a partition dies, and another takes its place.
 my $three = Kafka->new(nodes => 3);

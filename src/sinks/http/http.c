@@ -165,28 +165,15 @@ settle(HttpSink *sink, Place *place, SinkVerdict verdict, const char *text)
 	sink->base.config->verdict(&item, 1, verdict, text);
 }
 
-/* Blank out what is to be seen by nobody, should the server repeat it. */
-static void
-hide(char *words, int length, const char *secret)
-{
-	int			n = secret ? strlen(secret) : 0;
-
-	for (int i = 0; n > 0 && i + n <= length; i++)
-	{
-		if (memcmp(words + i, secret, n) == 0)
-			memset(words + i, '*', n);
-	}
-}
-
-/* What a server has answered, in its words. */
+/* What a server has answered, in its words but for secrets that it repeats. */
 static void
 say_answer(const HttpSink *sink, Answer *answer, char *text)
 {
 	char		words[ANSWER_WORDS];
 
-	hide(answer->words, answer->nwords, sink->options->password);
-	hide(answer->words, answer->nwords, sink->options->token);
-	hide(answer->words, answer->nwords, sink->options->authorization);
+	text_hide(answer->words, answer->nwords, sink->options->password);
+	text_hide(answer->words, answer->nwords, sink->options->token);
+	text_hide(answer->words, answer->nwords, sink->options->authorization);
 	text_clean(words, sizeof(words), answer->words, answer->nwords, PG_UTF8);
 	text_say(text, "server answered %d%s%s", answer->status, words[0] ? ": " : "", words);
 }

@@ -7,6 +7,7 @@
 #include "mb/pg_wchar.h"
 #include "relay/sink.h"
 #include "sinks/kafka/configure.h"
+#include "sinks/net/certificate.h"
 #include "sinks/options/kafka.h"
 #include "sinks/text.h"
 
@@ -61,6 +62,22 @@ utf8(const char *text)
 	return text_utf8(text, &length);
 }
 
+/* It is not for librdkafka to open files: it could wait for one, and tell what is in it. */
+static void
+set_certificates(Configuration *configuration, const char *path)
+{
+	int			length;
+	char	   *certificates;
+
+	if (configuration->failed)
+		return;
+	certificates = certificate_read(path, &length, configuration->error);
+	if (certificates == NULL)
+		configuration->failed = true;
+	else
+		set(configuration, "ssl.ca.pem", certificates);
+}
+
 static void
 set_security(Configuration *configuration, const KafkaOptions *options)
 {
@@ -76,7 +93,7 @@ set_security(Configuration *configuration, const KafkaOptions *options)
 		set(configuration, "ssl.endpoint.identification.algorithm",
 			options->security == WIRE_VERIFY_FULL ? "https" : "none");
 		if (options->rootcert)
-			set(configuration, "ssl.ca.location", options->rootcert);
+			set_certificates(configuration, options->rootcert);
 	}
 	if (sasl)
 	{
