@@ -256,7 +256,7 @@ my %kafka_names = (
 	18 => 'versions',
 	22 => 'producer_id',
 	36 => 'login');
-my %kafka_versions = (0 => [ 3, 7 ], 1 => [ 4, 11 ], 3 => [ 0, 4 ], 17 => [ 1, 1 ], 18 => [ 0, 3 ],
+my %kafka_versions = (0 => [ 3, 7 ], 1 => [ 4, 11 ], 3 => [ 0, 4 ], 17 => [ 0, 1 ], 18 => [ 0, 3 ],
 	22 => [ 0, 1 ], 36 => [ 0, 1 ]);
 
 sub kafka_versions
@@ -285,7 +285,8 @@ sub kafka_metadata
 }
 
 # Answer everything as such a broker does, but for what there are functions for,
-# by name: of the connection, the number of the request and its version.
+# by name: of the connection and the number of the request.  It logs what it is
+# asked for.
 sub kafka_serve
 {
 	my ($self, %instead) = @_;
@@ -302,10 +303,12 @@ sub kafka_serve
 		my ($request, $api, $version) = $self->kafka_request;
 		my $name = $kafka_names{$api} or die "end\n";
 
-		$self->log("$name $version");
+		# What publishes ends its head by how many are to acknowledge it.
+		$self->log($name);
+		$self->log('acks ' . unpack('x8 n/a x2 s>', $self->last_request)) if $name eq 'produce';
 		if ($instead{$name})
 		{
-			$instead{$name}->($self, $request, $version);
+			$instead{$name}->($self, $request);
 			next;
 		}
 		$self->kafka_answer($request, $answers{$name}->($version));

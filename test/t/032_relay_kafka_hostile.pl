@@ -215,6 +215,27 @@ SELECT queue.send('events', '1')});
 	wait_until($node, "(SELECT count(*) = 0 FROM $workers)", "$mode: the worker ends");
 }
 
+# What it asks for by the relay's options
+$hostile->mode('good');
+for my $case (
+	[ '{}', 'acks -1', 1 ],
+	[ '{"idempotence": false}', 'acks -1', 0 ],
+	[ '{"idempotence": false, "acks": "1"}', 'acks 1', 0 ])
+{
+	my ($options, $acks, $idempotent) = @$case;
+
+	$hostile->take_log;
+	query(
+		qq{SELECT queue.create_relay('r', 'events', 'hostile', '{"topic": "typed"}'::jsonb || '$options');
+SELECT queue.send('events', '1')});
+	wait_until($node, '(SELECT count(*) = 0 FROM queues.events)', "$options: a message is published");
+	query(q{SELECT queue.drop_relay('r')});
+	wait_until($node, "(SELECT count(*) = 0 FROM $workers)", "$options: the worker ends");
+	my @log = $hostile->take_log;
+	is(join(' ', grep { /acks/ } @log), $acks, "$options: so many have to have it");
+	is(scalar(grep { $_ eq 'producer_id' } @log), $idempotent, "$options: whether it is idempotent");
+}
+
 for my $mode (grep { !ref } @strangers, @metadata, @publishing)
 {
 	meet($mode, 'hostile');
