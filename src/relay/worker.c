@@ -467,6 +467,7 @@ turn(void)
 	}
 
 	/* What was confirmed has made space: the other side is to have work while we settle. */
+	now = GetCurrentTimestamp();
 	if (connection_is_open())
 	{
 		all = connection_publish();
@@ -477,8 +478,7 @@ turn(void)
 	if (slot->trouble && claim_at == 0 && connection_is_well())
 		relay_clear_trouble(slot);
 
-	now = GetCurrentTimestamp();
-	if (settling_is_due(now))
+	if (settling_is_due(GetCurrentTimestamp()))
 		settle();
 
 	all = all && connection_is_open();
