@@ -305,7 +305,7 @@ sub kafka_serve
 
 		# What publishes ends its head by how many are to acknowledge it.
 		$self->log($name);
-		$self->log('acks ' . unpack('x8 n/a x2 s>', $self->last_request)) if $name eq 'produce';
+		$self->log('acks ' . (unpack('x8 n/a x2 s>', $self->last_request))[1]) if $name eq 'produce';
 		if ($instead{$name})
 		{
 			$instead{$name}->($self, $request);

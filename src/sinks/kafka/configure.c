@@ -18,11 +18,13 @@
 /*
  * What holds unless a property says otherwise.  The broker is the one to say
  * what is too large: below is what it takes of any request.  A broker that is
- * gone is not tried again before the worker has heard of it.
+ * gone is not tried again before the worker has heard of it.  While two requests
+ * are under way what follows gathers to a larger one.
  */
 static const char *const presets[][2] = {
 	{"message.max.bytes", "100000000"},
 	{"linger.ms", "0"},
+	{"max.in.flight.requests.per.connection", "2"},
 	{"partitioner", "murmur2_random"},
 	{"reconnect.backoff.ms", "500"},
 	{"topic.metadata.propagation.max.ms", "2000"},
