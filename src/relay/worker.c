@@ -466,7 +466,10 @@ turn(void)
 		connection_poll();
 	}
 
-	/* What was confirmed has made space: the other side is to have work while we settle. */
+	/*
+	 * What was confirmed has made space: the other side is to have work while
+	 * we settle.
+	 */
 	now = GetCurrentTimestamp();
 	if (connection_is_open())
 	{

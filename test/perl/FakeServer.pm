@@ -256,8 +256,14 @@ my %kafka_names = (
 	18 => 'versions',
 	22 => 'producer_id',
 	36 => 'login');
-my %kafka_versions = (0 => [ 3, 7 ], 1 => [ 4, 11 ], 3 => [ 0, 4 ], 17 => [ 0, 1 ], 18 => [ 0, 3 ],
-	22 => [ 0, 1 ], 36 => [ 0, 1 ]);
+my %kafka_versions = (
+	0 => [ 3, 7 ],
+	1 => [ 4, 11 ],
+	3 => [ 0, 4 ],
+	17 => [ 0, 1 ],
+	18 => [ 0, 3 ],
+	22 => [ 0, 1 ],
+	36 => [ 0, 1 ]);
 
 sub kafka_versions
 {
@@ -273,8 +279,8 @@ sub kafka_versions
 sub kafka_metadata
 {
 	my ($self, %options) = @_;
-	my @brokers = (pack('N n/a N n', 1, '127.0.0.1', $self->{socket}->sockport, 0xFFFF),
-		@{ $options{brokers} // [] });
+	my @brokers =
+	  (pack('N n/a N n', 1, '127.0.0.1', $self->{socket}->sockport, 0xFFFF), @{ $options{brokers} // [] });
 	my $cluster = defined($options{cluster}) ? pack('n/a', $options{cluster}) : pack('n', 0xFFFF);
 
 	return

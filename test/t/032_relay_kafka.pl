@@ -6,7 +6,7 @@ use warnings;
 
 use JSON::PP;
 use Kafka;
-use Page ();
+use Page  ();
 use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -159,8 +159,7 @@ for my $acks ('all', '1')
 		push @disorder, $message->{value} if $message->{value} < ($last{ $message->{key} } // 0);
 		$last{ $message->{key} } = $message->{value};
 	}
-	is(
-		join(' ', sort { $a <=> $b } map { $_->{value} } @got),
+	is( join(' ', sort { $a <=> $b } map { $_->{value} } @got),
 		join(' ', 1 .. 500),
 		"no idempotence, acks $acks: each once");
 	is(join(' ', @disorder), '', "no idempotence, acks $acks: in order");
@@ -360,7 +359,9 @@ SELECT queue.send('events', '"login"', 'k');});
 	{
 		my $now = query('SELECT clock_timestamp()');
 
-		wait_until($node, "(SELECT last_error ~ 'uthentication failed' AND last_error_at > '$now' FROM queue.relays)",
+		wait_until(
+			$node,
+			"(SELECT last_error ~ 'uthentication failed' AND last_error_at > '$now' FROM queue.relays)",
 			"$mechanism: a librdkafka before 2.6.1 cannot log in");
 		note(query('SELECT last_error FROM queue.relays'));
 	}
@@ -382,7 +383,8 @@ for my $file ($pipe, $node->data_dir . '/PG_VERSION')
 		qq{
 ALTER SERVER kafka OPTIONS (SET sslrootcert '$file');
 SELECT queue.send('events', '"login"', 'k');});
-	wait_for_error('^could not read the certificates of option "sslrootcert"$',
+	wait_for_error(
+		'^could not read the certificates of option "sslrootcert"$',
 		"TLS: what is no certificate, of which nothing is told");
 }
 query(qq{ALTER SERVER kafka OPTIONS (SET sslrootcert '$ca_file')});
@@ -418,8 +420,14 @@ SELECT queue.send('events', '"waits"', 'k');});
 wait_for_error('Topic authorization failed', 'and one of the relay that names it');
 alter('{"transactional": true}');
 wait_for_error('Transactional Id authorization failed', 'transactional: rights to that are needed as well');
+$kafka->run_program(
+	$acls, '--bootstrap-server', $kafka->brokers, '--add',
+	'--allow-principal', 'User:shop', '--producer', '--topic',
+	'typed', '--transactional-id', '*');
+
+# When it is known, only the transaction itself comes to be told.
 $kafka->run_program($acls, '--bootstrap-server', $kafka->brokers, '--add', '--allow-principal', 'User:shop',
-	'--producer', '--topic', 'typed', '--transactional-id', '*');
+	'--operation', 'Describe', '--topic', 'closed');
 wait_for_error('Topic authorization failed', 'transactional: and to the topic of the relay');
 alter('{"topic": "typed"}');
 wait_until_published('which has cost nobody an attempt');
@@ -447,8 +455,10 @@ query(q{SELECT queue.drop_relay('r')});
 # The example of the page
 query('CREATE DATABASE page');
 $node->safe_psql('page', 'CREATE EXTENSION queue');
-$kafka->run_program($acls, '--bootstrap-server', $kafka->brokers, '--add', '--allow-principal', 'User:shop',
-	'--producer', '--topic', 'orders');
+$kafka->run_program(
+	$acls, '--bootstrap-server', $kafka->brokers, '--add',
+	'--allow-principal', 'User:shop', '--producer', '--topic',
+	'orders');
 my ($example) = Page::examples(
 	'docs/sinks/kafka.md',
 	"'kafka1.example.com:9093,kafka2.example.com:9093', sslmode" =>

@@ -42,7 +42,9 @@ SELECT queue.create_relay('r', 'events', 'three', '{"topic": "$topic", "batch": 
 	$node->poll_query_until('postgres', 'SELECT published > 1000 FROM queue.relays');
 	$three->stop_node($leader, 'KILL');
 	cmp_ok(query('SELECT lag_messages FROM queue.relays'), '>', 0, "$topic: a leader dies in the middle");
-	wait_until($node, '(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)',
+	wait_until(
+		$node,
+		'(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)',
 		"$topic: all is published");
 	is(query('SELECT count(*) FROM queue.dead_letters'), '0', "$topic: nobody is dead");
 	(wait_for { my $new = $three->leader($topic); $new > 0 && $new != $leader })

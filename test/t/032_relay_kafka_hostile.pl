@@ -90,7 +90,7 @@ my @strangers = (
 
 # When versions are agreed on
 my @metadata = (
-	'metadata: garbage' => instead(metadata => pack('NN', 0, 5) . "\xFF" x 300),
+	'metadata: garbage' => instead(metadata => pack('NN', 0, 5) . "\x01" x 300),
 	'metadata: negative count of brokers' => instead(metadata => pack('NN', 0, 0xFFFFFFFF) . 'x' x 300),
 	'metadata: absurd count of brokers' => instead(metadata => pack('NN', 0, $huge)),
 	'metadata: negative length of a name' => instead(metadata => pack('NNNnN', 0, 1, 1, 0x8000, 0)),
@@ -150,7 +150,10 @@ my %scram = (
 	});
 
 my $hostile = FakeServer->new(
-	@strangers, @metadata, @publishing, %logins, %scram,
+	@strangers,
+	@metadata,
+	@publishing,
+	%logins, %scram,
 	good => sub { $_[0]->kafka_serve },
 	'no id' => instead(metadata => sub { $_[0]->kafka_metadata }),
 	'many brokers' => instead(
@@ -180,8 +183,7 @@ sub meet
 	query(
 		qq{SELECT queue.create_relay('r', 'events', '$server', '{"topic": "typed", "confirm_timeout": 2}');
 SELECT queue.send('events', '1')});
-	wait_until($node, q{(SELECT last_error <> 'connecting' FROM queue.relays)},
-		"$mode: the relay says so");
+	wait_until($node, q{(SELECT last_error <> 'connecting' FROM queue.relays)}, "$mode: the relay says so");
 	my $error = query('SELECT last_error FROM queue.relays');
 	my $pid = query("SELECT pid FROM $workers");
 	my ($memory) = $pid ? slurp_file("/proc/$pid/status") =~ /^VmHWM:\s*(\d+) kB/m : 0;
@@ -306,7 +308,9 @@ CREATE USER MAPPING FOR CURRENT_USER SERVER slow;});
 		my $pid = query("SELECT pid FROM $workers AND datname = '$database'");
 		my $start = time;
 		query($statement);
-		wait_until($node, "(SELECT count(*) = 0 FROM $workers AND pid = $pid)",
+		wait_until(
+			$node,
+			"(SELECT count(*) = 0 FROM $workers AND pid = $pid)",
 			"$server, $statement: the worker ends");
 		my $took = time - $start;
 		cmp_ok($took, '<', $answer_within, "$server, $statement: at once");

@@ -308,6 +308,22 @@ end_transaction(KafkaSink *sink, bool committed, char *error)
 	return state;
 }
 
+/*
+ * It cannot be aborted, as one that the brokers have not heard of cannot: the
+ * next producer sees to that.  Why it was to be aborted says more.
+ */
+static SinkState
+leave_transaction(KafkaSink *sink, char *error)
+{
+	char		words[SINK_ERROR_SIZE];
+	SinkState	state = end_transaction(sink, false, words);
+
+	if (state == SINK_READY)
+		return SINK_ENDED;
+	strlcpy(error, words, SINK_ERROR_SIZE);
+	return state;
+}
+
 /* Move it on; SINK_READY if that is all. */
 static SinkState
 advance(KafkaSink *sink, char *error)
@@ -321,6 +337,8 @@ advance(KafkaSink *sink, char *error)
 	{
 		if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
 			return end_transaction(sink, sink->phase == PHASE_COMMIT, error);
+		if (sink->phase == PHASE_ABORT)
+			return leave_transaction(sink, error);
 		return fault_of(code, sink->options) == FAULT_CONNECTION ? SINK_ENDED : SINK_LOST;
 	}
 	return SINK_READY;
@@ -429,7 +447,7 @@ kafka_poll(Sink *base, char *error)
 	if (state == SINK_READY && news.lost)
 	{
 		strlcpy(error, news.error, SINK_ERROR_SIZE);
-		return SINK_LOST;
+		return sink->phase == PHASE_ABORT ? leave_transaction(sink, error) : SINK_LOST;
 	}
 	if (state == SINK_READY && news.trouble)
 		base->config->complain(news.error);
