@@ -426,8 +426,10 @@ $kafka->run_program(
 	'typed', '--transactional-id', '*');
 
 # When it is known, only the transaction itself comes to be told.
-$kafka->run_program($acls, '--bootstrap-server', $kafka->brokers, '--add', '--allow-principal', 'User:shop',
-	'--operation', 'Describe', '--topic', 'closed');
+$kafka->run_program(
+	$acls, '--bootstrap-server', $kafka->brokers, '--add',
+	'--allow-principal', 'User:shop', '--operation', 'Describe',
+	'--topic', 'closed');
 wait_for_error('Topic authorization failed', 'transactional: and to the topic of the relay');
 alter('{"topic": "typed"}');
 wait_until_published('which has cost nobody an attempt');
