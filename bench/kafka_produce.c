@@ -49,6 +49,7 @@ main(int argc, char **argv)
 		{"acks", "all"},
 		{"enable.idempotence", "true"},
 		{"linger.ms", "0"},
+		{"max.in.flight.requests.per.connection", "2"},
 		{"partitioner", "murmur2_random"},
 	};
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();

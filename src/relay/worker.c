@@ -2,8 +2,8 @@
  * worker.c
  *		A relay's worker: publish the messages of a queue through a sink.
  *
- * Each turn transforms and publishes what may go, collects what became of it, settles that
- * in a transaction, and claims more.  Without a connection there are no claims,
+ * Each turn transforms what may go, collects what became of what went before, publishes,
+ * settles in a transaction, and claims more.  Without a connection there are no claims,
  * and all in hand stays there.  A lost connection is no attempt, unless it is
  * found to be a message's doing (suspicion.c).
  *
@@ -444,7 +444,7 @@ sleep_until_due(bool all)
 	connection_sleep(until);
 }
 
-/* One turn: connect, transform, publish, collect, settle, claim. */
+/* One turn: connect, transform, collect, publish, settle, claim. */
 static void
 turn(void)
 {
@@ -464,22 +464,28 @@ turn(void)
 	if (connection_is_open())
 	{
 		transform();
-		all = connection_publish();
-		report_activity();
-	}
-	if (connection_is_open())
-	{
+
 		/* What takes us long is not the other side's time. */
 		connection_excuse(GetCurrentTimestamp() - now);
 		connection_poll();
+	}
+
+	/*
+	 * What was confirmed has made space: the other side is to have work while
+	 * we settle.
+	 */
+	now = GetCurrentTimestamp();
+	if (connection_is_open())
+	{
+		all = connection_publish();
+		report_activity();
 	}
 	if (hand.nitems < nitems)
 		claim_at = 0;			/* leases are free */
 	if (slot->trouble && claim_at == 0 && connection_is_well())
 		relay_clear_trouble(slot);
 
-	now = GetCurrentTimestamp();
-	if (settling_is_due(now))
+	if (settling_is_due(GetCurrentTimestamp()))
 		settle();
 
 	all = all && connection_is_open();

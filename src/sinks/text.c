@@ -63,6 +63,20 @@ text_clean(char *out, Size size, const char *text, Size length, int encoding)
 }
 
 void
+text_hide(char *text, int length, bool clipped, const char *secret)
+{
+	int			n = secret ? strlen(secret) : 0;
+
+	for (int i = 0; n > 0 && i < length; i++)
+	{
+		int			rest = length - i;
+
+		if ((rest >= n || clipped) && memcmp(text + i, secret, Min(n, rest)) == 0)
+			memset(text + i, '*', Min(n, rest));
+	}
+}
+
+void
 text_say(char *error, const char *format,...)
 {
 	char		text[SAY_MAX];

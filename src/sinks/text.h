@@ -18,7 +18,13 @@
  */
 extern void text_clean(char *out, Size size, const char *text, Size length, int encoding);
 
-/* The same for a text made here, of pieces that were cleaned or are ours. */
+/*
+ * Blank out a secret in text from outside; of clipped text the end too, if that
+ * may be its beginning.  NULL: there is none.
+ */
+extern void text_hide(char *text, int length, bool clipped, const char *secret);
+
+/* The same as text_clean() for a text made here, of pieces that were cleaned or are ours. */
 extern void text_say(char *error, const char *format,...) pg_attribute_printf(2, 3);
 
 /*

@@ -225,13 +225,101 @@ sub amqp_ack
 # Kafka
 #
 
-# Wait for a request; the number that its answer is to have.
+# Wait for a request; the number that its answer is to have, what it asks for,
+# and in which version.
 sub kafka_request
 {
 	my ($self) = @_;
-	my $request = $self->read(unpack('N', $self->read(4)));
+	my $data = $self->read(unpack('N', $self->read(4)));
+	my ($api, $version, $request) = unpack('nnN', $data);
 
-	return unpack('x4 N', $request);
+	$self->{last_request} = $data;
+	return wantarray ? ($request, $api, $version) : $request;
+}
+
+# All of it
+sub last_request { return $_[0]->{last_request}; }
+
+sub kafka_answer
+{
+	my ($self, $request, $answer) = @_;
+	$self->write(pack('N/a', pack('N', $request) . $answer));
+	return;
+}
+
+# What a broker answers that is the only one of its cluster, and has one topic
+# with one partition.
+my %kafka_names = (
+	0 => 'produce',
+	3 => 'metadata',
+	17 => 'handshake',
+	18 => 'versions',
+	22 => 'producer_id',
+	36 => 'login');
+my %kafka_versions = (
+	0 => [ 3, 7 ],
+	1 => [ 4, 11 ],
+	3 => [ 0, 4 ],
+	17 => [ 0, 1 ],
+	18 => [ 0, 3 ],
+	22 => [ 0, 1 ],
+	36 => [ 0, 1 ]);
+
+sub kafka_versions
+{
+	my ($self, $version) = @_;
+	my @apis = map { pack('nnn', $_, @{ $kafka_versions{$_} }) } sort { $a <=> $b } keys %kafka_versions;
+
+	return pack('nN', 0, scalar(@apis)) . join('', @apis) . ($version > 0 ? pack('N', 0) : '')
+	  if $version < 3;
+	return pack('nC', 0, @apis + 1) . join('', map { "$_\0" } @apis) . pack('NC', 0, 0);
+}
+
+# Options: cluster, an id; brokers, what there is besides the one.
+sub kafka_metadata
+{
+	my ($self, %options) = @_;
+	my @brokers =
+	  (pack('N n/a N n', 1, '127.0.0.1', $self->{socket}->sockport, 0xFFFF), @{ $options{brokers} // [] });
+	my $cluster = defined($options{cluster}) ? pack('n/a', $options{cluster}) : pack('n', 0xFFFF);
+
+	return
+		pack('NN', 0, scalar(@brokers))
+	  . join('', @brokers)
+	  . $cluster
+	  . pack('NN nn/aC N nNN NN NN', 1, 1, 0, 'typed', 0, 1, 0, 0, 1, 1, 1, 1, 1);
+}
+
+# Answer everything as such a broker does, but for what there are functions for,
+# by name: of the connection and the number of the request.  It logs what it is
+# asked for.
+sub kafka_serve
+{
+	my ($self, %instead) = @_;
+	my %answers = (
+		produce => sub { pack('N n/a N NnQ>Q>Q> N', 1, 'typed', 1, 0, 0, 0, -1, 0, 0) },
+		metadata => sub { $self->kafka_metadata(cluster => 'fake') },
+		handshake => sub { pack('nN (n/a)*', 0, 2, 'PLAIN', 'SCRAM-SHA-256') },
+		versions => sub { $self->kafka_versions($_[0]) },
+		producer_id => sub { pack('NnQ>n', 0, 0, 1, 0) },
+		login => sub { pack('nnN', 0, 0xFFFF, 0) . ($_[0] > 0 ? pack('Q>', 0) : '') });
+
+	for (;;)
+	{
+		my ($request, $api, $version) = $self->kafka_request;
+		my $name = $kafka_names{$api} or die "end\n";
+
+		# What publishes ends its head by how many are to acknowledge it.
+		$self->log($name);
+		$self->log('acks ' . (unpack('x8 n/a x2 s>', $self->last_request))[1]) if $name eq 'produce';
+		if ($instead{$name})
+		{
+			$instead{$name}->($self, $request);
+			next;
+		}
+		$self->kafka_answer($request, $answers{$name}->($version));
+	}
+	return;
 }
 
 #

@@ -41,7 +41,7 @@ sub new
 		dir => $dir,
 		%options,
 		count => $count,
-		user => 'relay',
+		user => 'shop',
 		password => 'mellon-4712',
 		offsets => {}
 	}, $class;

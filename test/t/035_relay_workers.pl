@@ -438,7 +438,12 @@ CREATE SERVER other FOREIGN DATA WRAPPER queue_postgres OPTIONS (host '$host', p
 CREATE USER MAPPING FOR CURRENT_USER SERVER other OPTIONS (user '$user');
 CREATE FUNCTION transform(m queue.message) RETURNS queue.message LANGUAGE plpgsql AS \$\$
 BEGIN
-	LOOP BEGIN PERFORM pg_catalog.pg_sleep(3600); EXCEPTION WHEN OTHERS OR query_canceled THEN NULL; END; END LOOP;
+	LOOP
+		BEGIN
+			PERFORM pg_catalog.pg_sleep(3600);
+		EXCEPTION WHEN OTHERS OR query_canceled THEN NULL;
+		END;
+	END LOOP;
 END \$\$;
 SELECT queue.create_relay('d', 'q', 'other', '{"queue": "arrivals", "transform": "public.transform"}');
 SELECT queue.send('q', '1');});

@@ -66,24 +66,9 @@ credentials_make(Credentials *credentials, const HttpOptions *options, char *err
 	return true;
 }
 
-/* Blank out one; what the words end with may be its beginning. */
-static void
-hide(char *words, int length, bool clipped, const char *secret)
-{
-	int			n = strlen(secret);
-
-	for (int i = 0; i < length; i++)
-	{
-		int			rest = length - i;
-
-		if ((rest >= n || clipped) && memcmp(words + i, secret, Min(n, rest)) == 0)
-			memset(words + i, '*', Min(n, rest));
-	}
-}
-
 void
 credentials_hide(const Credentials *credentials, char *words, int length, bool clipped)
 {
 	for (int i = 0; i < credentials->nsecrets; i++)
-		hide(words, length, clipped, credentials->secrets[i]);
+		text_hide(words, length, clipped, credentials->secrets[i]);
 }

@@ -168,7 +168,7 @@ settle(HttpSink *sink, Place *place, SinkVerdict verdict, const char *text)
 	sink->base.config->verdict(&item, 1, verdict, text);
 }
 
-/* What a server has answered, in its words. */
+/* What a server has answered, in its words but for secrets that it repeats. */
 static void
 say_answer(const HttpSink *sink, Answer *answer, char *text)
 {

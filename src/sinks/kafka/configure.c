@@ -7,6 +7,7 @@
 #include "mb/pg_wchar.h"
 #include "relay/sink.h"
 #include "sinks/kafka/configure.h"
+#include "sinks/net/certificate.h"
 #include "sinks/options/kafka.h"
 #include "sinks/text.h"
 
@@ -17,11 +18,13 @@
 /*
  * What holds unless a property says otherwise.  The broker is the one to say
  * what is too large: below is what it takes of any request.  A broker that is
- * gone is not tried again before the worker has heard of it.
+ * gone is not tried again before the worker has heard of it.  While two requests
+ * are under way what follows gathers to a larger one.
  */
 static const char *const presets[][2] = {
 	{"message.max.bytes", "100000000"},
 	{"linger.ms", "0"},
+	{"max.in.flight.requests.per.connection", "2"},
 	{"partitioner", "murmur2_random"},
 	{"reconnect.backoff.ms", "500"},
 	{"topic.metadata.propagation.max.ms", "2000"},
@@ -61,6 +64,22 @@ utf8(const char *text)
 	return text_utf8(text, &length);
 }
 
+/* It is not for librdkafka to open files: it could wait for one, and tell what is in it. */
+static void
+set_certificates(Configuration *configuration, const char *path)
+{
+	int			length;
+	char	   *certificates;
+
+	if (configuration->failed)
+		return;
+	certificates = certificate_read(path, &length, configuration->error);
+	if (certificates == NULL)
+		configuration->failed = true;
+	else
+		set(configuration, "ssl.ca.pem", certificates);
+}
+
 static void
 set_security(Configuration *configuration, const KafkaOptions *options)
 {
@@ -76,7 +95,7 @@ set_security(Configuration *configuration, const KafkaOptions *options)
 		set(configuration, "ssl.endpoint.identification.algorithm",
 			options->security == WIRE_VERIFY_FULL ? "https" : "none");
 		if (options->rootcert)
-			set(configuration, "ssl.ca.location", options->rootcert);
+			set_certificates(configuration, options->rootcert);
 	}
 	if (sasl)
 	{

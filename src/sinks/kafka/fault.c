@@ -17,7 +17,7 @@ fault_of(rd_kafka_resp_err_t code, const KafkaOptions *options)
 		case RD_KAFKA_RESP_ERR_NO_ERROR:
 			return FAULT_NONE;
 
-			/* Another record would do, or this one somewhere else. */
+			/* Another record would do. */
 		case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
 		case RD_KAFKA_RESP_ERR_INVALID_MSG_SIZE:
 		case RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE:
@@ -25,19 +25,22 @@ fault_of(rd_kafka_resp_err_t code, const KafkaOptions *options)
 		case RD_KAFKA_RESP_ERR_INVALID_RECORD:
 		case RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP:
 		case RD_KAFKA_RESP_ERR_POLICY_VIOLATION:
+		case RD_KAFKA_RESP_ERR__INVALID_ARG:
+			return FAULT_MESSAGE;
+
+			/* This one would do somewhere else. */
 		case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
 		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
 		case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
 		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
-		case RD_KAFKA_RESP_ERR__INVALID_ARG:
-			return FAULT_MESSAGE;
+			return FAULT_TOPIC;
 
 			/*
 			 * What a message names it names in vain; what a relay does, all
 			 * in vain.
 			 */
 		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
-			return kafka_one_topic(options) ? FAULT_CONNECTION : FAULT_MESSAGE;
+			return kafka_one_topic(options) ? FAULT_CONNECTION : FAULT_TOPIC;
 
 		case RD_KAFKA_RESP_ERR__PURGE_QUEUE:
 		case RD_KAFKA_RESP_ERR__PURGE_INFLIGHT:

@@ -13,6 +13,8 @@ typedef enum Fault
 {
 	FAULT_NONE,					/* it was taken */
 	FAULT_MESSAGE,				/* the record's own, or of one in its batch */
+	FAULT_TOPIC,				/* its topic's: what has another has nothing
+								 * to do with it */
 	FAULT_OTHERS,				/* it was let go of on account of another */
 	FAULT_CONNECTION,			/* nobody's here, and nothing can be published */
 	FAULT_UNKNOWN				/* the record can have to do with it */

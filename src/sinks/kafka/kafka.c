@@ -60,6 +60,8 @@ typedef struct KafkaSink
 	rd_kafka_resp_err_t *codes;
 	int			nrecords;
 	int			nopen;			/* of them, not heard of */
+	rd_kafka_resp_err_t reason; /* what it is aborted for, if that is not what
+								 * became of one of them */
 } KafkaSink;
 
 PGDLLEXPORT const SinkRoutine *queue_sink(void);
@@ -169,6 +171,7 @@ judge(KafkaSink *sink, SinkItem **items, int n, rd_kafka_resp_err_t code, char *
 			config->verdict(items, n, SINK_CONFIRMED, NULL);
 			return SINK_READY;
 		case FAULT_MESSAGE:
+		case FAULT_TOPIC:
 			say_code(code, words);
 			config->verdict(items, n, SINK_REFUSED, words);
 			return SINK_READY;
@@ -185,7 +188,10 @@ judge(KafkaSink *sink, SinkItem **items, int n, rd_kafka_resp_err_t code, char *
 	return fault == FAULT_CONNECTION ? SINK_ENDED : SINK_LOST;
 }
 
-/* Let items land and judge them, those that have a code in common together. */
+/*
+ * Let items land and judge them, those that have a code in common together
+ * unless it holds for each by itself.
+ */
 static SinkState
 judge_all(KafkaSink *sink, const uint64 *tags, const rd_kafka_resp_err_t *codes, int n, char *error)
 {
@@ -201,7 +207,7 @@ judge_all(KafkaSink *sink, const uint64 *tags, const rd_kafka_resp_err_t *codes,
 
 		if (item)
 			items[nitems++] = item;
-		if (nitems > 0 && (i == n - 1 || codes[i + 1] != codes[i]))
+		if (nitems > 0 && (fault == FAULT_TOPIC || i == n - 1 || codes[i + 1] != codes[i]))
 		{
 			state = judge(sink, items, nitems, codes[i], error);
 			nitems = 0;
@@ -228,16 +234,53 @@ note_codes(KafkaSink *sink, const uint64 *tags, const rd_kafka_resp_err_t *codes
 	}
 }
 
-/* Whether all of its records are with the brokers. */
-static bool
-all_taken(const KafkaSink *sink)
+/* The worst fault of any of its records: none if all are with the brokers. */
+static Fault
+worst_fault(const KafkaSink *sink)
 {
+	Fault		worst = FAULT_NONE;
+
 	for (int i = 0; i < sink->nrecords; i++)
 	{
-		if (sink->codes[i] != RD_KAFKA_RESP_ERR_NO_ERROR)
-			return false;
+		Fault		fault = fault_of(sink->codes[i], sink->options);
+
+		/* Whoever was let go of, another one's fault explains it. */
+		if (worst == FAULT_NONE || (worst == FAULT_OTHERS && fault != FAULT_NONE))
+			worst = fault;
 	}
-	return true;
+	return worst;
+}
+
+/*
+ * All of its records have been heard of: commit it or abort it.  When all that
+ * were not taken were let go of, the transaction itself failed, as for a topic
+ * that it may not write to.
+ */
+static void
+decide(KafkaSink *sink)
+{
+	Fault		fault = worst_fault(sink);
+	char		words[SINK_ERROR_SIZE];
+
+	sink->reason = fault == FAULT_OTHERS ? producer_begin(sink->producer, words) :
+		RD_KAFKA_RESP_ERR_NO_ERROR;
+	sink->phase = fault == FAULT_NONE ? PHASE_COMMIT : PHASE_ABORT;
+	producer_ask(sink->producer, fault == FAULT_NONE ? JOB_COMMIT : JOB_ABORT);
+}
+
+/* It is aborted for a reason that is not one of its records': say so of all of them. */
+static SinkState
+blame_all(KafkaSink *sink, char *error)
+{
+	int			n = sink->nrecords;
+	SinkItem  **items = palloc(n * sizeof(SinkItem *));
+	SinkState	state;
+
+	for (int i = 0; i < n; i++)
+		items[i] = sink->items[i];
+	state = judge(sink, items, n, sink->reason, error);
+	pfree(items);
+	return state;
 }
 
 /* It is over: say so of each of its records. */
@@ -256,9 +299,28 @@ end_transaction(KafkaSink *sink, bool committed, char *error)
 		if (!committed && codes[i] == RD_KAFKA_RESP_ERR_NO_ERROR)
 			codes[i] = RD_KAFKA_RESP_ERR__PURGE_QUEUE;
 	}
-	state = judge_all(sink, tags, codes, n, error);
+	if (sink->reason != RD_KAFKA_RESP_ERR_NO_ERROR)
+		state = blame_all(sink, error);
+	else
+		state = judge_all(sink, tags, codes, n, error);
 	sink->phase = PHASE_IDLE;
 	free_all(sink);
+	return state;
+}
+
+/*
+ * It cannot be aborted, as one that the brokers have not heard of cannot: the
+ * next producer sees to that.  Why it was to be aborted says more.
+ */
+static SinkState
+leave_transaction(KafkaSink *sink, char *error)
+{
+	char		words[SINK_ERROR_SIZE];
+	SinkState	state = end_transaction(sink, false, words);
+
+	if (state == SINK_READY)
+		return SINK_ENDED;
+	strlcpy(error, words, SINK_ERROR_SIZE);
 	return state;
 }
 
@@ -266,19 +328,18 @@ end_transaction(KafkaSink *sink, bool committed, char *error)
 static SinkState
 advance(KafkaSink *sink, char *error)
 {
-	bool		failed;
+	rd_kafka_resp_err_t code;
 
 	if (sink->phase == PHASE_OPEN && sink->nopen == 0)
-	{
-		sink->phase = all_taken(sink) ? PHASE_COMMIT : PHASE_ABORT;
-		producer_ask(sink->producer, sink->phase == PHASE_COMMIT ? JOB_COMMIT : JOB_ABORT);
-	}
+		decide(sink);
 	if ((sink->phase == PHASE_COMMIT || sink->phase == PHASE_ABORT) &&
-		producer_done(sink->producer, &failed, error))
+		producer_done(sink->producer, &code, error))
 	{
-		if (failed)
-			return SINK_LOST;
-		return end_transaction(sink, sink->phase == PHASE_COMMIT, error);
+		if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
+			return end_transaction(sink, sink->phase == PHASE_COMMIT, error);
+		if (sink->phase == PHASE_ABORT)
+			return leave_transaction(sink, error);
+		return fault_of(code, sink->options) == FAULT_CONNECTION ? SINK_ENDED : SINK_LOST;
 	}
 	return SINK_READY;
 }
@@ -295,16 +356,9 @@ kafka_publish(Sink *base, SinkItem **items, int n, char *error)
 
 	if (transactional)
 	{
-		rd_kafka_error_t *trouble = rd_kafka_begin_transaction(sink->producer->handle);
-
-		if (trouble)
-		{
-			const char *words = rd_kafka_error_string(trouble);
-
-			text_clean(error, SINK_ERROR_SIZE, words, strlen(words), PG_UTF8);
-			rd_kafka_error_destroy(trouble);
-			return SINK_LOST;
-		}
+		/* What came before it is to blame, if anything is. */
+		if (producer_begin(sink->producer, error) != RD_KAFKA_RESP_ERR_NO_ERROR)
+			return SINK_ENDED;
 		sink->phase = PHASE_OPEN;
 		sink->nrecords = sink->nopen = n;
 	}
@@ -318,6 +372,9 @@ kafka_publish(Sink *base, SinkItem **items, int n, char *error)
 		code = record_produce(sink->producer->handle, item->data, item->size, item->tag);
 		if (transactional)
 		{
+			/* One that was refused has ended it for those that follow. */
+			if (code == RD_KAFKA_RESP_ERR__STATE)
+				code = RD_KAFKA_RESP_ERR__PURGE_QUEUE;
 			sink->codes[item->tag] = code;
 			if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
 				sink->nopen--;
@@ -390,7 +447,7 @@ kafka_poll(Sink *base, char *error)
 	if (state == SINK_READY && news.lost)
 	{
 		strlcpy(error, news.error, SINK_ERROR_SIZE);
-		return SINK_LOST;
+		return sink->phase == PHASE_ABORT ? leave_transaction(sink, error) : SINK_LOST;
 	}
 	if (state == SINK_READY && news.trouble)
 		base->config->complain(news.error);

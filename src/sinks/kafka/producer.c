@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -33,8 +34,40 @@
 /* How long its end is waited for, in ms: a look-up of a name can hold it up. */
 #define END_TIME		1000
 
+/* So many that do not end, and the process ends in their stead. */
+#define ABANDONED_MAX	3
+
 /* What has to be closed when the process ends, as exit() must find no thread. */
 static Producer *living;
+
+/* Producers that did not end in time, and have not since. */
+static pthread_mutex_t abandoned_lock = PTHREAD_MUTEX_INITIALIZER;
+static int	abandoned;
+static int	exit_code;
+
+static int
+add_abandoned(int n)
+{
+	int			result;
+
+	pthread_mutex_lock(&abandoned_lock);
+	result = abandoned += n;
+	pthread_mutex_unlock(&abandoned_lock);
+	return result;
+}
+
+/*
+ * Words of librdkafka, which can be those of a broker, as they may be shown.
+ */
+static void
+say(const Producer *producer, const char *words, char *error)
+{
+	char	   *copy = pstrdup(words);
+
+	text_hide(copy, strlen(copy), false, producer->secret);
+	text_clean(error, SINK_ERROR_SIZE, copy, strlen(copy), PG_UTF8);
+	pfree(copy);
+}
 
 /*
  * The thread
@@ -78,7 +111,7 @@ try_job(Producer *producer, ProducerJob job, rd_kafka_error_t **error)
 static void
 report(Producer *producer, const rd_kafka_error_t *error)
 {
-	producer->failed = error != NULL;
+	producer->code = error ? rd_kafka_error_code(error) : RD_KAFKA_RESP_ERR_NO_ERROR;
 	producer->error[0] = '\0';
 	if (error)
 		strncat(producer->error, rd_kafka_error_string(error), SINK_ERROR_SIZE - 1);
@@ -92,7 +125,7 @@ static void *
 thread_main(void *arg)
 {
 	Producer   *producer = arg;
-	bool		abandoned;
+	bool		left;
 
 	pthread_mutex_lock(&producer->lock);
 	while (producer->job != JOB_END)
@@ -123,11 +156,14 @@ thread_main(void *arg)
 
 	pthread_mutex_lock(&producer->lock);
 	producer->done = true;
-	abandoned = producer->abandoned;
+	left = producer->abandoned;
 	pthread_cond_signal(&producer->asked);
 	pthread_mutex_unlock(&producer->lock);
-	if (abandoned)
+	if (left)
+	{
 		producer_free(producer);
+		add_abandoned(-1);
+	}
 	return NULL;
 }
 
@@ -142,19 +178,33 @@ producer_ask(Producer *producer, ProducerJob job)
 }
 
 bool
-producer_done(Producer *producer, bool *failed, char *error)
+producer_done(Producer *producer, rd_kafka_resp_err_t *code, char *error)
 {
 	char		text[SINK_ERROR_SIZE];
 	bool		done;
 
 	pthread_mutex_lock(&producer->lock);
 	done = producer->done;
-	*failed = producer->failed;
+	*code = producer->code;
 	memcpy(text, producer->error, SINK_ERROR_SIZE);
 	pthread_mutex_unlock(&producer->lock);
-	if (done && *failed)
-		text_clean(error, SINK_ERROR_SIZE, text, strlen(text), PG_UTF8);
+	if (done && *code != RD_KAFKA_RESP_ERR_NO_ERROR)
+		say(producer, text, error);
 	return done;
+}
+
+rd_kafka_resp_err_t
+producer_begin(Producer *producer, char *error)
+{
+	rd_kafka_error_t *trouble = rd_kafka_begin_transaction(producer->handle);
+	rd_kafka_resp_err_t code;
+
+	if (trouble == NULL)
+		return RD_KAFKA_RESP_ERR_NO_ERROR;
+	code = rd_kafka_error_code(trouble);
+	say(producer, rd_kafka_error_string(trouble), error);
+	rd_kafka_error_destroy(trouble);
+	return code;
 }
 
 /*
@@ -199,7 +249,7 @@ producer_news(Producer *producer, rd_kafka_event_t *event, ProducerNews *news)
 	news->trouble = true;
 	if (words == NULL || words[0] == '\0')
 		words = rd_kafka_err2str(code);
-	text_clean(news->error, SINK_ERROR_SIZE, words, strlen(words), PG_UTF8);
+	say(producer, words, news->error);
 }
 
 /*
@@ -211,6 +261,18 @@ close_at_exit(int code, Datum arg)
 {
 	if (living)
 		producer_close(living);
+	exit_code = code;
+}
+
+/*
+ * What else is called at the end of a process, as by the library for TLS, takes
+ * away what threads that are left may yet use.
+ */
+static void
+leave(void)
+{
+	if (add_abandoned(0) > 0)
+		_exit(exit_code);
 }
 
 static void
@@ -240,6 +302,33 @@ make_pipe(int *ends)
 	return true;
 }
 
+/* What the thread is waited for with: nobody sets this clock. */
+static void
+make_condition(pthread_cond_t *condition)
+{
+	pthread_condattr_t attributes;
+
+	pthread_condattr_init(&attributes);
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(condition, &attributes);
+	pthread_condattr_destroy(&attributes);
+}
+
+/* What librdkafka says when it makes nothing of a configuration. */
+static void
+say_why_not(const char *words, char *error)
+{
+	if (strstr(words, "ssl.ca.pem") == NULL)
+	{
+		text_clean(error, SINK_ERROR_SIZE, words, strlen(words), PG_UTF8);
+		return;
+	}
+
+	/* Who may read this may not know what is in the file. */
+	strlcpy(error, "could not read the certificates of option \"sslrootcert\"", SINK_ERROR_SIZE);
+	ereport(LOG, (errmsg("%s", error), errdetail_internal("%s", words)));
+}
+
 /* Start all threads there will be but those of brokers. */
 static Producer *
 start(rd_kafka_conf_t *conf, char *error)
@@ -260,7 +349,7 @@ start(rd_kafka_conf_t *conf, char *error)
 	producer->readable = ends[0];
 	producer->writable = ends[1];
 	pthread_mutex_init(&producer->lock, NULL);
-	pthread_cond_init(&producer->asked, NULL);
+	make_condition(&producer->asked);
 
 	block_signals(&before);
 	producer->handle = rd_kafka_new(RD_KAFKA_PRODUCER, conf, words, sizeof(words));
@@ -277,7 +366,7 @@ start(rd_kafka_conf_t *conf, char *error)
 		if (producer->handle == NULL)
 		{
 			rd_kafka_conf_destroy(conf);
-			text_clean(error, SINK_ERROR_SIZE, words, strlen(words), PG_UTF8);
+			say_why_not(words, error);
 		}
 		else
 			strlcpy(error, "could not start a thread", SINK_ERROR_SIZE);
@@ -291,14 +380,17 @@ start(rd_kafka_conf_t *conf, char *error)
 	return producer;
 }
 
-/* Whether it has heard from a cluster; the answer is one it has at hand. */
+/*
+ * Whether it has heard from a cluster; the answers are ones it has at hand.  A
+ * cluster need not have an id.
+ */
 static bool
 is_connected(Producer *producer)
 {
 	char	   *cluster = rd_kafka_clusterid(producer->handle, 0);
 
 	if (cluster == NULL)
-		return false;
+		return rd_kafka_controllerid(producer->handle, 0) >= 0;
 	rd_kafka_mem_free(producer->handle, cluster);
 	return true;
 }
@@ -314,7 +406,7 @@ connect_producer(Producer *producer, bool transactional, char *error)
 	for (;;)
 	{
 		rd_kafka_event_t *event;
-		bool		failed = false;
+		rd_kafka_resp_err_t code = RD_KAFKA_RESP_ERR_NO_ERROR;
 
 		producer_drain(producer);
 		while ((event = producer_event(producer)) != NULL)
@@ -331,9 +423,9 @@ connect_producer(Producer *producer, bool transactional, char *error)
 			asked = true;
 		}
 		if (is_connected(producer) &&
-			(!transactional || producer_done(producer, &failed, news.error)))
+			(!transactional || producer_done(producer, &code, news.error)))
 		{
-			if (!failed)
+			if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
 				return true;
 			break;
 		}
@@ -353,9 +445,15 @@ producer_open(const SinkConfig *config, char *error)
 {
 	static bool registered = false;
 	const KafkaOptions *options = config->options;
-	rd_kafka_conf_t *conf = configure(config, error);
+	int			length = options->password ? strlen(options->password) : 0;
+	rd_kafka_conf_t *conf;
 	Producer   *producer;
 
+	if (add_abandoned(0) >= ABANDONED_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("could not connect: look-ups of names do not end")));
+	conf = configure(config, error);
 	if (conf == NULL)
 		return NULL;
 	if (!registered)
@@ -367,6 +465,8 @@ producer_open(const SinkConfig *config, char *error)
 	if (producer == NULL)
 		return NULL;
 	living = producer;
+	if (options->password)
+		producer->secret = text_utf8(options->password, &length);
 	if (!connect_producer(producer, options->transactional, error))
 	{
 		producer_close(producer);
@@ -378,6 +478,7 @@ producer_open(const SinkConfig *config, char *error)
 void
 producer_close(Producer *producer)
 {
+	static bool leaving = false;
 	struct timespec until;
 	pthread_t	thread = producer->thread;
 	int			writable = producer->writable;
@@ -387,7 +488,7 @@ producer_close(Producer *producer)
 	rd_kafka_queue_io_event_enable(producer->events, -1, NULL, 0);
 	rd_kafka_queue_destroy(producer->events);
 
-	clock_gettime(CLOCK_REALTIME, &until);
+	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += END_TIME / 1000;
 	pthread_mutex_lock(&producer->lock);
 	producer->writable = -1;
@@ -404,6 +505,8 @@ producer_close(Producer *producer)
 		;
 	ended = producer->done;
 	producer->abandoned = !ended;
+	if (!ended && add_abandoned(1) == 1 && !leaving)
+		leaving = atexit(leave) == 0;
 	pthread_mutex_unlock(&producer->lock);
 
 	/* A thread that is held up ends by itself, and frees what it has. */

@@ -28,7 +28,8 @@ typedef enum ProducerJob
 typedef struct Producer
 {
 	rd_kafka_t *handle;
-	rd_kafka_queue_t *events;	/* the worker's alone */
+	rd_kafka_queue_t *events;	/* the worker's alone, as is the next */
+	const char *secret;			/* to be in no words; NULL: none */
 	pthread_t	thread;
 	int			readable;		/* a pipe: there are events, or the job is
 								 * done */
@@ -40,7 +41,7 @@ typedef struct Producer
 	ProducerJob job;			/* under way */
 	bool		done;			/* it is not any more */
 	bool		abandoned;		/* the thread is to free all this */
-	bool		failed;
+	rd_kafka_resp_err_t code;	/* what it failed for, if it did */
 	char		error[SINK_ERROR_SIZE];
 } Producer;
 
@@ -58,9 +59,18 @@ extern Producer *producer_open(const SinkConfig *config, char *error);
 /* Be rid of it, within moments whatever the other side does. */
 extern void producer_close(Producer *producer);
 
-/* Have the thread do something, which is over when producer_done() says so. */
+/*
+ * Have the thread do something, which is over when producer_done() says so; it
+ * failed if there is a code then, and the reason is in error.
+ */
 extern void producer_ask(Producer *producer, ProducerJob job);
-extern bool producer_done(Producer *producer, bool *failed, char *error);
+extern bool producer_done(Producer *producer, rd_kafka_resp_err_t *code, char *error);
+
+/*
+ * Begin a transaction.  While there is one this fails, for what it has come to
+ * be no good for if it is no good any more.
+ */
+extern rd_kafka_resp_err_t producer_begin(Producer *producer, char *error);
 
 /* Take an event off the queue, NULL if there is none. */
 extern rd_kafka_event_t *producer_event(Producer *producer);
