@@ -59,14 +59,17 @@ until_broker()
 	done
 }
 
-# Get what is not in a package.
+# Get what is not in a package; status 77 if that cannot be had.
 install_broker()
 {
 	if [ "$to" = kafka ]; then
 		# shellcheck source=scripts/kafka.sh disable=SC1091 # only with that sink
 		. "$root/scripts/kafka.sh"
 		get_kafka
-		[ -n "$kafka" ] || fail 'Apache Kafka cannot be had'
+		if [ -z "$kafka" ]; then
+			say 'Apache Kafka cannot be had'
+			exit 77
+		fi
 	fi
 }
 
