@@ -10,7 +10,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Wait;
 
-our @EXPORT = qw(queue_node crash worker_pid wait_for_worker drain);
+our @EXPORT = qw(queue_node server_words crash worker_pid wait_for_worker drain);
 
 # Every server that a test makes is one of UTF-8, and sorts by bytes, whatever
 # the caller's locale.
@@ -34,6 +34,18 @@ $conf
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION queue');
 	return $node;
+}
+
+# What a server has said in its log: without the statements it was sent, which
+# tell secrets of their own.
+sub server_words
+{
+	my ($node) = @_;
+	my $log = slurp_file($node->logfile);
+
+	$log =~ s/^[^\n]* (?:LOG:  statement|STATEMENT): .*?(?=^\d{4}-\d\d-\d\d |\z)//msg
+	  or die 'no statement is in the log';
+	return $log;
 }
 
 # Kill the postmaster with no chance to do anything, and start it again.  The

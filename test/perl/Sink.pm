@@ -862,7 +862,7 @@ sub _end
 		$log,
 		qr/terminated by signal 9.*terminated by signal 9/s,
 		"$self->{name}, end: but for the worker that was killed");
-	$log =~ s/^.*LOG:  statement: [^\[]*?(?=^\d{4}-)//msg;
+	$log = server_words($node);
 	for my $secret (@{ $self->{secrets} // [] })
 	{
 		unlike($log, qr/\Q$secret\E/, "$self->{name}, end: no secret in the log");

@@ -301,9 +301,7 @@ $source->safe_psql('page', q{ALTER SERVER warehouse OPTIONS (SET host 'localhost
 ok($source->poll_query_until('page', q{SELECT last_error ~ 'certificate' FROM queue.relays}),
 	'a certificate nobody vouches for');
 
-my $log = slurp_file($source->logfile);
-$log =~ s/^.*LOG:  statement: (CREATE|ALTER) USER MAPPING.*$//mg;
-$log =~ s/^.*LOG:  statement: [^\[]*?(?=^\d{4}-)//msg;
+my $log = server_words($source);
 unlike($log, qr/\Q$password\E|wrong-0815/, 'no password in the log');
 unlike($source->safe_psql('postgres', 'SELECT * FROM queue.relays'),
 	qr/\Q$password\E|wrong-0815/, 'nor in the view');

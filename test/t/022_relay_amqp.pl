@@ -457,8 +457,7 @@ is_deeply(
 	},
 	'the example of the page: as the page says');
 
-my $log = slurp_file($node->logfile);
-$log =~ s/^.*LOG:  statement: [^\[]*?(?=^\d{4}-)//msg;
+my $log = server_words($node);
 unlike($log, qr/\Q$password\E|wrong-0815/, 'no password in the log');
 unlike($node->safe_psql('postgres', 'SELECT * FROM queue.relays'),
 	qr/\Q$password\E|wrong-0815/, 'nor in the view');
