@@ -9,7 +9,7 @@
 #	delay		seconds until it answers
 #	drop		true: it closes the connection instead
 #
-# A request is a hash: method, target, headers (a hash, names in lower case), body,
+# A request is a hash: at (the time), method, target, headers (a hash, names in lower case), body,
 # mode (what mode() was called with last), open: how many were under way, and keys: the
 # headers x-key of the others that were.
 
@@ -189,6 +189,7 @@ sub _read
 	my %headers = map { /^([^:]+): *(.*)$/ ? (lc($1) => $2) : () } @lines;
 	my @others = map { $_->{request} // () } values %{ $self->{clients} };
 	my $request = {
+		at => time,
 		method => $method,
 		target => $target,
 		headers => \%headers,

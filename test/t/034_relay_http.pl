@@ -516,7 +516,9 @@ set_relay({ headers => 'X-Do: {header:do}', timeout => 1 });
 send_all('stall', 'ok', 'ok');
 wait_until_dead(1, 'a message that has no answer');
 is(dead(), 'no answer within 1 s', 'is a dead letter');
-is(bodies(grep { ($_->{headers}->{'x-do'} // '') eq 'ok' } $server->take), '2 3', 'and no other is');
+my @requests = $server->take;
+is(bodies(grep { ($_->{headers}->{'x-do'} // '') eq 'ok' } @requests), '2 3', 'and no other is')
+  or diag($json->encode(\@requests));
 
 # Order per key, with several requests at a time
 $server->mode('random');
