@@ -79,22 +79,6 @@ sub arrived
 	return @messages;
 }
 
-# What the relay says is wrong.
-sub wait_for_error
-{
-	my ($pattern, $test) = @_;
-	wait_until($node, "(SELECT state = 'backing off' AND last_error ~ '$pattern' FROM queue.relays)", $test);
-	return;
-}
-
-sub wait_until_published
-{
-	my ($test) = @_;
-	wait_until($node, '(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)',
-		$test);
-	return;
-}
-
 $suite->run;
 
 # What is published
@@ -112,7 +96,7 @@ my @ids = split(
 SELECT queue.send('events', '{"a": [1, "ü", null]}', 'k',
 	'{"kind": "order.new", "int": 42, "big": 1e30, "float": 1.5, "yes": true, "none": null, "list": [1, {"x": "y"}]}');
 SELECT queue.send_bytes('events', '\x00ff', headers => '{"kind": "order.bytes"}');}));
-wait_until_published('all is published');
+wait_until_published($node, 'all is published');
 my $client = $broker->connect;
 my @got = $client->drain('all');
 is(scalar(@got), 2, 'two messages came');
@@ -145,7 +129,7 @@ is($got[1]->{message_id}, "events/$ids[1]", 'its id');
 # What the broker does not take; the queue that is full is full beforehand, as
 # a confirmation lost with the channel would have the message sent again.
 $node->safe_psql('postgres', q{SELECT queue.send('events', '6', NULL, '{"kind": "full"}')});
-wait_until_published('a queue is full');
+wait_until_published($node, 'a queue is full');
 $node->safe_psql(
 	'postgres', q{
 SELECT queue.send('events', '1', 'a', '{"kind": "nowhere"}');
@@ -158,14 +142,14 @@ SELECT queue.send('events', '10', 'd', jsonb_build_object('kind', 'order.d', rep
 SELECT queue.send('events', '11', 'd', jsonb_build_object('kind', repeat('order.d', 100)));
 SELECT queue.send('events', '12', 'd', jsonb_build_object('kind', 'order.d', 'h', repeat('x', 200000)));
 SELECT queue.send('events', '13', 'd', '{"kind": "order.d"}');});
-wait_until_published('all is published or dead');
+wait_until_published($node, 'all is published or dead');
 
 # This one makes the broker close the channel.
 $node->safe_psql(
 	'postgres', q{
 SELECT queue.send('events', to_jsonb(repeat('x', 1200000)), 'c', '{"kind": "order.large"}');
 SELECT queue.send('events', '15', 'c', '{"kind": "order.c"}');});
-wait_until_published('and the rest, whatever the broker does about it');
+wait_until_published($node, 'and the rest, whatever the broker does about it');
 is( $node->safe_psql(
 		'postgres', q{
 SELECT CASE WHEN length(payload::text) < 10 THEN payload END, attempts, reason, error
@@ -197,7 +181,7 @@ my $failed = $node->safe_psql('postgres', 'SELECT failed FROM queue.relays');
 wait_until($node, "(SELECT failed >= $failed + 3 FROM queue.relays)", 'a message is refused again and again');
 is(join(' ', map { $_->{body} } $client->drain('all')), '3', 'other keys go on');
 $client->bind_queue('all', 'events', 'late');
-wait_until_published('until there is a way for it');
+wait_until_published($node, 'until there is a way for it');
 is(join(' ', map { $_->{body} } $client->drain('all')), '1 2', 'and its followers come after it');
 $node->safe_psql('postgres', q{SELECT queue.alter('events', max_attempts => 2)});
 
@@ -213,9 +197,9 @@ SELECT count(*) FROM queue.send_batch('events',
 	(SELECT array_agg('{"kind": "order.x"}'::jsonb) FROM generate_series(1, $messages) i))});
 $node->poll_query_until('postgres', "SELECT published > $before OR lag_messages = 0 FROM queue.relays");
 $broker->stop('TERM');
-wait_for_error('.', 'strict_order false: the broker is gone');
+wait_backing_off($node, '.', 'strict_order false: the broker is gone');
 $broker->start;
-wait_until_published('strict_order false: everything is published');
+wait_until_published($node, 'strict_order false: everything is published');
 $client = $broker->connect;
 @got = map { $_->{body} } $client->drain('all');
 my %seen;
@@ -257,7 +241,7 @@ wait_until(
 $node->safe_psql('postgres', q{SELECT queue.resume_relay('r')});
 wait_until($node, '(SELECT in_flight > 0 FROM queue.relays)', 'the relay tries again');
 $broker->control('set_vm_memory_high_watermark', '0.9');
-wait_until_published('and goes on when there is memory');
+wait_until_published($node, 'and goes on when there is memory');
 $client = $broker->connect;
 cmp_ok(scalar($client->drain('all')), '>=', 500, 'all arrived');
 is( $node->safe_psql(
@@ -274,33 +258,39 @@ $node->safe_psql(
 	'postgres', q{
 SELECT queue.alter_relay('r', '{"exchange": "no_such_exchange"}');
 SELECT queue.send('events', '1', NULL, '{"kind": "order.x"}');});
-wait_for_error(q{404 NOT_FOUND - no exchange ''no_such_exchange'' in vhost ''/''}, 'an unknown exchange');
+wait_backing_off(
+	$node,
+	q{404 NOT_FOUND - no exchange ''no_such_exchange'' in vhost ''/''},
+	'an unknown exchange');
 $node->safe_psql(
 	'postgres', q{
 SELECT queue.alter_relay('r', '{"exchange": "events"}');
 ALTER SERVER rabbit OPTIONS (ADD vhost 'nowhere');
 SELECT queue.send('events', '2', NULL, '{"kind": "order.x"}');});
-wait_for_error('530 NOT_ALLOWED - vhost nowhere not found', 'an unknown virtual host');
+wait_backing_off($node, '530 NOT_ALLOWED - vhost nowhere not found', 'an unknown virtual host');
 $node->safe_psql(
 	'postgres', q{
 ALTER SERVER rabbit OPTIONS (DROP vhost);
 ALTER USER MAPPING FOR CURRENT_USER SERVER rabbit OPTIONS (SET password 'wrong-0815');
 SELECT queue.send('events', '3', NULL, '{"kind": "order.x"}');});
-wait_for_error('403 ACCESS_REFUSED', 'a wrong password');
+wait_backing_off($node, '403 ACCESS_REFUSED', 'a wrong password');
 
 # TLS
 $node->safe_psql(
 	'postgres', qq{
 ALTER USER MAPPING FOR CURRENT_USER SERVER rabbit OPTIONS (SET password '$password');
 ALTER SERVER rabbit OPTIONS (SET port '$tls_port', SET host 'localhost', ADD sslmode 'verify-full');});
-wait_for_error('TLS handshake failed: certificate verify failed', 'a certificate nobody vouches for');
+wait_backing_off($node, 'TLS handshake failed: certificate verify failed',
+	'a certificate nobody vouches for');
 $node->safe_psql('postgres',
 	qq{ALTER SERVER rabbit OPTIONS (ADD sslrootcert '$ca_file', SET host '127.0.0.1')});
-wait_for_error('TLS handshake failed: certificate verify failed: IP address mismatch',
+wait_backing_off(
+	$node,
+	'TLS handshake failed: certificate verify failed: IP address mismatch',
 	'a certificate of another host');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM queues.events'), '3', 'nothing is published meanwhile');
 $node->safe_psql('postgres', q{ALTER SERVER rabbit OPTIONS (SET host 'localhost')});
-wait_until_published('with the right one it is');
+wait_until_published($node, 'with the right one it is');
 for my $sslmode ('verify-ca', 'require')
 {
 	$node->safe_psql(
@@ -308,15 +298,15 @@ for my $sslmode ('verify-ca', 'require')
 ALTER SERVER rabbit OPTIONS (SET host '127.0.0.1', SET sslmode '$sslmode');
 SELECT count(queue.send('events', to_jsonb(repeat('x', 50000)), NULL, '{"kind": "order.x"}')) FROM generate_series(1, 100);}
 	);
-	wait_until_published("$sslmode does not ask for the host's name");
+	wait_until_published($node, "$sslmode does not ask for the host's name");
 }
 $node->safe_psql(
 	'postgres', qq{
 ALTER SERVER rabbit OPTIONS (SET port '$port', SET sslmode 'require');
 SELECT queue.send('events', '4', NULL, '{"kind": "order.x"}')});
-wait_for_error('TLS handshake failed', 'TLS where there is none');
+wait_backing_off($node, 'TLS handshake failed', 'TLS where there is none');
 $node->safe_psql('postgres', qq{ALTER SERVER rabbit OPTIONS (SET port '$port', SET sslmode 'disable')});
-wait_until_published('and none is used if none is asked for');
+wait_until_published($node, 'and none is used if none is asked for');
 is(scalar($client->drain('all')), 204, 'all arrived');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters'),
 	$dead, 'and no trouble was an attempt');
@@ -326,13 +316,13 @@ $node->safe_psql(
 	'postgres', q{
 SELECT queue.alter_relay('r', '{"exchange": null, "routing_key": "{key}"}');
 SELECT queue.send('events', '"by key"', 'all');});
-wait_until_published('the default exchange');
+wait_until_published($node, 'the default exchange');
 is(join(' ', map { $_->{body} } $client->drain('all')), '"by key"', 'routes by the name of a queue');
 
 # The content type that a message says it has, and CloudEvents
 $node->safe_psql('postgres',
 	q{SELECT queue.send_bytes('events', '\x00', 'all', '{"content-type": "application/avro", "a": 1}')});
-wait_until_published('a content type of its own');
+wait_until_published($node, 'a content type of its own');
 @got = $client->drain('all');
 is($got[0]->{content_type}, 'application/avro', 'is what it has');
 is_deeply($got[0]->{headers}, { 'x-key' => 'all', a => 1 }, 'and no header as well');
@@ -357,7 +347,7 @@ SELECT queue.send_bytes('events', '\x00ff', 'all',
 	'{"t": "raw", "s": "s", "cloudEvents_id": "mine", "content-type": "application/json"}');
 SELECT id, to_char(enqueued_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US') FROM queues.events ORDER BY id;
 COMMIT;}));
-	wait_until_published($test);
+	wait_until_published($node, $test);
 	return @sent;
 }
 
@@ -419,7 +409,7 @@ SELECT queue.send('events', '1', 'all', '{"t": "a\nb"}');
 SELECT queue.send('events', '2', 'all');
 SELECT queue.send('events', '3', 'all', '{"t": "t", "content-type": "text/html\r\nX: y"}');
 SELECT queue.send('events', '4', 'all', '{"t": "t", "content-type": "text/plain; charset=utf-8"}');});
-wait_until_published('some are no events');
+wait_until_published($node, 'some are no events');
 is( $node->safe_psql('postgres', q{SELECT payload, error FROM queue.dead_letters ORDER BY id}),
 	q{1|CloudEvents attribute "type" has control characters
 2|message has no header "t" for the CloudEvents attribute "type"

@@ -66,22 +66,6 @@ sub arrived
 
 $suite->run;
 
-# What the relay says is wrong.
-sub wait_for_error
-{
-	my ($pattern, $test) = @_;
-	wait_until($node, "(SELECT state = 'backing off' AND last_error ~ '$pattern' FROM queue.relays)", $test);
-	return;
-}
-
-sub wait_until_published
-{
-	my ($test) = @_;
-	wait_until($node, '(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)',
-		$test);
-	return;
-}
-
 sub query { return $node->safe_psql('postgres', $_[0]); }
 sub alter { return query("SELECT queue.alter_relay('r', '$_[0]')"); }
 
@@ -107,7 +91,7 @@ my @ids = map { query($_) } (
 	"none": null, "list": [1, {"x": "y"}], "message-id": "mine", "content-type": "application/x-json"}')},
 	q{SELECT queue.send_bytes('events', (SELECT string_agg(decode(lpad(to_hex(i), 2, '0'), 'hex'), '' ORDER BY i)
 	FROM generate_series(0, 255) i), headers => '{"topic": "typed"}')});
-wait_until_published('all is published');
+wait_until_published($node, 'all is published');
 my @got = $kafka->take('typed');
 is(scalar(@got), 2, 'two messages came');
 my $now = query('SELECT floor(extract(epoch FROM now()) * 1000)');
@@ -140,7 +124,7 @@ query(
 SELECT queue.alter_relay('r', '{"topic": "keyed", "compression": "zstd"}');
 SELECT count(queue.send('events', '1', key)) FROM unnest(ARRAY[$keys]) key;});
 $kafka->produce('java', map { "$_\tx\n" } @keys);
-wait_until_published('keys are published');
+wait_until_published($node, 'keys are published');
 my %partition = map { $_->{key} => $_->{partition} } $kafka->take('keyed', 7);
 my %expected = map { $_->{key} => $_->{partition} } $kafka->take('java', 7);
 is(scalar(keys %expected), scalar(@keys), 'the other producer has them all');
@@ -151,7 +135,7 @@ for my $acks ('all', '1')
 {
 	alter(qq({"topic": "typed", "idempotence": false, "acks": "$acks"}));
 	query(q{SELECT count(queue.send('events', to_jsonb(i), 'k' || i % 50)) FROM generate_series(1, 500) i});
-	wait_until_published("no idempotence, acks $acks: published");
+	wait_until_published($node, "no idempotence, acks $acks: published");
 	my (%last, @disorder);
 	@got = $kafka->take('typed');
 	for my $message (@got)
@@ -173,7 +157,7 @@ for my $compression (qw(gzip snappy lz4 zstd none))
 	query(
 		qq{SELECT count(queue.send('events', to_jsonb('$compression ' || repeat('x', 1000)), 'k$compression',
 	'{"kind": "$compression"}')) FROM generate_series(1, 20) i});
-	wait_until_published("$compression: published");
+	wait_until_published($node, "$compression: published");
 }
 my $read = $kafka->consume('typed');
 is( () =
@@ -190,7 +174,7 @@ for my $tombstone ('false', 'true')
 	query(
 		q{SELECT queue.send('events', 'null', 'a'); SELECT queue.send_bytes('events', '', 'b');
 SELECT queue.send('events', '0', 'c')});
-	wait_until_published("tombstone $tombstone: published");
+	wait_until_published($node, "tombstone $tombstone: published");
 	@got = sort { $a->{key} cmp $b->{key} } $kafka->take('typed');
 	is_deeply(
 		[ map { $_->{value} } @got ],
@@ -208,7 +192,7 @@ query(
 	q{SELECT queue.send_bytes('events', '\x0a00ff', 'a', '{"schema-id": 258}');
 SELECT queue.send_bytes('events', '\x01', 'a', '{"schema-id": "2147483647"}');
 SELECT queue.send('events', '1', 'b'); SELECT queue.send('events', '2', 'c', '{"schema-id": -1}')});
-wait_until_published('confluent: published or dead');
+wait_until_published($node, 'confluent: published or dead');
 @got = $kafka->take('typed');
 is( join(' ', map { unpack('H*', $_->{value}) } @got),
 	'00000001020a00ff 007fffffff01',
@@ -223,7 +207,7 @@ alter('{"format": null}');
 # CloudEvents
 alter('{"cloudevents": "binary", "ce_type": "shop.{header:kind}"}');
 query(q{SELECT queue.send('events', '{"n": 1}', 'a', '{"kind": "order"}')});
-wait_until_published('CloudEvents, binary: published');
+wait_until_published($node, 'CloudEvents, binary: published');
 ($got[0]) = $kafka->take('typed');
 like(
 	delete $got[0]->{headers}->{ce_time},
@@ -244,7 +228,7 @@ is_deeply(
 is($got[0]->{value}, '{"n": 1}', 'CloudEvents, binary: the body is as it is');
 alter('{"cloudevents": "structured"}');
 query(q{SELECT queue.send('events', '{"n": 2}', 'a', '{"kind": "order"}')});
-wait_until_published('CloudEvents, structured: published');
+wait_until_published($node, 'CloudEvents, structured: published');
 ($got[0]) = $kafka->take('typed');
 is($got[0]->{headers}->{'content-type'}, 'application/cloudevents+json', 'CloudEvents, structured: type');
 is_deeply($json->decode($got[0]->{value})->{data}, { n => 2 },
@@ -265,7 +249,7 @@ SELECT queue.send('events', '"unknown"', 'k1', '{"topic": "nowhere"}');
 SELECT queue.send('events', '"invalid"', 'k2', '{"topic": "no/topic"}');
 SELECT queue.send('events', '"empty"', 'k3', '{"topic": ""}');
 SELECT queue.send('events', '"none"', 'k4');});
-wait_until_published('all is published or dead');
+wait_until_published($node, 'all is published or dead');
 is( query(
 		q{SELECT CASE WHEN length(payload::text) < 20 THEN payload END, attempts, error
 FROM queue.dead_letters ORDER BY id}),
@@ -288,7 +272,7 @@ my $start = time;
 query(
 	q{SELECT count(queue.send('events', to_jsonb(i), 'k' || i, jsonb_build_object('topic', 'nowhere' || i)))
 FROM generate_series(1, 100) i});
-wait_until_published('many topics that are unknown: all are dead');
+wait_until_published($node, 'many topics that are unknown: all are dead');
 cmp_ok(time - $start, '<', 60, 'many topics that are unknown: at the same time');
 is(query('SELECT count(*), min(attempts), max(attempts) FROM queue.dead_letters'),
 	'100|2|2', 'many topics that are unknown: after as many attempts as there are to be');
@@ -297,7 +281,7 @@ query('DELETE FROM queue.dead_letters');
 # Transactions: a batch is seen as a whole, or not at all.
 alter('{"topic": "typed", "transactional": true, "batch": 100}');
 query(q{SELECT count(queue.send('events', to_jsonb(i), 'k' || i % 3)) FROM generate_series(1, 300) i});
-wait_until_published('transactions: published');
+wait_until_published($node, 'transactions: published');
 @got = $kafka->take('typed');
 is(scalar(@got), 300, 'transactions: all arrives once');
 alter('{"topic": "{header:topic}"}');
@@ -307,7 +291,7 @@ SELECT queue.send_batch('events', (SELECT array_agg(to_jsonb(i)) FROM generate_s
 	(SELECT array_agg('k' || i) FROM generate_series(1, 20) i),
 	(SELECT array_agg(jsonb_build_object('topic', CASE i WHEN 10 THEN 'nowhere' ELSE 'typed' END))
 		FROM generate_series(1, 20) i));});
-wait_until_published('transactions: published or dead');
+wait_until_published($node, 'transactions: published or dead');
 is( query('SELECT payload, error FROM queue.dead_letters'),
 	'10|Local: Unknown topic',
 	'transactions: one of them is dead');
@@ -331,13 +315,13 @@ query(
 	qq{
 ALTER SERVER kafka OPTIONS (SET brokers '127.0.0.1:$sasl');
 SELECT queue.send('events', '"login"', 'k');});
-wait_for_error('.', 'no login where there must be one');
+wait_backing_off($node, '.', 'no login where there must be one');
 query(
 	qq{ALTER USER MAPPING FOR CURRENT_USER SERVER kafka OPTIONS (ADD username 'shop', ADD password 'wrong-0816')}
 );
-wait_for_error('Authentication failed', "PLAIN: a wrong password");
+wait_backing_off($node, 'Authentication failed', "PLAIN: a wrong password");
 query(qq{ALTER USER MAPPING FOR CURRENT_USER SERVER kafka OPTIONS (SET password '$password')});
-wait_until_published('PLAIN: the right one');
+wait_until_published($node, 'PLAIN: the right one');
 for my $mechanism ('SCRAM-SHA-256', 'SCRAM-SHA-512')
 {
 	my $add = $mechanism =~ /256/ ? 'ADD' : 'SET';
@@ -347,13 +331,13 @@ for my $mechanism ('SCRAM-SHA-256', 'SCRAM-SHA-512')
 ALTER SERVER kafka OPTIONS ($add sasl_mechanism '$mechanism');
 ALTER USER MAPPING FOR CURRENT_USER SERVER kafka OPTIONS (SET password 'wrong-0816');
 SELECT queue.send('events', '"login"', 'k');});
-	wait_for_error('uthentication failed', "$mechanism: a wrong password");
+	wait_backing_off($node, 'uthentication failed', "$mechanism: a wrong password");
 	query(qq{ALTER USER MAPPING FOR CURRENT_USER SERVER kafka OPTIONS (SET password '$password')});
 
 	# Before, it repeats a nonce as only older brokers take it.
 	if ($kafka->library_version >= 2.006001)
 	{
-		wait_until_published("$mechanism: the right one");
+		wait_until_published($node, "$mechanism: the right one");
 	}
 	else
 	{
@@ -367,14 +351,14 @@ SELECT queue.send('events', '"login"', 'k');});
 	}
 }
 query(q{ALTER SERVER kafka OPTIONS (SET sasl_mechanism 'PLAIN')});
-wait_until_published('PLAIN again');
+wait_until_published($node, 'PLAIN again');
 query(
 	qq{
 ALTER SERVER kafka OPTIONS (SET brokers 'localhost:$tls', ADD sslmode 'verify-full');
 SELECT queue.send('events', '"login"', 'k');});
-wait_for_error('certificate', 'a certificate nobody vouches for');
+wait_backing_off($node, 'certificate', 'a certificate nobody vouches for');
 query(qq{ALTER SERVER kafka OPTIONS (ADD sslrootcert '$ca_file')});
-wait_until_published('TLS: with one that is vouched for');
+wait_until_published($node, 'TLS: with one that is vouched for');
 my $pipe = PostgreSQL::Test::Utils::tempdir() . '/pipe';
 POSIX::mkfifo($pipe, 0600) or die $!;
 for my $file ($pipe, $node->data_dir . '/PG_VERSION')
@@ -383,24 +367,25 @@ for my $file ($pipe, $node->data_dir . '/PG_VERSION')
 		qq{
 ALTER SERVER kafka OPTIONS (SET sslrootcert '$file');
 SELECT queue.send('events', '"login"', 'k');});
-	wait_for_error(
+	wait_backing_off(
+		$node,
 		'^could not read the certificates of option "sslrootcert"$',
 		"TLS: what is no certificate, of which nothing is told");
 }
 query(qq{ALTER SERVER kafka OPTIONS (SET sslrootcert '$ca_file')});
-wait_until_published('TLS: and with one again');
+wait_until_published($node, 'TLS: and with one again');
 query(
 	qq{
 ALTER SERVER kafka OPTIONS (SET brokers '127.0.0.1:$tls');
 SELECT queue.send('events', '"login"', 'k');});
-wait_for_error('.', 'a certificate of another host');
+wait_backing_off($node, '.', 'a certificate of another host');
 for my $sslmode ('verify-ca', 'require')
 {
 	query(
 		qq{
 ALTER SERVER kafka OPTIONS (SET sslmode '$sslmode');
 SELECT queue.send('events', '"login"', 'k');});
-	wait_until_published("$sslmode does not ask for the host's name");
+	wait_until_published($node, "$sslmode does not ask for the host's name");
 }
 query(
 	qq{
@@ -408,7 +393,7 @@ ALTER SERVER kafka OPTIONS (SET brokers '127.0.0.1:$sasl', SET sslmode 'disable'
 SELECT queue.alter_relay('r', '{"topic": "{header:topic}"}');
 SELECT queue.send('events', '"forbidden"', 'k', '{"topic": "closed"}');
 SELECT queue.send('events', '"permitted"', 'k', '{"topic": "typed"}');});
-wait_until_published('a topic that is closed to us');
+wait_until_published($node, 'a topic that is closed to us');
 is( query('SELECT payload, error FROM queue.dead_letters'),
 	'"forbidden"|Broker: Topic authorization failed',
 	'is an error of the message that names it');
@@ -417,9 +402,12 @@ query(
 DELETE FROM queue.dead_letters;
 SELECT queue.alter_relay('r', '{"topic": "closed"}');
 SELECT queue.send('events', '"waits"', 'k');});
-wait_for_error('Topic authorization failed', 'and one of the relay that names it');
+wait_backing_off($node, 'Topic authorization failed', 'and one of the relay that names it');
 alter('{"transactional": true}');
-wait_for_error('Transactional Id authorization failed', 'transactional: rights to that are needed as well');
+wait_backing_off(
+	$node,
+	'Transactional Id authorization failed',
+	'transactional: rights to that are needed as well');
 $kafka->run_program(
 	$acls, '--bootstrap-server', $kafka->brokers, '--add',
 	'--allow-principal', 'User:shop', '--producer', '--topic',
@@ -430,9 +418,9 @@ $kafka->run_program(
 	$acls, '--bootstrap-server', $kafka->brokers, '--add',
 	'--allow-principal', 'User:shop', '--operation', 'Describe',
 	'--topic', 'closed');
-wait_for_error('Topic authorization failed', 'transactional: and to the topic of the relay');
+wait_backing_off($node, 'Topic authorization failed', 'transactional: and to the topic of the relay');
 alter('{"topic": "typed"}');
-wait_until_published('which has cost nobody an attempt');
+wait_until_published($node, 'which has cost nobody an attempt');
 alter('{"topic": "{header:topic}"}');
 query(
 	q{
@@ -440,7 +428,7 @@ SELECT queue.send_batch('events', (SELECT array_agg(to_jsonb('t' || i)) FROM gen
 	(SELECT array_agg('k' || i) FROM generate_series(1, 20) i),
 	(SELECT array_agg(jsonb_build_object('topic', CASE i WHEN 10 THEN 'closed' ELSE 'typed' END))
 		FROM generate_series(1, 20) i));});
-wait_until_published('transactional: a topic that is closed to us');
+wait_until_published($node, 'transactional: a topic that is closed to us');
 is( query('SELECT payload, error FROM queue.dead_letters'),
 	'"t10"|Broker: Topic authorization failed',
 	'transactional: is an error of the message that names it');

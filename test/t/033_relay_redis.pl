@@ -74,22 +74,6 @@ sub arrived
 	return map { entry($_->[1]) } @$entries;
 }
 
-# What the relay says is wrong, and nothing of it makes a message dead.
-sub wait_for_error
-{
-	my ($pattern, $test) = @_;
-	wait_until($node, "(SELECT state = 'backing off' AND last_error ~ '$pattern' FROM queue.relays)", $test);
-	return;
-}
-
-sub wait_until_published
-{
-	my ($test) = @_;
-	wait_until($node, '(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)',
-		$test);
-	return;
-}
-
 # Change options of the relay, and send something, which a worker with the options
 # before must not get.
 sub relay_and_send
@@ -120,7 +104,7 @@ my @ids = split(
 		'postgres', q{
 SELECT queue.send('events', '{"a": [1, "ü", null]}', 'k', '{"kind": "new", "int": 42, "yes": true, "none": null, "list": [1, {"x": "y"}]}');
 SELECT queue.send_bytes('events', '\x00ff0d0a', headers => '{"content-type": "application/x-protobuf"}');}));
-wait_until_published('all is published');
+wait_until_published($node, 'all is published');
 my $shown = $redis->cli('XRANGE', 'events', '-', '+');
 $shown =~ s/^\s*(?:\d+\)\s*)+//mg;
 $shown =~ s/^"\d+-\d+"$/ID/mg;
@@ -155,21 +139,21 @@ ID
 relay_and_send(
 	'{"headers": "json", "payload_field": "data", "target": "other"}',
 	q{SELECT queue.send('events', '1', headers => '{"a": {"b": 1}}')});
-wait_until_published('in other fields');
+wait_until_published($node, 'in other fields');
 my %field = @{ $redis->command('XRANGE', 'other', '-', '+')->[0]->[1] };
 is($field{data}, '1', 'the payload in the field it is to have');
 is($field{headers}, '{"a": {"b": 1}}', 'the headers in one');
 relay_and_send(
 	'{"headers": null, "payload_field": null, "target": "short", "maxlen": 100}',
 	q{SELECT count(queue.send('events', to_jsonb(i))) FROM generate_series(1, 2000) i});
-wait_until_published('a stream of limited length');
+wait_until_published($node, 'a stream of limited length');
 cmp_ok($redis->command('XLEN', 'short'), '<', 300, 'is kept short');
 cmp_ok($redis->command('XLEN', 'short'), '>=', 100, 'and not shorter than wanted');
 
 # CloudEvents
 relay_and_send('{"target": "ce", "maxlen": null, "cloudevents": "binary", "ce_type": "t.{header:kind}"}',
 	q{SELECT queue.send('events', '{"x": 1}', 'k', '{"kind": "new"}')});
-wait_until_published('CloudEvents, binary');
+wait_until_published($node, 'CloudEvents, binary');
 %field = @{ $redis->command('XRANGE', 'ce', '-', '+')->[0]->[1] };
 is($field{ce_type}, 't.new', 'have a type');
 is($field{ce_source}, '/events', 'and a source');
@@ -180,10 +164,10 @@ relay_and_send(
 	'{"target": "list", "cloudevents": null, "ce_type": null, "command": "rpush"}',
 	q{SELECT queue.send('events', '1', 'k'); SELECT queue.send_bytes('events', '\x00fe', 'k'); SELECT queue.send('events', '3', 'k')}
 );
-wait_until_published('rpush');
+wait_until_published($node, 'rpush');
 is_deeply($redis->command('LRANGE', 'list', 0, -1), [ '1', "\x00\xfe", '3' ], 'at the end of a list');
 relay_and_send('{"command": "lpush"}', q{SELECT queue.send('events', '0', 'k')});
-wait_until_published('lpush');
+wait_until_published($node, 'lpush');
 is_deeply($redis->command('LINDEX', 'list', 0), '0', 'at its beginning');
 
 my $subscriber = $redis->connect;
@@ -206,7 +190,7 @@ is( decode_json($subscriber->reply->[3])->{data_base64},
 	'a CloudEvent of bytes');
 undef $subscriber;
 $node->safe_psql('postgres', q{SELECT queue.send('events', '1', 'k')});
-wait_until_published('and nobody need listen');
+wait_until_published($node, 'and nobody need listen');
 
 # What Redis does not take for the message's own sake
 relay_and_send(
@@ -215,7 +199,7 @@ relay_and_send(
 SELECT queue.send('events', '1', 'a', '{"to": "wrong"}');
 SELECT queue.send('events', '2', 'a', '{"to": "right"}');
 SELECT queue.send('events', '3');});
-wait_until_published('all is published or dead');
+wait_until_published($node, 'all is published or dead');
 is( $node->safe_psql('postgres', 'SELECT payload, attempts, error FROM queue.dead_letters ORDER BY id'),
 	'1|2|WRONGTYPE Operation against a key holding the wrong kind of value
 3|2|message has no header "to" for the target', 'with the words of Redis, or ours');
@@ -225,7 +209,7 @@ $node->safe_psql(
 	'postgres', q{
 SELECT queue.send('events', '4', 'a', '{"to": "secret"}');
 SELECT queue.send('events', '5', 'a', '{"to": "right"}');});
-wait_until_published('a stream this user may not have, named by the message');
+wait_until_published($node, 'a stream this user may not have, named by the message');
 like($node->safe_psql('postgres', q{SELECT error FROM queue.dead_letters WHERE payload = '4'}),
 	qr/^NOPERM /, 'is the message\'s fault');
 
@@ -235,7 +219,7 @@ $node->safe_psql(
 	'postgres', q{
 SELECT queue.send('events', to_jsonb(repeat('x', 1200000)), 'b', '{"to": "right"}');
 SELECT queue.send('events', '7', 'b', '{"to": "right"}');});
-wait_until_published('one that is too large, and another');
+wait_until_published($node, 'one that is too large, and another');
 is( $node->safe_psql(
 		'postgres', q{SELECT count(*) FROM queue.dead_letters WHERE length(payload::text) > 1000000}),
 	'1',
@@ -268,24 +252,24 @@ for my $case (
 	$redis->command(@$break);
 	$node->safe_psql('postgres',
 		q{SELECT count(queue.send('events', to_jsonb(i), 'k' || i)) FROM generate_series(1, 5) i});
-	wait_for_error("^$error", $test);
+	wait_backing_off($node, "^$error", $test);
 	$redis->command(@$mend);
-	wait_until_published("$test: past");
+	wait_until_published($node, "$test: past");
 	is($redis->command('XLEN', 'other') - $before, 5, "$test: each arrives once");
 }
 $node->safe_psql(
 	'postgres', qq{
 ALTER USER MAPPING FOR CURRENT_USER SERVER redis OPTIONS (SET password 'wrong-0815');
 SELECT queue.send('events', '1');});
-wait_for_error('^WRONGPASS ', 'a wrong password');
+wait_backing_off($node, '^WRONGPASS ', 'a wrong password');
 $node->safe_psql('postgres',
 	'ALTER USER MAPPING FOR CURRENT_USER SERVER redis OPTIONS (DROP password, DROP username)');
-wait_for_error('^NOAUTH ', 'none');
+wait_backing_off($node, '^NOAUTH ', 'none');
 $node->safe_psql(
 	'postgres', qq{
 ALTER USER MAPPING FOR CURRENT_USER SERVER redis OPTIONS (ADD username 'relay', ADD password '$password');
 ALTER SERVER redis OPTIONS (ADD database '3')});
-wait_until_published('with the right one it is published');
+wait_until_published($node, 'with the right one it is published');
 is($redis->command('SELECT', 3), 'OK', 'in another database');
 is($redis->command('XLEN', 'other'), 1, 'which has it');
 $redis->command('SELECT', 0);
@@ -297,7 +281,7 @@ $node->safe_psql(
 ALTER SERVER redis OPTIONS (DROP database);
 ALTER USER MAPPING FOR CURRENT_USER SERVER redis OPTIONS (SET username 'open', DROP password);
 SELECT queue.send('events', '1');});
-wait_until_published('a user name alone is one');
+wait_until_published($node, 'a user name alone is one');
 $node->safe_psql('postgres',
 	qq{ALTER USER MAPPING FOR CURRENT_USER SERVER redis OPTIONS (SET username 'relay', ADD password '$password')}
 );
@@ -307,17 +291,20 @@ $node->safe_psql(
 	'postgres', qq{
 ALTER SERVER redis OPTIONS (SET port '$tls_port', SET host 'localhost', ADD sslmode 'verify-full');
 SELECT queue.send('events', '3');});
-wait_for_error('TLS handshake failed: certificate verify failed', 'a certificate nobody vouches for');
+wait_backing_off($node, 'TLS handshake failed: certificate verify failed',
+	'a certificate nobody vouches for');
 $node->safe_psql('postgres',
 	qq{ALTER SERVER redis OPTIONS (ADD sslrootcert '$ca_file', SET host '127.0.0.1')});
-wait_for_error('TLS handshake failed: certificate verify failed: IP address mismatch',
+wait_backing_off(
+	$node,
+	'TLS handshake failed: certificate verify failed: IP address mismatch',
 	'a certificate of another host');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM queues.events'), '1', 'nothing is published meanwhile');
 $node->safe_psql('postgres', q{ALTER SERVER redis OPTIONS (SET host 'localhost')});
-wait_until_published('with the right one it is');
+wait_until_published($node, 'with the right one it is');
 $node->safe_psql('postgres',
 	q{SELECT count(queue.send('events', to_jsonb(repeat('x', 50000)))) FROM generate_series(1, 100)});
-wait_until_published('and much more');
+wait_until_published($node, 'and much more');
 
 # All is in UTF-8, whatever the database is in.
 $node->safe_psql('postgres',

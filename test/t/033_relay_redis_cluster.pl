@@ -45,14 +45,6 @@ sub send_more
 	return;
 }
 
-sub wait_until_published
-{
-	my ($test) = @_;
-	wait_until($node, '(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)',
-		$test);
-	return;
-}
-
 # What is in the streams of all nodes is what was sent, in order; returns how often
 # a message is there again.
 sub check_streams
@@ -91,14 +83,14 @@ wait_until(
 	q{(SELECT state = 'backing off' AND last_error ~ '^MOVED \d+ 127.0.0.1:\d+: the server is one of a cluster' FROM queue.relays)},
 	'a cluster, and no option for it');
 $node->safe_psql('postgres', q{ALTER SERVER redis OPTIONS (ADD cluster 'true')});
-wait_until_published('with the option all is published');
+wait_until_published($node, 'with the option all is published');
 is(check_streams('at rest', @nodes[ 0 .. 2 ]), 0, 'at rest: each once');
 
 # What is in braces decides where a key is.
 $node->safe_psql('postgres',
 	q(SELECT queue.send('events', '1', '{k1}'), queue.send('events', '1', 'x{}{k2}'), queue.send('events', '1', '}{'))
 );
-wait_until_published('keys with braces');
+wait_until_published($node, 'keys with braces');
 is($node->safe_psql('postgres', 'SELECT last_error IS NULL FROM queue.relays'),
 	't', 'go where the cluster has them');
 for my $key ('{k1}', 'x{}{k2}', '}{')
@@ -143,10 +135,10 @@ for my $key (@{ $nodes[$from]->command('CLUSTER', 'GETKEYSINSLOT', $slot, 1000) 
 
 # The slot is the first node's yet, its keys are not: it says where to ask.
 send_more(5);
-wait_until_published('a slot on its way: all is published');
+wait_until_published($node, 'a slot on its way: all is published');
 $nodes[$_]->command('CLUSTER', 'SETSLOT', $slot, 'NODE', $to_id) for $to, $from, 3 - $from - $to;
 send_more(5);
-wait_until_published('a slot that has moved: all is published');
+wait_until_published($node, 'a slot that has moved: all is published');
 is(owner(), $to, 'it has another owner');
 is(check_streams('moved', @nodes[ 0 .. 2 ]), 0, 'moved: each once');
 is($node->safe_psql('postgres', 'SELECT count(*), bool_and(last_error IS NULL) FROM queue.relays'),
@@ -182,19 +174,19 @@ $nodes[2]->stop('KILL');
 		$spare->command('CLUSTER', 'INFO') =~ /cluster_state:ok/ && $spare->command('ROLE')->[0] eq 'master'
 	}) or die 'the replica does not take over';
 $node->safe_psql('postgres', q{SELECT queue.alter_relay('r', '{"replicas": null}')});
-wait_until_published('a node is killed: all is published to the one in its place');
+wait_until_published($node, 'a node is killed: all is published to the one in its place');
 cmp_ok(check_streams('killed', @nodes[ 0, 1 ], $spare),
 	'<=', 200, 'killed: at most what was in flight comes twice');
 
 # The node the server names is killed, and there is none for its slots until it is back.
 $_->stop for @nodes[ 4, 5 ];
 send_more(5);
-wait_until_published('more');
+wait_until_published($node, 'more');
 $nodes[0]->stop('KILL');
 send_more(5);
 wait_until($node, q{(SELECT state = 'backing off' FROM queue.relays)}, 'without the node it named it waits');
 $nodes[0]->start;
-wait_until_published('and goes on when it is back');
+wait_until_published($node, 'and goes on when it is back');
 cmp_ok(check_streams('back', @nodes[ 0, 1 ], $spare),
 	'<=', 300, 'back: at most what was in flight comes twice');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters'), '0', 'nothing is dead');
@@ -217,7 +209,7 @@ CREATE SERVER redis FOREIGN DATA WRAPPER queue_redis OPTIONS (host 'localhost', 
 CREATE USER MAPPING FOR CURRENT_USER SERVER redis OPTIONS (username 'relay', password '$password');
 SELECT queue.create_relay('r', 'events', 'redis');
 SELECT queue.send('events', '1');});
-wait_until_published('the nodes of a cluster are verified by the names they announce');
+wait_until_published($node, 'the nodes of a cluster are verified by the names they announce');
 is($named->command('XLEN', 'events'), 1, 'which has got it');
 ok(!$node->log_contains('terminated by signal'), 'nothing crashed');
 $node->stop;

@@ -149,14 +149,6 @@ sub wait_for_error
 	return;
 }
 
-sub wait_until_published
-{
-	my ($test) = @_;
-	wait_until($node, '(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)',
-		$test);
-	return;
-}
-
 sub send_b { return $node->safe_psql('postgres', q{SELECT queue.send('events', '1', 'b')}); }
 
 # And have something for key b.
@@ -176,20 +168,20 @@ for my $name (sort keys %answers)
 # Where keys are sent on to
 meet('moved_to_second');
 send_b();
-wait_until_published('a slot that has moved');
+wait_until_published($node, 'a slot that has moved');
 is(scalar(grep { $_ eq 'CLUSTER' } $first->take_log), 1, 'is known without another map');
 meet('moved_to_second', 'payloads');
 $node->safe_psql('postgres', q{SELECT queue.send('events', to_jsonb(i), 'b') FROM generate_series(1, 3) i});
-wait_until_published('three of a key that has moved');
+wait_until_published($node, 'three of a key that has moved');
 is(scalar(grep { $_ eq 'XADD' } $first->take_log), 1, 'of which the first alone went to the other node');
 is(join(' ', map { /^payload (.*)/ ? $1 : () } $second->take_log), '1 2 3', 'arrive in order');
 meet('moved_by_name');
 send_b();
-wait_until_published('and by the name of its node');
+wait_until_published($node, 'and by the name of its node');
 is(scalar(grep { $_ eq 'CLUSTER' } $first->take_log), 1, 'as well');
 meet('asks_second');
 send_b();
-wait_until_published('a key that has moved ahead');
+wait_until_published($node, 'a key that has moved ahead');
 is(scalar(grep { $_ eq 'ASKING' } $second->take_log), 1, 'with leave');
 
 wait_for_error(
@@ -214,7 +206,7 @@ wait_for_error(
 is(join(' ', $elsewhere->take_log), '', 'who gets neither a connection nor the password');
 wait_for_error('the server names no node that has the key', meet_b('moved_by_nonsense'), 'to nobody: told');
 meet('node');
-wait_until_published('and published in the end');
+wait_until_published($node, 'and published in the end');
 
 # One that falls silent, while for the other there is always something to confirm
 my $since = meet('node', 'frozen');
@@ -230,7 +222,7 @@ for (1 .. 100)
 }
 is($told, 't', 'a node that falls silent is given up');
 meet('node');
-wait_until_published('and when it speaks all is published');
+wait_until_published($node, 'and when it speaks all is published');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM queue.dead_letters'), '0', 'nothing is dead');
 unlike(
 	server_words($node),

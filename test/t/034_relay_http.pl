@@ -8,6 +8,7 @@ use Certificate ();
 use Digest::SHA qw(hmac_sha256);
 use FakeServer;
 use HTTPServer;
+use HungLookup ();
 use IO::Socket::INET;
 use JSON::PP;
 use MIME::Base64 qw(decode_base64 encode_base64);
@@ -48,8 +49,7 @@ sub answer
 
 # What is on the internet, of which the tests have nothing: an address that is
 # public, and leads here; names of it, the second of which comes to be one of ours
-# when there is a file; and one that is looked up for ever, in a thread that no
-# signal may reach
+# when there is a file; and one that is looked up for ever
 my $public = '192.31.196.1';
 my $tls_port = PostgreSQL::Test::Cluster::get_free_port();
 my $internet = PostgreSQL::Test::Utils::tempdir();
@@ -60,7 +60,6 @@ append_to_file(
 #include <dlfcn.h>
 #include <netdb.h>
 #include <netinet/in.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -68,7 +67,6 @@ int
 getaddrinfo(const char *name, const char *service, const struct addrinfo *hints, struct addrinfo **result)
 {
 	int			(*next) (const char *, const char *, const struct addrinfo *, struct addrinfo **);
-	sigset_t	blocked;
 
 	next = (int (*) (const char *, const char *, const struct addrinfo *, struct addrinfo **))
 		dlsym(RTLD_NEXT, "getaddrinfo");
@@ -76,12 +74,7 @@ getaddrinfo(const char *name, const char *service, const struct addrinfo *hints,
 		name = access(REBOUND, F_OK) == 0 ? "127.0.0.1" : PUBLIC;
 	if (name && strcmp(name, "hooks.example.com") == 0)
 		name = PUBLIC;
-	if (name == NULL || strcmp(name, "slow.example.com") != 0)
-		return next(name, service, hints, result);
-	pthread_sigmask(SIG_SETMASK, NULL, &blocked);
-	while (sigismember(&blocked, SIGTERM) && sigismember(&blocked, SIGUSR1))
-		sleep(3600);
-	return EAI_FAIL;
+	return next(name, service, hints, result);
 }
 int
 connect(int fd, const struct sockaddr *address, socklen_t length)
@@ -105,6 +98,8 @@ system_or_bail('cc', '-shared', '-fPIC', "-DREBOUND=\"$internet/rebound\"",
 	"-DPUBLIC=\"$public\"",
 	"-DTLS_PORT=$tls_port", '-o', "$internet/internet.so", "$internet/internet.c", '-ldl');
 $ENV{LD_PRELOAD} = "$internet/internet.so";
+HungLookup::hang();
+my $slow = HungLookup::name();
 
 # Of the environment, nothing is to be used.
 $ENV{http_proxy} = $ENV{ALL_PROXY} = 'http://127.0.0.1:1/';
@@ -186,15 +181,6 @@ sub wait_for_error
 	return;
 }
 
-sub wait_until_published
-{
-	my ($test) = @_;
-	wait_until($node, '(SELECT count(*) = 0 FROM queues.events) AND (SELECT deferred = 0 FROM queue.stats)',
-		$test)
-	  or diag(sql('SELECT state, last_error FROM queue.relays'));
-	return;
-}
-
 # Options of the relay as they are from now on
 sub set_relay
 {
@@ -255,7 +241,7 @@ my @ids = split(
 SELECT queue.send('events', '{"a": "ü"}', E'...a?b#c%/\r\n ü//..x', '{"h": "&x=y z+", "content-type": "application/vnd.x+json"}');
 SELECT queue.send('events', '1', 'k', '{"h": true}');
 INSERT INTO queues.events (key, headers) VALUES ('nothing', '{"h": 1.50}') RETURNING id;}));
-wait_until_published('all is requested');
+wait_until_published($node, 'all is requested');
 my %requests = map { $_->{target} => $_ } $server->take;
 my @targets = (
 	'/base/o/...a%3Fb%23c%25%2F%0D%0A%20%C3%BC%2F%2F..x/x?h=%26x%3Dy%20z%2B',
@@ -276,7 +262,7 @@ is($requests{ $targets[2] }->{headers}->{'content-length'}, 0, 'and no content')
 
 set_relay({ path => '?x={key}' });
 sql(q{SELECT queue.send('events', '1', 'a&b')});
-wait_until_published('a query');
+wait_until_published($node, 'a query');
 is(join(' ', map { $_->{target} } $server->take), '/base/?x=a%26b', 'has the path of the URL before it');
 
 # What cannot be put in a URL or a header
@@ -293,7 +279,7 @@ SELECT queue.send('events', '5', 'k', '{"h": "a\r\nX-Evil: 1"}');
 SELECT queue.send('events', '6', 'k');
 SELECT queue.send('events', '7', NULL, '{"h": 1}');
 SELECT queue.send('events', '8', 'k', jsonb_build_object('h', repeat('x', 9000)));});
-wait_until_published('what cannot be requested');
+wait_until_published($node, 'what cannot be requested');
 is( dead(), q{a segment of the path would be "." or ".."
 a segment of the path would be "." or ".."
 key or header for the path is empty
@@ -313,7 +299,7 @@ sql(qq{ALTER USER MAPPING FOR CURRENT_USER SERVER web OPTIONS (DROP username, DR
 set_relay(
 	{ cloudevents => 'binary', ce_type => 'shop."{header:t}"', idempotency_header => 'Idempotency-Key' });
 my $id = sql(q{SELECT queue.send('events', '{"a":  "ü"}', 'k', '{"t": "ä %"}')});
-wait_until_published('a signed message');
+wait_until_published($node, 'a signed message');
 my ($request) = $server->take;
 %headers = %{ $request->{headers} };
 is($request->{target}, '/base/', 'without a path the URL is the whole');
@@ -333,7 +319,7 @@ like($headers{'ce-time'}, qr/^\d{4}-\d\d-\d\dT[\d:.]+\+00:00$/, 'time');
 is($headers{'content-type'}, 'application/json', 'content type');
 set_relay({ cloudevents => 'structured', ce_type => 'shop.{header:t}' });
 $id = sql(q{SELECT queue.send('events', '{"a": 1}', 'k', '{"t": "ä"}')});
-wait_until_published('CloudEvents, structured');
+wait_until_published($node, 'CloudEvents, structured');
 ($request) = $server->take;
 is($request->{headers}->{'content-type'}, 'application/cloudevents+json', 'content type');
 is(join(' ', grep { /^ce-/ } keys %{ $request->{headers} }), '', 'no headers');
@@ -344,7 +330,7 @@ INSERT INTO queues.events (payload, headers, enqueued_at) VALUES ('1', '{"t": "a
 	('2', '{"t": "b"}', '10000-01-01'), ('3', '{"t": "c"}', '0044-03-15 BC');
 SELECT queue.send('events', '4', NULL, jsonb_build_object('t', U&'\FDD0')), queue.send('events', '5', NULL, jsonb_build_object('t', U&'\+01FFFE'));}
 );
-wait_until_published('what the specification has no words for');
+wait_until_published($node, 'what the specification has no words for');
 is( join(' ', sort map { my $e = $json->decode($_->{body}); $e->{type} . ($e->{time} // '') } $server->take),
 	'shop.a shop.b shop.c',
 	'times that are none are left out');
@@ -405,7 +391,7 @@ sub wait_until_dead
 	};
 
 	ok($ok, $test) or diag(sql('SELECT state, last_error FROM queue.relays'));
-	wait_until_published('and all is over');
+	wait_until_published($node, 'and all is over');
 	return;
 }
 
@@ -439,7 +425,7 @@ for my $status (401, 302, 503)
 }
 $server->mode('');
 sql(q{SELECT queue.pause_relay('r'); SELECT queue.resume_relay('r')});
-wait_until_published('when it works they arrive');
+wait_until_published($node, 'when it works they arrive');
 is(dead(), '', 'all of them');
 $server->take;
 
@@ -451,7 +437,7 @@ for my $status (429, 503)
 	wait_for_error("^waiting for 2 s: server answered $status", "$status with Retry-After");
 	my $start = time;
 	$server->mode('');
-	wait_until_published('is waited for');
+	wait_until_published($node, 'is waited for');
 	cmp_ok(time - $start, '>', 1, 'so long');
 	is(scalar($server->take), 2, 'without a request between');
 }
@@ -477,13 +463,13 @@ $server->mode('');
 $server->take;
 drop_database("http://127.0.0.1:$port/", 'wait 503 900', q{last_error ~ '^waiting for 900 s'});
 restart_relay();
-wait_until_published('who asks for it is answered meanwhile');
+wait_until_published($node, 'who asks for it is answered meanwhile');
 $server->take;
 
 # What counts as success, and what is to be tried again, is up to the relay.
 set_relay({ headers => 'X-Do: {header:do}', success => '2xx, 422', retry => '503' });
 send_all('422', '500');
-wait_until_published('success and retry by option');
+wait_until_published($node, 'success and retry by option');
 is(dead(), 'server answered 500: broken', 'are heeded');
 $server->take;
 
@@ -503,7 +489,7 @@ for my $case (
 	for my $before (0, 290)
 	{
 		send_all("echo $before");
-		wait_until_published('a server that repeats what it was told');
+		wait_until_published($node, 'a server that repeats what it was told');
 		is( dead(),
 			'server answered 404: ' . substr('x' x $before . $shown, 0, 299),
 			"does not make it known, with $before bytes before it: $shown");
@@ -527,7 +513,7 @@ for my $concurrency (1, 10)
 	set_relay({ concurrency => $concurrency, headers => 'X-Key: {key}' });
 	sql(q{SELECT count(queue.send('events', jsonb_build_object('n', i), 'k' || i / 4 % 20)) FROM generate_series(1, 400) i}
 	);
-	wait_until_published("concurrency $concurrency: all is requested");
+	wait_until_published($node, "concurrency $concurrency: all is requested");
 	@got = $server->take;
 	is(scalar(@got), 400, 'once');
 	my (%last, $disorder);
@@ -555,7 +541,7 @@ set_relay({ headers => 'X-Do: {header:do}', follow_redirects => 1, retry => '5xx
 for my $do ("308 http://127.0.0.1:$other/there", "302 http://127.0.0.1:$other/more?x=1")
 {
 	send_all($do);
-	wait_until_published('a redirect');
+	wait_until_published($node, 'a redirect');
 }
 is(dead(), "server answered 308\nserver answered 302", 'a second one is not followed');
 @got = $elsewhere->take;
@@ -565,7 +551,7 @@ is( join(' ', sort map { "$_->{method} $_->{target} $_->{body}" } @got),
 is(join(' ', map { $_->{headers}->{authorization} // () } @got), '', 'without what we log in by');
 $server->take;
 send_all('307 /there');
-wait_until_published('a redirect to the same server');
+wait_until_published($node, 'a redirect to the same server');
 is(dead(), 'server answered 307', 'once');
 is( join(' ', map { "$_->{target} $_->{headers}->{authorization}" } $server->take),
 	join(' ', ("/base/ Bearer $token", "/there Bearer $token") x 2),
@@ -577,14 +563,14 @@ send_all(
 	'307 ftp://127.0.0.1/x',
 	"307 http://u:p\@127.0.0.1:$other/x",
 	"307 http://u\@127.0.0.1:$port/x");
-wait_until_published('redirects to what is no server of HTTP');
+wait_until_published($node, 'redirects to what is no server of HTTP');
 is( join("\n", sort split(/\n/, dead())),
 	join("\n", 'server answered 303', ('server answered 307') x 5),
 	'or that would have us log in, are not followed');
 is(scalar($elsewhere->take), 0, 'none of them');
 set_relay({ headers => 'X-Do: {header:do}', retry => '5xx' });
 send_all("307 http://127.0.0.1:$other/there");
-wait_until_published('without the option');
+wait_until_published($node, 'without the option');
 is(dead(), 'server answered 307', 'none is followed');
 is(scalar($elsewhere->take), 0, 'none at all');
 
@@ -671,7 +657,7 @@ is(scalar($server->take), 0, 'none of them was connected to');
 # A server that is public sends us on to one that is not; or to another that is.
 sql(qq{ALTER SERVER web OPTIONS (SET url 'http://$public:$port/')});
 set_relay({ headers => 'X-Do: {header:do}', follow_redirects => 2, retry => '5xx' });
-wait_until_published('a public address');
+wait_until_published($node, 'a public address');
 send_all("307 http://127.0.0.1:$other/evil", "307 http://$public:$other/good");
 wait_until_dead(2, 'redirects');
 is( join("\n", sort split(/\n/, dead())),
@@ -686,7 +672,7 @@ is( join(' ', sort map { $_->{target} } $elsewhere->take),
 sql(qq{ALTER SERVER web OPTIONS (SET url 'http://rebound.example.com:$port/')});
 restart_relay();
 send_all('ok');
-wait_until_published('a name of a public address');
+wait_until_published($node, 'a name of a public address');
 $server->take;
 append_to_file("$internet/rebound", '');
 restart_relay();
@@ -696,7 +682,7 @@ is(scalar($server->take), 0, 'is not connected to');
 
 # A name that is looked up for ever keeps nobody waiting.
 set_relay({});
-sql(q{ALTER SERVER web OPTIONS (SET url 'http://slow.example.com/'); SELECT queue.pause_relay('r'); SELECT queue.resume_relay('r')}
+sql(qq{ALTER SERVER web OPTIONS (SET url 'http://$slow/'); SELECT queue.pause_relay('r'); SELECT queue.resume_relay('r')}
 );
 wait_until($node, '(SELECT in_flight = 1 FROM queue.relays)', 'a name is looked up');
 my $start = time;
@@ -706,13 +692,13 @@ wait_until(
 	q{(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'queue relay')},
 	'and not waited for');
 cmp_ok(time - $start, '<', 6, 'by who pauses the relay');
-drop_database('http://slow.example.com/', '', 'in_flight = 1');
+drop_database("http://$slow/", '', 'in_flight = 1');
 sql(q{SELECT queue.resume_relay('r')});
 wait_for_error('^could not connect: timeout expired$', 'nor by the relay');
 
 # A proxy of the environment is none of ours: the server was started with one.
 sql(qq{ALTER SERVER web OPTIONS (SET url 'http://127.0.0.1:$port/', ADD allow_private 'true')});
-wait_until_published('allowed, it arrives');
+wait_until_published($node, 'allowed, it arrives');
 is(dead(), '', 'undamaged');
 $server->take;
 
@@ -766,7 +752,7 @@ for my $case (
 is(sql('SELECT count(*) FROM queues.events'), 1, 'none has taken the message');
 $fake->mode('body');
 sql(q{SELECT queue.pause_relay('r'); SELECT queue.resume_relay('r')});
-wait_until_published('one whose answer has no end has');
+wait_until_published($node, 'one whose answer has no end has');
 is(dead(), '', 'nothing is dead');
 
 #
@@ -823,7 +809,7 @@ sub request_by
 	truncate("$dir/protocol.log", 0) or die $!;
 	sql(qq{ALTER SERVER web OPTIONS (SET url '$url'); $options;
 SELECT count(queue.send('events', jsonb_build_object('n', i), 'k' || i)) FROM generate_series(1, 200) i});
-	wait_until_published($test);
+	wait_until_published($node, $test);
 	is(scalar($server->take), 200, "$test: once");
 	my %protocols;
 	my %connections;
@@ -845,7 +831,7 @@ sql(qq{ALTER SERVER web OPTIONS (ADD sslrootcert '$dir/ca.crt', SET url 'https:/
 wait_for_error('^could not connect: .*(alternative|subject|certificate)', 'a certificate of another host');
 is(scalar($server->take), 0, 'nothing is requested meanwhile');
 sql(qq{ALTER SERVER web OPTIONS (SET url 'https://localhost:$tls_port/')});
-wait_until_published('with the right one it is');
+wait_until_published($node, 'with the right one it is');
 $server->take;
 is_deeply(
 	[ request_by("https://localhost:$tls_port/", '', 'TLS') ],
@@ -868,7 +854,7 @@ my $broken = q{(SELECT last_error ~ '^(connection closed by the server|no answer
 set_relay({ headers => 'X-Do: {header:do}', concurrency => 20, timeout => 300, confirm_timeout => 400 });
 sql(sprintf(q{ALTER SERVER web OPTIONS (SET url 'https://localhost:%d/')}, $proxy->port));
 send_all('ok');
-wait_until_published('a connection that stays');
+wait_until_published($node, 'a connection that stays');
 $server->take;
 $server->mode('stall');
 send_all(('ok') x 8);
@@ -890,7 +876,7 @@ wait_until($node, $broken, 'the connection breaks twice');
 cmp_ok(time - $start, '<', 60, 'and what went by it is not waited for');
 $server->mode('');
 $proxy->cut;
-wait_until_published('it is over');
+wait_until_published($node, 'it is over');
 $server->take;
 is(dead(), '', 'and nobody has to do with it');
 set_relay({ headers => 'X-Do: {header:do}' });
