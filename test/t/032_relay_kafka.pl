@@ -27,8 +27,10 @@ my $suite = Sink->new(
 	create => sub {
 		my $port = $_[0]->port;
 
+		# Four messages arrive without an answer to any, in a request each if need be.
 		return qq{
-CREATE SERVER proxied FOREIGN DATA WRAPPER queue_kafka OPTIONS (brokers '127.0.0.1:$port');
+CREATE SERVER proxied FOREIGN DATA WRAPPER queue_kafka
+	OPTIONS (brokers '127.0.0.1:$port', properties 'max.in.flight.requests.per.connection=5');
 CREATE USER MAPPING FOR CURRENT_USER SERVER proxied;};
 	},
 	server => 'proxied',
