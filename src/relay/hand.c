@@ -256,15 +256,22 @@ hand_transformed(Hand *hand, HandItem *item, Message *made, Size bytes)
 	hand->changes++;
 }
 
+/* What is on no list any more is to be settled. */
+static void
+finish(Hand *hand, HandItem *item)
+{
+	dlist_push_tail(&hand->done, &item->node);
+	if (hand->ndone++ == 0)
+		hand->done_at = GetCurrentTimestamp();
+}
+
 void
 hand_dropped(Hand *hand, HandItem *item)
 {
 	dlist_delete(&item->node);
-	dlist_push_tail(&hand->done, &item->node);
 	hand->changes++;
 	hand->ndropped++;
-	if (hand->ndone++ == 0)
-		hand->done_at = GetCurrentTimestamp();
+	finish(hand, item);
 }
 
 /* Whether an item has to be without company in flight. */
@@ -366,9 +373,7 @@ hand_confirmed(Hand *hand, HandItem *item)
 {
 	unsend(hand, item);
 	suspicion_confirmed(&hand->suspicion, hand->rules.window);
-	dlist_push_tail(&hand->done, &item->node);
-	if (hand->ndone++ == 0)
-		hand->done_at = GetCurrentTimestamp();
+	finish(hand, item);
 }
 
 void

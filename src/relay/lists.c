@@ -4,7 +4,6 @@
  */
 #include "postgres.h"
 
-#include "lib/stringinfo.h"
 #include "relay/lists.h"
 #include "relay/names.h"
 
@@ -72,7 +71,7 @@ not_permitted(const char *option, const char *name, const Property *permitted)
 static void
 check_value(const Property *property, const char *value)
 {
-	StringInfoData all;
+	char	   *must_be;
 	char	   *end;
 	long		number;
 
@@ -88,19 +87,11 @@ check_value(const Property *property, const char *value)
 					 errhint("It must be an integer from %ld to %ld.", property->min, property->max)));
 		return;
 	}
-	if (property->choices == NULL)
-		return;
-	initStringInfo(&all);
-	for (int i = 0; property->choices[i]; i++)
-	{
-		if (strcmp(property->choices[i], value) == 0)
-			return;
-		appendStringInfo(&all, "%s%s", i > 0 ? ", " : "", property->choices[i]);
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("invalid value for property \"%s\": \"%s\"", property->name, value),
-			 errhint("It must be one of %s.", all.data)));
+	if (property->choices && names_find(property->choices, value, &must_be) < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for property \"%s\": \"%s\"", property->name, value),
+				 errhint("It must be %s.", must_be)));
 }
 
 void

@@ -51,3 +51,20 @@ names_hint(const Names *names, const char *one, const char *several)
 		return psprintf("Valid %s here are: %s.", several, names->all.data);
 	return psprintf("There are no valid %s here.", several);
 }
+
+int
+names_find(const char *const *names, const char *value, char **must_be)
+{
+	StringInfoData all;
+
+	initStringInfo(&all);
+	appendStringInfoString(&all, "one of ");
+	for (int i = 0; names[i]; i++)
+	{
+		if (strcmp(names[i], value) == 0)
+			return i;
+		appendStringInfo(&all, "%s%s", i > 0 ? ", " : "", names[i]);
+	}
+	*must_be = all.data;
+	return -1;
+}

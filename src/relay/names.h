@@ -22,4 +22,7 @@ extern void names_add(Names *names, const char *name);
 /* What is named, and several of it, are given for the hint. */
 extern char *names_hint(const Names *names, const char *one, const char *several);
 
+/* Which of some names, up to a NULL, a value is; -1, and what it must be, if it is none. */
+extern int	names_find(const char *const *names, const char *value, char **must_be);
+
 #endif							/* QUEUE_RELAY_NAMES_H */

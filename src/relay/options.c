@@ -181,17 +181,12 @@ read_text(const SinkOption *option, const char *value)
 static int
 read_choice(const SinkOption *option, const char *value)
 {
-	StringInfoData all;
+	char	   *must_be;
+	int			choice = names_find(option->choices, value, &must_be);
 
-	initStringInfo(&all);
-	for (int i = 0; option->choices[i]; i++)
-	{
-		if (strcmp(option->choices[i], value) == 0)
-			return i;
-		appendStringInfo(&all, "%s%s", i > 0 ? ", " : "", option->choices[i]);
-	}
-	bad_value(option, value, psprintf("one of %s", all.data));
-	return -1;					/* keep the compiler quiet */
+	if (choice < 0)
+		bad_value(option, value, must_be);
+	return choice;
 }
 
 static const Template *
