@@ -10,6 +10,7 @@
 #include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_depend.h"
@@ -27,6 +28,7 @@
 #include "relay/server.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/inval.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -222,7 +224,11 @@ void
 relay_config_changed(void)
 {
 	static bool registered = false;
+	Oid			relid = get_relname_relid("relay_definition", get_namespace_oid("queue", true));
 
+	/* Workers hear of it by this before anybody knows of the commit. */
+	if (OidIsValid(relid))
+		CacheInvalidateRelcacheByRelid(relid);
 	if (!registered)
 		RegisterXactCallback(wake_supervisor, NULL);
 	registered = true;

@@ -69,7 +69,9 @@ static const SinkOptions *options;	/* of any kind of sink */
 
 static int	claim_size;			/* what the next claim asks for */
 static TimestampTz claim_at;	/* none before this, after an error; else 0 */
-static bool server_changed;		/* perhaps */
+static bool server_changed;		/* perhaps, as the next */
+static bool config_changed;
+static Oid	definition;			/* queue.relay_definition */
 static uint64 server_hash;		/* of the options connected with */
 
 /* Whether the server's options are not those we have connected with. */
@@ -98,6 +100,31 @@ static void
 note_server_change(Datum arg, int cacheid, uint32 hashvalue)
 {
 	server_changed = true;
+}
+
+static void
+note_config_change(Datum arg, Oid relid)
+{
+	if (relid == definition || !OidIsValid(relid))
+		config_changed = true;
+}
+
+/*
+ * End unless the relay's row is still what we were started with: whoever
+ * supervises us decides what is next.
+ */
+static void
+check_config(void)
+{
+	RelayConfig *now;
+
+	config_changed = false;
+	now = extension_exists() ? relay_config_find(relay->name) : NULL;
+	if (now == NULL || now->paused || now->problem || now->fingerprint != slot->config)
+	{
+		relay_set_failing(false);
+		proc_exit(0);
+	}
 }
 
 /* The relay's queue; an error if it is gone, or not ours to take from. */
@@ -145,7 +172,6 @@ connect_sink(void)
 	const SinkKind *kind = &sql_kind;
 	List	   *server = NIL;
 	List	   *mapping = NIL;
-	RelayConfig *now;
 	bool		ok = true;
 	MemoryContext context = connection_prepare();
 
@@ -153,13 +179,7 @@ connect_sink(void)
 
 	background_begin();
 	MemoryContextSwitchTo(context);
-	now = extension_exists() ? relay_config_find(relay->name) : NULL;
-	if (now == NULL || now->paused || now->problem || now->fingerprint != slot->config)
-	{
-		/* Whoever supervises us decides what is next. */
-		relay_set_failing(false);
-		proc_exit(0);
-	}
+	check_config();
 	check_queue();
 	if (OidIsValid(options->transform))
 		transform_check(options->transform, relay->owner);
@@ -292,6 +312,14 @@ claim(int max)
 	context = AllocSetContextCreate(CurTransactionContext, "queue relay batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
 	n = claim_messages(queue, LEASE_PROCESS, 0, max, hand_space_bytes(&hand), &messages);
+
+	/*
+	 * A message sent after the relay, or its server, was changed goes by that
+	 * change.  So this is after the claim's snapshot.
+	 */
+	AcceptInvalidationMessages();
+	if (config_changed)
+		check_config();
 	if (n > 0 && !routine->local)
 		flush_commits(messages, n);
 	MemoryContextSetParent(context, TopMemoryContext);
@@ -537,7 +565,11 @@ read_config(void)
 	background_begin();
 	MemoryContextSwitchTo(TopMemoryContext);
 	if (extension_exists())
+	{
+		/* First, so that no change after we have read it is missed. */
+		definition = extension_relation("relay_definition");
 		relay = relay_config_find(NameStr(slot->name));
+	}
 	if (relay)
 		queue = queue_by_relid(relay->queue);
 	if (queue == NULL || relay->paused || relay->problem || relay->fingerprint != slot->config)
@@ -565,6 +597,7 @@ run(void)
 	hand_init(&hand);
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, note_server_change, (Datum) 0);
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, note_server_change, (Datum) 0);
+	CacheRegisterRelcacheCallback(note_config_change, (Datum) 0);
 	relay_set_failing(false);
 	if (!read_config())
 		return;
