@@ -80,6 +80,14 @@ sub cut
 	return;
 }
 
+# Close all connections, and be open: before anybody connects anew.
+sub cut_and_open
+{
+	my ($self) = @_;
+	$self->_ask('cut_and_open');
+	return;
+}
+
 # How often connections were closed so, or by their number the ones there are.
 sub cuts { return $_[0]->_ask('cuts'); }
 sub connections { return $_[0]->_ask('connections'); }
@@ -170,6 +178,11 @@ sub _obey
 		$self->{cut_after} = $argument || undef;
 		$self->_cut if !$argument;
 		return 0;
+	}
+	if ($command eq 'cut_and_open')
+	{
+		$self->_cut;
+		$argument = 'open';
 	}
 	$self->{mode} = $argument;
 	if ($argument eq 'closed')

@@ -294,7 +294,8 @@ sub _collect
 		next if ref($payload) ne 'HASH' && !$self->{raw};
 		next if ref($payload) eq 'HASH' && $payload->{doomed};
 		push @{ $self->{raw} }, $message if $self->{raw};
-		push @{ $self->{arrivals} }, { %$message, n => $payload->{n} } if ref($payload) eq 'HASH';
+		push @{ $self->{arrivals} }, { %$message, n => $payload->{n} }
+		  if ref($payload) eq 'HASH' && defined($payload->{n});
 	}
 	return;
 }
@@ -682,8 +683,7 @@ sub _lost
 		$self->_wait_until(q{(SELECT last_error = 'no confirmation within 2 s' FROM queue.relays)},
 			"$scene: it is waited for so long")
 		  if $late;
-		$proxy->cut;
-		$proxy->mode('open');
+		$proxy->cut_and_open;
 		$self->_send(\@after);
 		$self->_wait_through("$scene: all is confirmed");
 		$self->_query(q{SELECT queue.alter_relay('r', '{"confirm_timeout": null}')}) if $late;
