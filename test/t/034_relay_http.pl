@@ -497,9 +497,14 @@ for my $case (
 }
 $server->take;
 
-# No answer in time
-set_relay({ headers => 'X-Do: {header:do}', timeout => 1 });
+# No answer in time, which is of no matter to the others
+set_relay({ headers => 'X-Do: {header:do}', timeout => 300, confirm_timeout => 400 });
 send_all('stall', 'ok', 'ok');
+wait_until(
+	$node,
+	q{(SELECT in_flight = 1 AND lag_messages = 1 FROM queue.relays)},
+	'a message that has no answer holds up no others');
+set_relay({ headers => 'X-Do: {header:do}', timeout => 1 });
 wait_until_dead(1, 'a message that has no answer');
 is(dead(), 'no answer within 1 s', 'is a dead letter');
 my @requests = $server->take;
@@ -869,8 +874,7 @@ for my $n (8, 9)
 	$proxy->mode('frozen');
 	send_all('ok');
 	wait_until($node, "(SELECT in_flight = $n + 1 FROM queue.relays) OR $broken", 'and another');
-	$proxy->cut;
-	$proxy->mode('open');
+	$proxy->cut_and_open;
 }
 wait_until($node, $broken, 'the connection breaks twice');
 cmp_ok(time - $start, '<', 60, 'and what went by it is not waited for');

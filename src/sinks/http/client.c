@@ -3,8 +3,9 @@
  *		Requests to an HTTP server, several at a time, without waiting.
  *
  * libcurl's callbacks note what they are told, in memory of malloc(), and
- * raise no errors.  It looks up names in threads of its own, which get no
- * signals: all are blocked while libcurl is called.
+ * raise no errors.  It looks up names in threads of its own, which are to get no
+ * signals and inherit what is blocked: while a request may be looking up a name
+ * libcurl is called with all of them blocked.
  *
  * libcurl sends a request a second time by itself if a connection that was used
  * before ends without an answer, or an HTTP/2 server says that it has not begun
@@ -43,10 +44,12 @@ typedef struct Exchange
 {
 	Client	   *client;
 	CURL	   *easy;
-	struct curl_slist *headers;
+	struct curl_slist *lines;	/* of its header; an array, of malloc() */
+	int			max_lines;
 	bool		running;
 
 	/* Noted by the callbacks. */
+	bool		looking_up;		/* a name, perhaps */
 	bool		sent;			/* it came to be, or some of it */
 	Size		header_bytes;
 	Size		body_bytes;
@@ -74,26 +77,52 @@ struct Client
 	int			nacquired;		/* file descriptors accounted for */
 
 	/* Noted by the callbacks. */
+	int			nlookups;		/* requests that are looking up a name */
 	Watched    *watched;		/* of malloc() */
 	int			nwatched;
 	int			max_watched;
 	TimestampTz due;			/* when libcurl wants to be called */
 };
 
-/* Threads that libcurl starts inherit what is blocked. */
+static bool signals_blocked = false;
+static sigset_t signals_before;
+
+/* Until leave_curl(). */
 static void
-enter_curl(sigset_t *before)
+block_signals(void)
 {
 	sigset_t	all;
 
+	if (signals_blocked)
+		return;
 	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, before);
+	pthread_sigmask(SIG_SETMASK, &all, &signals_before);
+	signals_blocked = true;
+}
+
+/* To be called before libcurl is. */
+static void
+enter_curl(const Client *client)
+{
+	if (client->nlookups > 0)
+		block_signals();
 }
 
 static void
-leave_curl(const sigset_t *before)
+leave_curl(void)
 {
-	pthread_sigmask(SIG_SETMASK, before, NULL);
+	if (signals_blocked)
+		pthread_sigmask(SIG_SETMASK, &signals_before, NULL);
+	signals_blocked = false;
+}
+
+/* A request has the address it needs, or needs none any more. */
+static void
+end_lookup(Exchange *exchange)
+{
+	if (exchange->looking_up)
+		exchange->client->nlookups--;
+	exchange->looking_up = false;
 }
 
 /*
@@ -140,6 +169,19 @@ set_timer(CURLM * multi, long milliseconds, void *of_client)
 	return 0;
 }
 
+/* The first that is done for a name: no thread has been started for it. */
+static int
+before_lookup(void *resolver, void *reserved, void *of_exchange)
+{
+	Exchange   *exchange = of_exchange;
+
+	block_signals();
+	if (!exchange->looking_up)
+		exchange->client->nlookups++;
+	exchange->looking_up = true;
+	return 0;
+}
+
 /* The address that will be connected to: checked here, no name can change it. */
 static curl_socket_t
 open_socket(void *of_exchange, curlsocktype purpose, struct curl_sockaddr *address)
@@ -166,6 +208,7 @@ before_request(void *of_exchange, char *address, char *local, int port, int loca
 {
 	Exchange   *exchange = of_exchange;
 
+	end_lookup(exchange);
 	if (exchange->sent)
 		return CURL_PREREQFUNC_ABORT;
 	exchange->sent = true;
@@ -205,6 +248,7 @@ set_up(Client *client, Exchange *exchange)
 {
 	const HttpOptions *options = client->options;
 	CURL	   *easy = exchange->easy;
+	bool		secure = pg_strncasecmp(options->url, "https:", 6) == 0;
 	bool		ok = true;
 
 #define SET(option, value) (ok = curl_easy_setopt(easy, option, value) == CURLE_OK && ok)
@@ -221,6 +265,8 @@ set_up(Client *client, Exchange *exchange)
 	SET(CURLOPT_FOLLOWLOCATION, 0L);
 	SET(CURLOPT_HTTP09_ALLOWED, 0L);
 
+	SET(CURLOPT_RESOLVER_START_FUNCTION, before_lookup);
+	SET(CURLOPT_RESOLVER_START_DATA, exchange);
 	SET(CURLOPT_OPENSOCKETFUNCTION, open_socket);
 	SET(CURLOPT_OPENSOCKETDATA, exchange);
 	SET(CURLOPT_PREREQFUNCTION, before_request);
@@ -232,11 +278,18 @@ set_up(Client *client, Exchange *exchange)
 
 	SET(CURLOPT_HTTP_VERSION, options->version == HTTP_VERSION_1_1 ?
 		(long) CURL_HTTP_VERSION_1_1 : (long) CURL_HTTP_VERSION_2TLS);
-	SET(CURLOPT_PIPEWAIT, options->version == HTTP_VERSION_1_1 ? 0L : 1L);
+
+	/*
+	 * A request waits to see whether it can share the first one's connection,
+	 * but not without TLS, where only the first one's answer would tell.
+	 */
+	SET(CURLOPT_PIPEWAIT, options->version != HTTP_VERSION_1_1 && secure ? 1L : 0L);
 	SET(CURLOPT_TCP_KEEPALIVE, 1L);
 	SET(CURLOPT_CONNECTTIMEOUT_MS, (long) CONNECT_TIMEOUT_MS);
 	SET(CURLOPT_TIMEOUT_MS, (long) (options->timeout / 1000));
 	SET(CURLOPT_PATH_AS_IS, 1L);
+	SET(CURLOPT_POST, 1L);
+	SET(CURLOPT_CUSTOMREQUEST, options->method);
 
 	SET(CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
 	SET(CURLOPT_SSL_VERIFYPEER, options->trust >= HTTP_TRUST_CA ? 1L : 0L);
@@ -302,7 +355,6 @@ Client *
 client_open(const HttpOptions *options, const char *authorization, int places, char *error)
 {
 	Client	   *client = palloc0(sizeof(Client));
-	sigset_t	before;
 	bool		made;
 
 	client->options = options;
@@ -322,9 +374,9 @@ client_open(const HttpOptions *options, const char *authorization, int places, c
 		client_close(client);
 		return NULL;
 	}
-	enter_curl(&before);
+	block_signals();
 	made = make_handles(client);
-	leave_curl(&before);
+	leave_curl();
 	if (!made)
 	{
 		strlcpy(error, "could not set up libcurl", SINK_ERROR_SIZE);
@@ -338,14 +390,32 @@ client_open(const HttpOptions *options, const char *authorization, int places, c
  * Requests
  */
 
+/* Have space for so many lines. */
 static bool
-add_line(Exchange *exchange, const char *line)
+make_lines(Exchange *exchange, int n)
 {
-	struct curl_slist *more = curl_slist_append(exchange->headers, line);
+	struct curl_slist *lines;
 
-	if (more)
-		exchange->headers = more;
-	return more != NULL;
+	if (n <= exchange->max_lines)
+		return true;
+	lines = realloc(exchange->lines, n * sizeof(struct curl_slist));
+	if (lines == NULL)
+		return false;
+	exchange->lines = lines;
+	exchange->max_lines = n;
+	return true;
+}
+
+static void
+add_line(Exchange *exchange, int *n, const char *text)
+{
+	struct curl_slist *line = &exchange->lines[*n];
+
+	line->data = unconstify(char *, text);	/* which it only reads */
+	line->next = NULL;
+	if (*n > 0)
+		line[-1].next = line;
+	(*n)++;
 }
 
 /* Give libcurl the request. */
@@ -353,34 +423,27 @@ static bool
 prepare(Exchange *exchange, const Request *request, const char *url, bool credentials)
 {
 	const Client *client = exchange->client;
-	const char *line = request->headers;
+	const char *header = request->headers;
 	CURL	   *easy = exchange->easy;
+	int			n = 0;
+
+	if (!make_lines(exchange, request->nheaders + 2))
+		return false;
 
 	/* It is to wait for no leave to send the body. */
-	if (!add_line(exchange, "Expect:"))
-		return false;
-	if (client->authorization && credentials && !add_line(exchange, client->authorization))
-		return false;
+	add_line(exchange, &n, "Expect:");
+	if (client->authorization && credentials)
+		add_line(exchange, &n, client->authorization);
 	for (int i = 0; i < request->nheaders; i++)
 	{
-		if (!add_line(exchange, line))
-			return false;
-		line += strlen(line) + 1;
+		add_line(exchange, &n, header);
+		header += strlen(header) + 1;
 	}
 	return curl_easy_setopt(easy, CURLOPT_URL, url) == CURLE_OK &&
-		curl_easy_setopt(easy, CURLOPT_HTTPHEADER, exchange->headers) == CURLE_OK &&
-		curl_easy_setopt(easy, CURLOPT_POST, 1L) == CURLE_OK &&
-		curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, client->options->method) == CURLE_OK &&
+		curl_easy_setopt(easy, CURLOPT_HTTPHEADER, exchange->lines) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE,
 						 (curl_off_t) request->body_length) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_POSTFIELDS, request->body) == CURLE_OK;
-}
-
-static void
-free_lines(Exchange *exchange)
-{
-	curl_slist_free_all(exchange->headers);
-	exchange->headers = NULL;
 }
 
 bool
@@ -388,7 +451,6 @@ client_start(Client *client, int place, const Request *request, const char *url,
 			 bool credentials, char *error)
 {
 	Exchange   *exchange = &client->exchanges[place];
-	sigset_t	before;
 
 	Assert(!exchange->running);
 	exchange->sent = false;
@@ -397,13 +459,12 @@ client_start(Client *client, int place, const Request *request, const char *url,
 	exchange->nwords = 0;
 	exchange->forbidden[0] = '\0';
 	exchange->trouble[0] = '\0';
-	enter_curl(&before);
+	enter_curl(client);
 	exchange->running = prepare(exchange, request, url, credentials) &&
 		curl_multi_add_handle(client->multi, exchange->easy) == CURLM_OK;
-	leave_curl(&before);
+	leave_curl();
 	if (exchange->running)
 		return true;
-	free_lines(exchange);
 	strlcpy(error, "could not start a request", SINK_ERROR_SIZE);
 	return false;
 }
@@ -422,13 +483,32 @@ curl_events(int revents)
 		(revents & (POLLERR | POLLNVAL) ? CURL_CSELECT_ERR : 0);
 }
 
+/* Do what libcurl wants to be called for at this time; not for what has come. */
+static void
+call_when_due(Client *client)
+{
+	int			running;
+
+	if (client->due > GetCurrentTimestamp())
+		return;
+	client->due = DT_NOEND;
+	(void) curl_multi_socket_action(client->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+}
+
+void
+client_send(Client *client)
+{
+	enter_curl(client);
+	call_when_due(client);
+	leave_curl();
+}
+
 void
 client_drive(Client *client)
 {
 	int			n = client->nwatched;
 	struct pollfd *sockets = palloc((n + 1) * sizeof(struct pollfd));
 	int			running;
-	sigset_t	before;
 
 	for (int i = 0; i < n; i++)
 	{
@@ -436,7 +516,7 @@ client_drive(Client *client)
 		sockets[i].events = poll_events(client->watched[i].what);
 		sockets[i].revents = 0;
 	}
-	enter_curl(&before);
+	enter_curl(client);
 	if (n > 0 && poll(sockets, n, 0) > 0)
 	{
 		for (int i = 0; i < n; i++)
@@ -446,12 +526,8 @@ client_drive(Client *client)
 												curl_events(sockets[i].revents), &running);
 		}
 	}
-	if (client->due <= GetCurrentTimestamp())
-	{
-		client->due = DT_NOEND;
-		(void) curl_multi_socket_action(client->multi, CURL_SOCKET_TIMEOUT, 0, &running);
-	}
-	leave_curl(&before);
+	call_when_due(client);
+	leave_curl();
 	pfree(sockets);
 }
 
@@ -527,7 +603,6 @@ read_answer(const Exchange *exchange, CURLcode code, Answer *answer)
 bool
 client_answer(Client *client, Answer *answer)
 {
-	sigset_t	before;
 	CURLMsg    *message;
 	CURLcode	code;
 	int			left;
@@ -547,11 +622,11 @@ client_answer(Client *client, Answer *answer)
 	memset(answer, 0, sizeof(Answer));
 	answer->place = exchange - client->exchanges;
 	read_answer(exchange, code, answer);
-	enter_curl(&before);
+	enter_curl(client);
 	(void) curl_multi_remove_handle(client->multi, exchange->easy);
-	leave_curl(&before);
+	leave_curl();
+	end_lookup(exchange);
 	exchange->running = false;
-	free_lines(exchange);
 	return true;
 }
 
@@ -634,9 +709,7 @@ client_may_follow(const char *from, const char *to)
 void
 client_close(Client *client)
 {
-	sigset_t	before;
-
-	enter_curl(&before);
+	block_signals();
 	for (int i = 0; i < client->nplaces; i++)
 	{
 		Exchange   *exchange = &client->exchanges[i];
@@ -644,11 +717,11 @@ client_close(Client *client)
 		if (exchange->running)
 			(void) curl_multi_remove_handle(client->multi, exchange->easy);
 		curl_easy_cleanup(exchange->easy);
-		free_lines(exchange);
+		free(exchange->lines);
 	}
 	if (client->multi)
 		(void) curl_multi_cleanup(client->multi);
-	leave_curl(&before);
+	leave_curl();
 	free(client->watched);
 	for (int i = 0; i < client->nacquired; i++)
 		ReleaseExternalFD();

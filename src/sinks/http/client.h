@@ -46,12 +46,15 @@ extern Client *client_open(const HttpOptions *options, const char *authorization
 						   char *error);
 
 /*
- * Start a request in a place that is free, to its URL or another one.  The
- * body must stay until there is an answer.  False, with the reason, if that
- * fails.
+ * Start a request in a place that is free, to its URL or another one.  What it
+ * consists of must stay until there is an answer.  False, with the reason, if
+ * that fails.
  */
 extern bool client_start(Client *client, int place, const Request *request, const char *url,
 						 bool credentials, char *error);
+
+/* Send what was started, as far as it goes at once. */
+extern void client_send(Client *client);
 
 /* Send and receive what goes at once. */
 extern void client_drive(Client *client);

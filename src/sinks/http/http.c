@@ -152,6 +152,7 @@ http_publish(Sink *base, SinkItem **items, int n, char *error)
 		place->credentials = true;
 		start(sink, place);
 	}
+	client_send(sink->client);
 	return say_state(sink);
 }
 
