@@ -20,6 +20,19 @@
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
 
+/*
+ * Whether a table has a block.  As long as its lock is held it does not become
+ * shorter, and how long it was at least is remembered without a system call.
+ */
+static bool
+has_block(Relation rel, BlockNumber block)
+{
+	BlockNumber known = RelationGetSmgr(rel)->smgr_cached_nblocks[MAIN_FORKNUM];
+
+	return (known != InvalidBlockNumber && block < known) ||
+		block < RelationGetNumberOfBlocks(rel);
+}
+
 /* Lock the page of a place, shared: the tuple's line pointer, or NULL and nothing locked. */
 static ItemId
 lock_tuple(Relation rel, ItemPointer tid, Buffer *buffer)
@@ -28,7 +41,7 @@ lock_tuple(Relation rel, ItemPointer tid, Buffer *buffer)
 	OffsetNumber off = ItemPointerGetOffsetNumber(tid);
 	Page		page;
 
-	if (block >= RelationGetNumberOfBlocks(rel))
+	if (!has_block(rel, block))
 		return NULL;
 	*buffer = ReadBuffer(rel, block);
 	LockBuffer(*buffer, BUFFER_LOCK_SHARE);

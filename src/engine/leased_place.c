@@ -81,15 +81,17 @@ static int
 place_bucket(int queue, const LeasePlace *place, int64 id)
 {
 	uint64		hash;
+	uint32		offset = 0;
 
 	if (place->segment == LEASE_IN_DEFERRED)
 		hash = ((uint64) queue << 48) ^ (uint64) id ^ (uint64) place->due_at;
 	else
-		hash = ((uint64) place->relid << 32) ^
-			((uint64) ItemPointerGetBlockNumberNoCheck(&place->tid) << 9) ^
-			ItemPointerGetOffsetNumberNoCheck(&place->tid);
-
-	return murmurhash32((uint32) (hash ^ (hash >> 32))) & (shared->nbuckets - 1);
+	{
+		/* What is leased together is on one page: have its buckets together. */
+		hash = ((uint64) place->relid << 32) ^ ItemPointerGetBlockNumberNoCheck(&place->tid);
+		offset = ItemPointerGetOffsetNumberNoCheck(&place->tid);
+	}
+	return (murmurhash32((uint32) (hash ^ (hash >> 32))) + offset) & (shared->nbuckets - 1);
 }
 
 int

@@ -86,16 +86,6 @@ settle_ack_lease(LeaseRef ref, SettleTable *table)
 	return false;
 }
 
-bool
-settle_ack(int64 receipt)
-{
-	SettleTable table = {0};
-	bool		result = settle_ack_lease(lease_of_receipt(receipt), &table);
-
-	settle_close(&table);
-	return result;
-}
-
 FailureResult
 settle_failed(LeaseRef ref, const Failure *failure, SettleTable *table, Failed *failed)
 {

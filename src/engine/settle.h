@@ -42,9 +42,6 @@ extern bool settle_ack_lease(LeaseRef ref, SettleTable *table);
 extern bool settle_fail_lease(LeaseRef ref, const Failure *failure, SettleTable *table);
 extern void settle_close(SettleTable *table);
 
-/* Delete the message of a receipt. */
-extern bool settle_ack(int64 receipt);
-
 /*
  * Count a failed attempt, whose number is attempts, 0 for the lease's.  The
  * message comes back after delay microseconds, -1 for the queue's back-off; or

@@ -218,11 +218,17 @@ static void
 settle(void)
 {
 	bool		failed = !dlist_is_empty(&hand.failed);
+	SettleTable table = {0};
 	dlist_iter	iter;
 
 	background_begin();
 	dlist_foreach(iter, &hand.done)
-		settle_ack(dlist_container(HandItem, node, iter.cur)->base.message->receipt);
+	{
+		HandItem   *item = dlist_container(HandItem, node, iter.cur);
+
+		(void) settle_ack_lease(lease_of_receipt(item->base.message->receipt), &table);
+	}
+	settle_close(&table);
 	dlist_foreach(iter, &hand.failed)
 	{
 		HandItem   *item = dlist_container(HandItem, node, iter.cur);

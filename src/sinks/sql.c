@@ -139,6 +139,7 @@ work(SqlSink *sink, int nitems)
 	TupleDesc	desc;
 	FmgrInfo	function;
 	Datum	   *datums = palloc(nitems * sizeof(Datum));
+	SettleTable table = {0};
 	int			done = 0;
 	int			n = 0;
 
@@ -156,12 +157,17 @@ work(SqlSink *sink, int nitems)
 	{
 		SinkItem   *item = sink->items[done++];
 
-		if (!settle_ack(item->message->receipt))
+		if (!settle_ack_lease(lease_of_receipt(item->message->receipt), &table))
 			continue;
 		datums[n++] = procedure_argument(desc, item->message, item->failures);
-		if (!sink->batch)
-			call(&function, datums[--n]);
+		if (sink->batch)
+			continue;
+
+		/* The table is not in use while it is called. */
+		settle_close(&table);
+		call(&function, datums[--n]);
 	}
+	settle_close(&table);
 	if (n > 0)
 		call(&function, PointerGetDatum(construct_array(datums, n, type, -1, false, TYPALIGN_DOUBLE)));
 

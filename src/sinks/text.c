@@ -126,22 +126,27 @@ append_string(StringInfo out, const char *text, int length, Size most)
 {
 	const char *end = text + length;
 
-	appendStringInfoChar(out, '"');
+	if (out->len > most || (Size) length > most - out->len)
+		return false;
+	enlargeStringInfo(out, length + 2);
+	appendStringInfoCharMacro(out, '"');
 	while (text < end && out->len <= most)
 	{
 		const char *plain = text;
 
 		while (text < end && (unsigned char) *text >= ' ' && *text != '"' && *text != '\\')
 			text++;
-		if ((Size) (text - plain) > most - out->len)
-			return false;
 		appendBinaryStringInfo(out, plain, text - plain);
 		if (text < end)
 			append_escaped(out, *text++);
 	}
-	appendStringInfoChar(out, '"');
+	appendStringInfoCharMacro(out, '"');
 	return out->len <= most;
 }
+
+/* The same as appendStringInfoString(), of a literal. */
+#define append_literal(out, literal) \
+	appendBinaryStringInfo(out, literal, sizeof(literal) - 1)
 
 static bool
 append_scalar(StringInfo out, const JsonbValue *v, Size most)
@@ -190,7 +195,7 @@ text_json(StringInfo out, JsonbContainer *container, Size most)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (!first && token != WJB_END_ARRAY && token != WJB_END_OBJECT)
-			appendStringInfoString(out, ", ");
+			append_literal(out, ", ");
 		first = false;
 		switch (token)
 		{
@@ -206,7 +211,7 @@ text_json(StringInfo out, JsonbContainer *container, Size most)
 				break;
 			case WJB_KEY:
 				fits = append_scalar(out, &v, most);
-				appendStringInfoString(out, ": ");
+				append_literal(out, ": ");
 				first = true;
 				break;
 			case WJB_VALUE:

@@ -169,6 +169,7 @@ queue_pop(PG_FUNCTION_ARGS)
 {
 	int			max = argument_integer(fcinfo, 1, "max_messages", 1);
 	int64		wait = argument_duration(fcinfo, 2, "wait", 0, 0);
+	SettleTable table = {0};
 	Message    *messages;
 	int			n;
 	int			popped = 0;
@@ -179,11 +180,12 @@ queue_pop(PG_FUNCTION_ARGS)
 	for (int i = 0; i < n; i++)
 	{
 		/* Plain SQL may have deleted the message the moment before. */
-		if (!settle_ack(messages[i].receipt))
+		if (!settle_ack_lease(lease_of_receipt(messages[i].receipt), &table))
 			continue;
 		messages[popped] = messages[i];
 		messages[popped++].receipt = 0;
 	}
+	settle_close(&table);
 	return_messages(fcinfo, messages, popped);
 	return (Datum) 0;
 }
