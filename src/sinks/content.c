@@ -111,7 +111,13 @@ content_body(const Message *message, Content *content, char *error)
 char *
 content_name(const char *queue, const Message *message)
 {
-	return psprintf("%s/" INT64_FORMAT, queue, message->id);
+	int			length = strlen(queue);
+	char	   *name = palloc(length + 1 + MAXINT8LEN + 1);
+
+	memcpy(name, queue, length);
+	name[length] = '/';
+	(void) pg_lltoa(message->id, name + length + 1);
+	return name;
 }
 
 int64
