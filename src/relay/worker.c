@@ -390,13 +390,14 @@ claim_more(void)
 static void
 transform(void)
 {
-	TimestampTz start = GetCurrentTimestamp();
-	TimestampTz now = start;
+	TimestampTz start;
+	TimestampTz now;
 	bool		begun = false;
 	HandItem   *item;
 
 	if (!OidIsValid(options->transform))
 		return;
+	start = now = GetCurrentTimestamp();
 	hand_begin_transforms(&hand);
 	while (now - start < TRANSFORM_TIME && (item = hand_next_transform(&hand)) != NULL)
 	{
@@ -452,7 +453,7 @@ settling_is_due(TimestampTz now)
 	if (!dlist_is_empty(&hand.failed))
 		return true;
 	return hand.ndone > 0 &&
-		(hand.ndone >= hand.rules.window / 2 || now >= hand.done_at + SETTLE_WITHIN ||
+		(hand.ndone >= hand.rules.window || now >= hand.done_at + SETTLE_WITHIN ||
 		 (hand.nsent == 0 && dlist_is_empty(&hand.pending)));
 }
 
