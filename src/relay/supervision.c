@@ -9,8 +9,9 @@
  *		no worker --start--> starting --attach--> attached --exit--> no worker
  *
  * "stop" asks a worker to end, whether it is starting or attached; who sets
- * it also sends SIGTERM.  An end without it counts as a failure, and the next
- * start waits for longer each time.
+ * it also sends SIGTERM, or is the worker, which has seen that it is to end.  An
+ * end without it counts as a failure, and the next start waits for longer each
+ * time.
  */
 #include "postgres.h"
 
@@ -191,6 +192,16 @@ void
 relay_set_failing(bool value)
 {
 	failing = value;
+}
+
+void
+relay_leave(void)
+{
+	failing = false;
+	LWLockAcquire(&relay_shared->lock, LW_EXCLUSIVE);
+	attached->stop = true;
+	LWLockRelease(&relay_shared->lock);
+	proc_exit(0);
 }
 
 static void

@@ -67,6 +67,9 @@ extern void relay_worker_name(const char *relay, int number, char *out, Size siz
 extern RelaySlot *relay_attach(int slotno);
 extern void relay_set_failing(bool value);
 
+/* End this worker, which is not what its relay needs now: nothing went wrong. */
+extern void relay_leave(void) pg_attribute_noreturn();
+
 /*
  * Note an error.  Trouble keeps the relay from its work, until it is cleared;
  * other errors are of a message and stay for who wants to know.

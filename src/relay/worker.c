@@ -121,10 +121,7 @@ check_config(void)
 	config_changed = false;
 	now = extension_exists() ? relay_config_find(relay->name) : NULL;
 	if (now == NULL || now->paused || now->problem || now->fingerprint != slot->config)
-	{
-		relay_set_failing(false);
-		proc_exit(0);
-	}
+		relay_leave();
 }
 
 /* The relay's queue; an error if it is gone, or not ours to take from. */
@@ -607,7 +604,7 @@ run(void)
 	CacheRegisterRelcacheCallback(note_config_change, (Datum) 0);
 	relay_set_failing(false);
 	if (!read_config())
-		return;
+		relay_leave();
 	relay_session_begin(relay, slot->number);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	claim_size = Min(CLAIM_FIRST, hand.rules.window);
