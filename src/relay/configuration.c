@@ -165,10 +165,11 @@ read_relays(const char *name)
 
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		RelayConfig *relay = config_of_tuple(tuple, RelationGetDescr(rel));
+		bool		isnull;
+		Datum		its = heap_getattr(tuple, Anum_relay_name, RelationGetDescr(rel), &isnull);
 
-		if (name == NULL || strcmp(relay->name, name) == 0)
-			result = lappend(result, relay);
+		if (name == NULL || strcmp(TextDatumGetCString(its), name) == 0)
+			result = lappend(result, config_of_tuple(tuple, RelationGetDescr(rel)));
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
@@ -225,10 +226,14 @@ relay_config_changed(void)
 {
 	static bool registered = false;
 	Oid			relid = get_relname_relid("relay_definition", get_namespace_oid("queue", true));
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
 
-	/* Workers hear of it by this before anybody knows of the commit. */
-	if (OidIsValid(relid))
-		CacheInvalidateRelcacheByRelid(relid);
+	/* Workers hear of it by this before our client is told of the commit. */
+	if (HeapTupleIsValid(tuple))
+	{
+		CacheInvalidateRelcacheByTuple(tuple);
+		ReleaseSysCache(tuple);
+	}
 	if (!registered)
 		RegisterXactCallback(wake_supervisor, NULL);
 	registered = true;

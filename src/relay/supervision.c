@@ -9,9 +9,9 @@
  *		no worker --start--> starting --attach--> attached --exit--> no worker
  *
  * "stop" asks a worker to end, whether it is starting or attached; who sets
- * it also sends SIGTERM, or is the worker, which has seen that it is to end.  An
- * end without it counts as a failure, and the next start waits for longer each
- * time.
+ * it also sends SIGTERM.  An end without it counts as a failure, and the next
+ * start waits for longer each time; unless the worker has seen itself that it
+ * was started with what does not hold any more.
  */
 #include "postgres.h"
 
@@ -55,6 +55,7 @@ static RelaySlot *attached = NULL;
 
 /* Whether this worker's end, should it come now, is a failure. */
 static bool failing = false;
+static bool leaving = false;
 
 /* In the maintenance worker: handles of the workers it started, by slot. */
 static BackgroundWorkerHandle **handles = NULL;
@@ -179,7 +180,7 @@ note_end(RelaySlot *slot, bool failed)
 
 	slot->restart_at = slot->stop ? 0 :
 		now + backoff_jitter(backoff_delay(slot->failures, RESTART_FIRST, RESTART_LAST));
-	if (!slot->stop && !slot->trouble)
+	if (!slot->stop && !leaving && !slot->trouble)
 		note_error(slot, "the worker was ended", true);
 	slot->pid = 0;
 	slot->starting = slot->stop = false;
@@ -198,9 +199,7 @@ void
 relay_leave(void)
 {
 	failing = false;
-	LWLockAcquire(&relay_shared->lock, LW_EXCLUSIVE);
-	attached->stop = true;
-	LWLockRelease(&relay_shared->lock);
+	leaving = true;
 	proc_exit(0);
 }
 

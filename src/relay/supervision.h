@@ -67,7 +67,7 @@ extern void relay_worker_name(const char *relay, int number, char *out, Size siz
 extern RelaySlot *relay_attach(int slotno);
 extern void relay_set_failing(bool value);
 
-/* End this worker, which is not what its relay needs now: nothing went wrong. */
+/* End this worker, as its relay is not what it was started for: nothing went wrong. */
 extern void relay_leave(void) pg_attribute_noreturn();
 
 /*

@@ -109,24 +109,24 @@ note_config_change(Datum arg, Oid relid)
 		config_changed = true;
 }
 
-/*
- * End unless the relay's row is still what we were started with: whoever
- * supervises us decides what is next.
- */
-static void
-check_config(void)
+/* Whether a relay's row is what we were started with; else whoever supervises us decides. */
+static bool
+is_current(const RelayConfig *config)
 {
-	RelayConfig *now;
-
-	config_changed = false;
-	now = extension_exists() ? relay_config_find(relay->name) : NULL;
-	if (now == NULL || now->paused || now->problem || now->fingerprint != slot->config)
-		relay_leave();
+	return config && !config->paused && !config->problem && config->fingerprint == slot->config;
 }
 
-/* The relay's queue; an error if it is gone, or not ours to take from. */
+/* Whether ours still is. */
+static bool
+config_is_current(void)
+{
+	config_changed = false;
+	return extension_exists() && is_current(relay_config_find(relay->name));
+}
+
+/* The relay's queue; an error if it is gone. */
 static Queue *
-check_queue(void)
+find_queue(void)
 {
 	Queue	   *queue = queue_by_relid(relay->queue);
 
@@ -134,6 +134,15 @@ check_queue(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("the queue of relay \"%s\" does not exist any more", relay->name)));
+	return queue;
+}
+
+/* The same, an error also if it is not ours to take from. */
+static Queue *
+check_queue(void)
+{
+	Queue	   *queue = find_queue();
+
 	queue_check_rights(queue->relid, NameStr(queue->name), ACL_SELECT | ACL_DELETE);
 	relay_check_workers(queue, options->workers);
 	return queue;
@@ -156,52 +165,6 @@ load_sink(const SinkKind *kind)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("library \"%s\" is of another version of the extension", library)));
 	return loaded;
-}
-
-/*
- * Try to connect.  The relay's row is read again: what it is to do and whose
- * it is, by the catalogs of this moment.
- */
-static void
-connect_sink(void)
-{
-	char		error[SINK_ERROR_SIZE] = "";
-	const SinkKind *kind = &sql_kind;
-	List	   *server = NIL;
-	List	   *mapping = NIL;
-	bool		ok = true;
-	MemoryContext context = connection_prepare();
-
-	server_changed = false;
-
-	background_begin();
-	MemoryContextSwitchTo(context);
-	check_config();
-	check_queue();
-	if (OidIsValid(options->transform))
-		transform_check(options->transform, relay->owner);
-	if (OidIsValid(relay->server))
-	{
-		server_hash = relay_server_read(relay->server, relay->owner, &kind, &server, &mapping, error);
-		ok = server_hash != 0;
-	}
-	if (ok)
-	{
-		routine = load_sink(kind);
-		sink_config.options = relay_options_read(kind, server, mapping, relay->options,
-												 relay->procedure);
-		sink_config.trusted = superuser_arg(relay->owner) ||
-			!((const SinkOptions *) sink_config.options)->password_required;
-	}
-	background_end();
-	if (!ok)
-	{
-		connection_failed(error);
-		return;
-	}
-	hand.rules.as_one = routine->order == SINK_ORDER_AS_ONE;
-	hand.rules.one_per_key = routine->order == SINK_ORDER_NONE && options->strict_order;
-	connection_open(routine);
 }
 
 static bool
@@ -246,6 +209,66 @@ settle(void)
 	if (failed)
 		hand_drop_pending(&hand, lease_has_ended);
 	claim_at = 0;				/* leases are free */
+}
+
+/* End, with what is confirmed deleted: the next worker is not to publish it again. */
+static void
+pg_attribute_noreturn()
+leave(void)
+{
+	if (!dlist_is_empty(&hand.done) || !dlist_is_empty(&hand.failed))
+		settle();
+	relay_leave();
+}
+
+/*
+ * Try to connect.  The relay's row is read again: what it is to do and whose
+ * it is, by the catalogs of this moment.
+ */
+static void
+connect_sink(void)
+{
+	char		error[SINK_ERROR_SIZE] = "";
+	const SinkKind *kind = &sql_kind;
+	List	   *server = NIL;
+	List	   *mapping = NIL;
+	bool		ok = true;
+	MemoryContext context = connection_prepare();
+
+	server_changed = false;
+
+	background_begin();
+	MemoryContextSwitchTo(context);
+	if (!config_is_current())
+	{
+		background_end();
+		leave();
+	}
+	check_queue();
+	if (OidIsValid(options->transform))
+		transform_check(options->transform, relay->owner);
+	if (OidIsValid(relay->server))
+	{
+		server_hash = relay_server_read(relay->server, relay->owner, &kind, &server, &mapping, error);
+		ok = server_hash != 0;
+	}
+	if (ok)
+	{
+		routine = load_sink(kind);
+		sink_config.options = relay_options_read(kind, server, mapping, relay->options,
+												 relay->procedure);
+		sink_config.trusted = superuser_arg(relay->owner) ||
+			!((const SinkOptions *) sink_config.options)->password_required;
+	}
+	background_end();
+	if (!ok)
+	{
+		connection_failed(error);
+		return;
+	}
+	hand.rules.as_one = routine->order == SINK_ORDER_AS_ONE;
+	hand.rules.one_per_key = routine->order == SINK_ORDER_NONE && options->strict_order;
+	connection_open(routine);
 }
 
 /*
@@ -321,8 +344,11 @@ claim(int max)
 	 * change.  So this is after the claim's snapshot.
 	 */
 	AcceptInvalidationMessages();
-	if (config_changed)
-		check_config();
+	if (config_changed && !config_is_current())
+	{
+		background_end();
+		leave();
+	}
 	if (n > 0 && !routine->local)
 		flush_commits(messages, n);
 	MemoryContextSetParent(context, TopMemoryContext);
@@ -564,7 +590,7 @@ source_name(Oid queue)
 static bool
 read_config(void)
 {
-	Queue	   *queue = NULL;
+	Queue	   *queue;
 
 	background_begin();
 	MemoryContextSwitchTo(TopMemoryContext);
@@ -574,13 +600,12 @@ read_config(void)
 		definition = extension_relation("relay_definition");
 		relay = relay_config_find(NameStr(slot->name));
 	}
-	if (relay)
-		queue = queue_by_relid(relay->queue);
-	if (queue == NULL || relay->paused || relay->problem || relay->fingerprint != slot->config)
+	if (!is_current(relay))
 	{
 		background_end();
 		return false;
 	}
+	queue = find_queue();
 	options = relay_options_read(relay->kind, NIL, NIL, relay->options, relay->procedure);
 	sink_config.relay = relay->name;
 	sink_config.queue = pstrdup(NameStr(queue->name));

@@ -287,6 +287,20 @@ wait_until($node, q{(SELECT published > 0 FROM queue.relays WHERE name = 'r')}, 
 $locker->query_safe('ROLLBACK');
 $locker->quit;
 
+# A queue that was moved away is missed, its relay's worker trying again at ever longer
+# intervals.
+my $missing = 'the queue of relay "r" does not exist any more';
+$node->safe_psql('postgres', 'CREATE SCHEMA elsewhere; ALTER TABLE queues.q SET SCHEMA elsewhere');
+ok((wait_for { (() = slurp_file($node->logfile) =~ /ERROR:  \Q$missing\E/g) > 2 }),
+	'a queue that was moved away is missed');
+wait_until(
+	$node,
+	qq{(SELECT state = 'backing off' AND last_error = '$missing' FROM queue.relays WHERE name = 'r')},
+	'and not looked for all the time');
+$node->safe_psql('postgres', 'ALTER TABLE elsewhere.q SET SCHEMA queues; DROP SCHEMA elsewhere');
+$node->safe_psql('postgres', q{SELECT queue.send('q', '11')});
+ok($node->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM queues.q)'), 'until it is back');
+
 # What stands in the way of a database's end
 $node->safe_psql('postgres', 'CREATE DATABASE gone');
 $node->safe_psql(
