@@ -5,6 +5,7 @@
 #ifndef QUEUE_RELAY_SUPERVISION_H
 #define QUEUE_RELAY_SUPERVISION_H
 
+#include "compat.h"
 #include "port/atomics.h"
 #include "relay/relay.h"
 #include "storage/lwlock.h"
@@ -68,7 +69,7 @@ extern RelaySlot *relay_attach(int slotno);
 extern void relay_set_failing(bool value);
 
 /* End this worker, as its relay is not what it was started for: nothing went wrong. */
-extern void relay_leave(void) pg_attribute_noreturn();
+pg_noreturn extern void relay_leave(void);
 
 /*
  * Note an error.  Trouble keeps the relay from its work, until it is cleared;

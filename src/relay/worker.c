@@ -17,6 +17,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "background.h"
+#include "compat.h"
 #include "engine/claim.h"
 #include "engine/extension.h"
 #include "engine/settle.h"
@@ -212,8 +213,7 @@ settle(void)
 }
 
 /* End, with what is confirmed deleted: the next worker is not to publish it again. */
-static void
-pg_attribute_noreturn()
+pg_noreturn static void
 leave(void)
 {
 	if (!dlist_is_empty(&hand.done) || !dlist_is_empty(&hand.failed))
