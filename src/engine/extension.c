@@ -16,6 +16,12 @@ extension_exists(void)
 }
 
 Oid
+extension_relation_if_any(const char *name)
+{
+	return get_relname_relid(name, get_namespace_oid("queue", true));
+}
+
+Oid
 extension_relation(const char *name)
 {
 	Oid			relid = get_relname_relid(name, get_namespace_oid("queue", false));

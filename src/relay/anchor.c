@@ -22,7 +22,6 @@
 #include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_depend.h"
 #include "catalog/pg_foreign_server.h"
@@ -292,7 +291,7 @@ relay_anchor_dropped(Oid type)
 		return;
 
 	/* With the extension, the table may have gone first. */
-	relid = get_relname_relid("relay_definition", get_namespace_oid("queue", true));
+	relid = extension_relation_if_any("relay_definition");
 	if (!OidIsValid(relid))
 		return;
 	rel = table_open(relid, RowExclusiveLock);

@@ -10,7 +10,6 @@
 #include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_depend.h"
@@ -225,7 +224,7 @@ void
 relay_config_changed(void)
 {
 	static bool registered = false;
-	Oid			relid = get_relname_relid("relay_definition", get_namespace_oid("queue", true));
+	Oid			relid = extension_relation_if_any("relay_definition");
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
 
 	/* Workers hear of it by this before our client is told of the commit. */

@@ -53,7 +53,7 @@ RelayShared *relay_shared = NULL;
 
 static RelaySlot *attached = NULL;
 
-/* Whether this worker's end, should it come now, is a failure. */
+/* Whether this worker's end, should it come now, is a failure; or its own choice. */
 static bool failing = false;
 static bool leaving = false;
 
