@@ -102,15 +102,17 @@ claim_returned(ClaimScan *scan)
 			scan_open(scan, lease.place.segment);
 		if (rel != NULL)
 			verdict = fetch_returned(scan, rel, &lease, &tuple);
-		waits = (verdict == VERDICT_LIVE && turns_return(scan, rel, &lease, tuple));
+		waits = (verdict == VERDICT_LIVE && !lease.over && turns_return(scan, rel, &lease, tuple));
 		if (rel != NULL && deferred)
 			relation_close(rel, AccessShareLock);
 		STOP_POINT("claim-checked");
 		if (waits)
 			continue;
-		if (verdict == VERDICT_LIVE &&
-			lease_renew(&lease.ref, lease.attempts, scan->kind, scan->now, scan->expires_at,
-						&scan->limits))
+		if (verdict == VERDICT_LIVE && lease.over)
+			lease_expire_returned(lease.ref);
+		else if (verdict == VERDICT_LIVE &&
+				 lease_renew(&lease.ref, lease.attempts, scan->kind, scan->now, scan->expires_at,
+							 &scan->limits))
 		{
 			scan_add_claim(scan, lease.ref, lease.id, lease.attempts,
 						   lease.place.segment)->tuple = tuple;

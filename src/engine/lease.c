@@ -218,6 +218,22 @@ lease_put_back(LeaseRef ref)
 }
 
 void
+lease_expire_returned(LeaseRef ref)
+{
+	LeaseSlot  *slot = slot_of(ref);
+
+	if (!deed_forget(ref))
+		return;
+	slot->over = false;
+	slot->kind = LEASE_TIMED;
+	slot->retries = 0;
+	slot->expires_at = GetCurrentTimestamp();
+	pg_atomic_fetch_add_u32(&leases->timed, 1);
+	(void) slot_set_held(REF_SLOTNO(ref));
+	slot_notice_expiry(slot);
+}
+
+void
 lease_remove_returned(LeaseRef ref)
 {
 	if (deed_forget(ref))

@@ -58,6 +58,12 @@ extern bool lease_renew(LeaseRef *ref, int attempts, LeaseKind kind,
 extern void lease_put_back(LeaseRef ref);
 
 /*
+ * Have a lease from lease_take_returned, whose delivery is over, end by expiry:
+ * so that counts as a failed attempt.
+ */
+extern void lease_expire_returned(LeaseRef ref);
+
+/*
  * This transaction moves the message of a lease from lease_take_returned away:
  * the lease ends at commit.
  */

@@ -144,8 +144,8 @@ finish(LeaseDeed *deed, bool prepared)
 			if (prepared)
 			{
 				/* An earlier transaction's delivery is over in any case. */
-				if (slot->prepared != GetTopTransactionIdIfAny())
-					slot->attempts++;
+				slot->over = slot->prepared != GetTopTransactionIdIfAny() &&
+					deed->outcome != LEASE_HANDED_BACK;
 				slot_return(deed->ref);
 				break;
 			}

@@ -175,6 +175,7 @@ slot_copy(LeaseRef ref, LeaseState state, Lease *lease)
 	lease->id = slot->id;
 	lease->place = *slot_place(REF_SLOTNO(ref));
 	lease->attempts = slot->attempts;
+	lease->over = slot->over;
 	lease->pid = slot->pid;
 	lease->retries = slot->retries;
 	lease->leased_at = slot->leased_at;
@@ -284,6 +285,7 @@ slot_begin(LeaseSlot *slot, int attempts, LeaseKind kind, TimestampTz now, Times
 	slot->kind = kind;
 	slot->pid = MyProcPid;
 	slot->in_flight = true;
+	slot->over = false;
 	slot->retries = 0;
 	slot->prepared = InvalidTransactionId;
 	slot->leased_at = now;

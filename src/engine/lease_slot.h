@@ -50,6 +50,8 @@ typedef struct Lease
 	int64		id;				/* of the message */
 	LeasePlace	place;
 	int			attempts;		/* number of this (RETURNED: next) delivery */
+	bool		over;			/* RETURNED: a prepared transaction settled
+								 * this delivery */
 	int			pid;			/* 0 if returned */
 	int			retries;		/* how often its expiry failed */
 	TimestampTz leased_at;
@@ -109,6 +111,7 @@ typedef struct LeaseSlot
 	int			kind;			/* LeaseKind */
 	int			pid;
 	bool		in_flight;		/* counted as such */
+	bool		over;			/* see Lease */
 	int			retries;
 	int			next;			/* in the free list, under free_mutex */
 	TransactionId prepared;		/* prepared transaction that took it */

@@ -689,7 +689,9 @@ move_returned(Queue *queue, Relation rel, int segno)
 		lease_reserve();
 		if (!lease_take_returned(queue->shared, &lease))
 			break;
-		if (lease.place.segment != segno || !move_message(queue, rel, &lease))
+		if (lease.over && lease.place.segment == segno)
+			lease_expire_returned(lease.ref);
+		else if (lease.place.segment != segno || !move_message(queue, rel, &lease))
 			others[nothers++] = lease.ref;
 	}
 	while (nothers > 0)

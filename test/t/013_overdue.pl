@@ -69,6 +69,28 @@ is( $node->safe_psql(
 	'0|0|1|2',
 	'statistics (since the crash)');
 
+# The last one's end is rolled back after PREPARE: it was the last one all the same.
+$node->safe_psql(
+	'postgres', q{
+SELECT queue.create('decided', max_attempts => 1, backoff => '1 ms');
+SELECT queue.send('decided', '3');
+SELECT * FROM queue.receive('decided', lease => '1 us');
+BEGIN;
+SELECT * FROM queue.pop('decided');
+PREPARE TRANSACTION 'p';});
+is( $node->safe_psql(
+		'postgres', q{
+SELECT count(*) FROM queue.receive('decided');
+ROLLBACK PREPARED 'p';
+SELECT count(*) FROM queue.receive('decided')}),
+	"0\n0",
+	'rolled back, it is not delivered once more');
+ok( $node->poll_query_until(
+		'postgres', q{
+SELECT (SELECT count(*) FROM queue.receive('decided')) = 0 AND
+	EXISTS (SELECT FROM queue.dead_letters WHERE queue = 'decided' AND attempts = 1)}),
+	'and dies in the end');
+
 # In the same transaction: acknowledged, popped
 $node->safe_psql(
 	'postgres', q{

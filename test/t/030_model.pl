@@ -505,11 +505,25 @@ sub disturb
 		$sql =
 		  'ALTER TABLE queues.' . pick('work', 'few') . ' ALTER COLUMN key SET STATISTICS ' . int(rand(1000));
 	}
-	elsif ($r < 0.93)
+	elsif ($r < 0.92)
+	{
+		# What it does not do others have to.
+		my $pid = $node->safe_psql('postgres',
+			q{SELECT min(pid) FROM pg_stat_activity WHERE backend_type = 'queue maintenance'});
+
+		if ($pid)
+		{
+			kill('STOP', $pid);
+			sleep(0.5);
+			kill('CONT', $pid);
+		}
+		return;
+	}
+	elsif ($r < 0.94)
 	{
 		$sql = $release;
 	}
-	elsif ($r < 0.95)
+	elsif ($r < 0.96)
 	{
 		$sql = q{SELECT queue.alter('work', backoff_max => '60 ms')};
 	}
@@ -688,6 +702,8 @@ SELECT queue, id, attempts, reason FROM queue.dead_letters d
 WHERE NOT (reason = 'max_attempts' AND queue = 'few' AND attempts = 3)
 	AND NOT EXISTS (SELECT FROM model.gone g
 		WHERE g.q = d.queue AND g.id = d.id AND how = 'reject' AND reason = 'model')},
+	'a message was delivered after its last attempt' => q{
+SELECT q, id, attempts FROM model.delivery WHERE q = 'few' AND attempts > 3},
 	'a message has other contents' => q{
 SELECT q, id FROM model.delivery d JOIN model.sent s USING (q, id) WHERE d.digest <> s.digest},
 	'a message came again without a nack, an expiry or a crash' => q{
