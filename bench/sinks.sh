@@ -97,6 +97,9 @@ throughput_relay()
 	# Publishing one empties the target first.
 	bare "$sink_port" 1 1 >/dev/null || exit 1
 	before=$(bare "$sink_port" 0 1) || exit 1
+
+	# A server that has run for long uses its files of WAL again.
+	sql -c CHECKPOINT || exit 1
 	sql_file prefill_queue.sql -v n="$sink_messages" >/dev/null
 	rate=$(sql_file relay.sql -v n="$sink_messages") || exit 1
 	pid=$(sql -c "SELECT pid FROM pg_stat_activity WHERE application_name = 'queue relay bench'")

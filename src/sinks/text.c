@@ -120,6 +120,24 @@ append_escaped(StringInfo out, char c)
 	}
 }
 
+/* The character in each byte of a word. */
+#define EACH_BYTE(c)	(UINT64CONST(0x0101010101010101) * (c))
+
+/* The high bit of the first byte of a word that is zero, and perhaps of later ones. */
+#define ZERO_BYTES(w)	(((w) - EACH_BYTE(1)) & ~(w) & EACH_BYTE(0x80))
+
+/*
+ * Whether eight characters can stand in a JSON string as they are.  See "Bit
+ * Twiddling Hacks" by Sean Eron Anderson, on a byte less than n.
+ */
+static inline bool
+are_plain(uint64 word)
+{
+	uint64		control = (word - EACH_BYTE(' ')) & ~word & EACH_BYTE(0x80);
+
+	return (control | ZERO_BYTES(word ^ EACH_BYTE('"')) | ZERO_BYTES(word ^ EACH_BYTE('\\'))) == 0;
+}
+
 /* Append a JSON string; false if that makes out longer than to most. */
 static bool
 append_string(StringInfo out, const char *text, int length, Size most)
@@ -132,11 +150,25 @@ append_string(StringInfo out, const char *text, int length, Size most)
 	appendStringInfoCharMacro(out, '"');
 	while (text < end && out->len <= most)
 	{
-		const char *plain = text;
+		char	   *to;
+		uint64		word;
 
+		/* Short ones are the rule, so they are copied while looked at. */
+		enlargeStringInfo(out, end - text);
+		to = out->data + out->len;
+		while (end - text >= sizeof(word))
+		{
+			memcpy(&word, text, sizeof(word));
+			if (!are_plain(word))
+				break;
+			memcpy(to, &word, sizeof(word));
+			text += sizeof(word);
+			to += sizeof(word);
+		}
 		while (text < end && (unsigned char) *text >= ' ' && *text != '"' && *text != '\\')
-			text++;
-		appendBinaryStringInfo(out, plain, text - plain);
+			*to++ = *text++;
+		*to = '\0';
+		out->len = to - out->data;
 		if (text < end)
 			append_escaped(out, *text++);
 	}
@@ -144,9 +176,13 @@ append_string(StringInfo out, const char *text, int length, Size most)
 	return out->len <= most;
 }
 
-/* The same as appendStringInfoString(), of a literal. */
-#define append_literal(out, literal) \
-	appendBinaryStringInfo(out, literal, sizeof(literal) - 1)
+/* Append two characters. */
+static inline void
+append_two(StringInfo out, char first, char second)
+{
+	appendStringInfoCharMacro(out, first);
+	appendStringInfoCharMacro(out, second);
+}
 
 static bool
 append_scalar(StringInfo out, const JsonbValue *v, Size most)
@@ -195,23 +231,23 @@ text_json(StringInfo out, JsonbContainer *container, Size most)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (!first && token != WJB_END_ARRAY && token != WJB_END_OBJECT)
-			append_literal(out, ", ");
+			append_two(out, ',', ' ');
 		first = false;
 		switch (token)
 		{
 			case WJB_BEGIN_ARRAY:
 				scalar = v.val.array.rawScalar;
 				if (!scalar)
-					appendStringInfoChar(out, '[');
+					appendStringInfoCharMacro(out, '[');
 				first = true;
 				break;
 			case WJB_BEGIN_OBJECT:
-				appendStringInfoChar(out, '{');
+				appendStringInfoCharMacro(out, '{');
 				first = true;
 				break;
 			case WJB_KEY:
 				fits = append_scalar(out, &v, most);
-				append_literal(out, ": ");
+				append_two(out, ':', ' ');
 				first = true;
 				break;
 			case WJB_VALUE:
@@ -220,10 +256,10 @@ text_json(StringInfo out, JsonbContainer *container, Size most)
 				break;
 			case WJB_END_ARRAY:
 				if (!scalar)
-					appendStringInfoChar(out, ']');
+					appendStringInfoCharMacro(out, ']');
 				break;
 			case WJB_END_OBJECT:
-				appendStringInfoChar(out, '}');
+				appendStringInfoCharMacro(out, '}');
 				break;
 			default:
 				break;

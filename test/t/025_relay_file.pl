@@ -244,7 +244,30 @@ is( sql(q{SELECT error FROM queue.dead_letters}),
 	'that is refused for its own sake');
 is((stat("$dir/plain.part"))[2] & 07777, 0640, 'others do not read it');
 
+# Each character of ASCII, and one that is not, wherever it stands in a string.
+my @strings = map {
+	my $character = $_;
+	map { 'x' x $_ . $character . "\x{fc}" x ($_ % 9) } 0 .. 17
+} map { chr } 1 .. 0x7F, 0xA0;
+for my $string (@strings)
+{
+	my $literal = $json->encode($string) =~ s/'/''/gr;
+
+	append_to_file("$scratch/strings.sql", "SELECT queue.send('strings', '$literal');\n");
+}
+$dir = create('strings', '{}');
+$node->command_ok(
+	[
+		'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-1', '-d', $node->connstr('postgres'),
+		'-f', "$scratch/strings.sql"
+	],
+	'strings are sent');
+wait_through('strings', 'and published');
+is_deeply([ map { $_->{payload} } sort { $a->{id} <=> $b->{id} } messages("$dir/strings.part") ],
+	\@strings, 'as they were');
+
 # The end of a relay completes its file.
+$dir = "$scratch/plain";
 sql(q{SELECT queue.drop_relay('plain')});
 wait_until(q{NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'queue relay plain')},
 	'the relay ends');

@@ -52,11 +52,19 @@ typedef struct RecordHead
 static void
 put_piece(StringInfo out, const char *data, int length)
 {
-	appendBinaryStringInfo(out, (char *) &length, sizeof(length));
-	if (length == NO_PIECE)
-		return;
-	appendBinaryStringInfo(out, data, length);
-	appendStringInfoChar(out, '\0');
+	char	   *to;
+
+	enlargeStringInfo(out, sizeof(length) + Max(length, 0) + 1);
+	to = out->data + out->len;
+	memcpy(to, &length, sizeof(length));
+	to += sizeof(length);
+	if (length != NO_PIECE)
+	{
+		memcpy(to, data, length);
+		to += length;
+		*to++ = '\0';
+	}
+	out->len = to - out->data;
 }
 
 static void
