@@ -338,6 +338,7 @@ claim(int max)
 	context = AllocSetContextCreate(CurTransactionContext, "queue relay batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
 	n = claim_messages(queue, LEASE_PROCESS, 0, max, hand_space_bytes(&hand), &messages);
+	STOP_POINT("relay-claims");
 
 	/*
 	 * A message sent after the relay, or its server, was changed goes by that

@@ -7,6 +7,7 @@
 #	headers		an array of lines
 #	body		text
 #	delay		seconds until it answers
+#	again		seconds until the function is asked again, in the mode of then
 #	drop		true: it closes the connection instead
 #
 # A request is a hash: at (the time), method, target, headers (a hash, names in lower case), body,
@@ -152,8 +153,8 @@ sub _serve
 		{
 			if (defined($client->{due}) && $client->{due} <= time)
 			{
-				$client->{due} = undef;
-				$self->_answer($client);
+				$self->_decide($client) if $client->{answer}->{again};
+				$self->_answer($client) if $client->{due} <= time;
 			}
 			$self->_write($client);
 		}
@@ -194,16 +195,26 @@ sub _read
 		target => $target,
 		headers => \%headers,
 		body => substr($client->{in}, length($head), $length // 0),
-		mode => slurp_file($self->{mode}),
 		open => 1 + @others,
 		keys => [ map { $_->{headers}->{'x-key'} // () } @others ]
 	};
 
 	substr($client->{in}, 0, length($head) + ($length // 0), '');
 	$client->{request} = $request;
-	$client->{answer} = $self->{answer}->($request);
+	$self->_decide($client);
 	syswrite($self->{out}, $json->encode($request) . "\n");
-	$client->{due} = time + ($client->{answer}->{delay} // 0);
+	return;
+}
+
+# What a request is answered, and when.
+sub _decide
+{
+	my ($self, $client) = @_;
+	my $request = $client->{request};
+
+	$request->{mode} = slurp_file($self->{mode});
+	$client->{answer} = $self->{answer}->($request);
+	$client->{due} = time + ($client->{answer}->{again} // $client->{answer}->{delay} // 0);
 	return;
 }
 
@@ -214,7 +225,7 @@ sub _answer
 	my $body = $answer->{body} // '';
 	my $status = $answer->{status} // 200;
 
-	$client->{request} = undef;
+	$client->{request} = $client->{due} = undef;
 	return $self->_close($client) if $answer->{drop};
 	$client->{out} = join("\r\n",
 		"HTTP/1.1 $status Whatever",

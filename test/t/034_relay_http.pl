@@ -42,6 +42,7 @@ sub answer
 	return { status => $1, headers => ["Location: $2"] } if $do =~ /^(3\d\d) (.*)$/;
 	return { status => 404, body => 'x' x $1 . $request->{headers}->{authorization} }
 	  if $do =~ /^echo (\d+)$/;
+	return { again => 0.01 } if $do =~ /^hold (\d)$/ && $request->{mode} !~ /^let go.* $1/;
 	return { delay => 0.01 * rand } if $request->{mode} eq 'random';
 	return { delay => 3600 } if $do eq 'stall' || $request->{mode} eq 'stall';
 	return {};
@@ -510,6 +511,33 @@ is(dead(), 'no answer within 1 s', 'is a dead letter');
 my @requests = $server->take;
 is(bodies(grep { ($_->{headers}->{'x-do'} // '') eq 'ok' } @requests), '2 3', 'and no other is')
   or diag($json->encode(\@requests));
+
+# A worker ends, as its relay has been changed, with a message confirmed that waits to
+# be deleted with another one: it is not requested again.  Who would end the worker
+# without that is stopped.
+set_relay({ headers => 'X-Do: {header:do}' });
+send_all('hold 1', 'hold 2');
+wait_until($node, '(SELECT in_flight = 2 FROM queue.relays)', 'two messages have no answer yet');
+my $stop = $node->background_psql('postgres');
+my $stopped = q{FROM pg_locks WHERE locktype = 'advisory' AND NOT granted};
+$stop->query_safe(
+	q{SELECT pg_advisory_lock(hashtext('maintenance'), pid) FROM pg_stat_activity WHERE backend_type = 'queue maintenance'}
+);
+sql(q{BEGIN; PREPARE TRANSACTION 'hurry'});
+sql(q{ROLLBACK PREPARED 'hurry'});
+wait_until($node, "(SELECT count(*) = 1 $stopped)", 'the maintenance worker is stopped');
+my $worker = sql(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'queue relay'});
+$stop->query_safe("SELECT pg_advisory_lock(hashtext('relay-claims'), $worker)");
+$server->mode('let go 1');
+wait_until($node, "(SELECT count(*) = 2 $stopped)", 'one is confirmed, and the relay claims others');
+sql(q{SELECT queue.alter_relay('r', '{"concurrency": 2}')});
+$stop->query_safe("SELECT pg_advisory_unlock(hashtext('relay-claims'), $worker)");
+wait_until($node, "NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $worker)", 'the worker ends');
+$stop->quit;
+$server->mode('let go 1 2');
+wait_until_published($node, 'the next one goes on');
+is(scalar(grep { $_->{headers}->{'x-do'} eq 'hold 1' } $server->take), 1, 'with what was not confirmed');
+$server->mode('');
 
 # Order per key, with several requests at a time
 $server->mode('random');
