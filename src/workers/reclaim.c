@@ -672,8 +672,9 @@ move_waiting(Queue *queue, Relation rel, int segno, HeapTuple tuple)
 }
 
 /*
- * Move the messages of a segment whose leases have been returned.  Leases that
- * are left are put back in the end: they would be the first again.
+ * Move the messages of a segment whose leases have been returned; where the
+ * delivery is over, expiry does that.  Leases that are left are put back in the
+ * end: they would be the first again.
  */
 static void
 move_returned(Queue *queue, Relation rel, int segno)
