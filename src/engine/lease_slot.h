@@ -49,7 +49,8 @@ typedef struct Lease
 	QueueShared *q;
 	int64		id;				/* of the message */
 	LeasePlace	place;
-	int			attempts;		/* number of this (RETURNED: next) delivery */
+	int			attempts;		/* number of this delivery (RETURNED: of the
+								 * next, unless it is over) */
 	bool		over;			/* RETURNED: a prepared transaction settled
 								 * this delivery */
 	int			pid;			/* 0 if returned */

@@ -672,9 +672,27 @@ move_waiting(Queue *queue, Relation rel, int segno, HeapTuple tuple)
 }
 
 /*
- * Move the messages of a segment whose leases have been returned; where the
- * delivery is over, expiry does that.  Leases that are left are put back in the
- * end: they would be the first again.
+ * Have a returned lease whose delivery is over end by expiry, or as its message
+ * is gone.  False if that is not decided.
+ */
+static bool
+expire_returned(Relation rel, Lease *lease)
+{
+	Snapshot	latest = RegisterSnapshot(GetLatestSnapshot());
+	HeapTuple	tuple;
+	Verdict		verdict = leased_fetch(rel, lease, latest, &tuple);
+
+	UnregisterSnapshot(latest);
+	if (verdict == VERDICT_LIVE)
+		lease_expire_returned(lease->ref);
+	else if (verdict == VERDICT_DEAD)
+		lease_drop(lease->ref);
+	return verdict != VERDICT_WAIT;
+}
+
+/*
+ * Move the messages of a segment whose leases have been returned.  Leases that
+ * are left are put back in the end: they would be the first again.
  */
 static void
 move_returned(Queue *queue, Relation rel, int segno)
@@ -690,9 +708,8 @@ move_returned(Queue *queue, Relation rel, int segno)
 		lease_reserve();
 		if (!lease_take_returned(queue->shared, &lease))
 			break;
-		if (lease.over && lease.place.segment == segno)
-			lease_expire_returned(lease.ref);
-		else if (lease.place.segment != segno || !move_message(queue, rel, &lease))
+		if (lease.place.segment != segno ||
+			!(lease.over ? expire_returned(rel, &lease) : move_message(queue, rel, &lease)))
 			others[nothers++] = lease.ref;
 	}
 	while (nothers > 0)

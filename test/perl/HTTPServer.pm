@@ -153,8 +153,7 @@ sub _serve
 		{
 			if (defined($client->{due}) && $client->{due} <= time)
 			{
-				$self->_decide($client) if $client->{answer}->{again};
-				$self->_answer($client) if $client->{due} <= time;
+				$client->{answer}->{again} ? $self->_decide($client) : $self->_answer($client);
 			}
 			$self->_write($client);
 		}
